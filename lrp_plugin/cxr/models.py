@@ -1,0 +1,245 @@
+"""One call builds any torchvision classifier, or the small reference network, for radiographs of any size."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+from urllib.error import URLError
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .reference import ReferenceCNN
+
+#: Networks of this package: name -> builder of a net from grey pictures ``(N, 1, H, W)`` to logits.
+OWN_MODELS: dict[str, Callable[[int], nn.Module]] = {"reference_cnn": ReferenceCNN}
+
+# Sides below which a pooling or a strided convolution of the family runs out of pixels. Longest prefix wins.
+_LEAST_SIDE = {
+    "alexnet": 63,
+    "convnext": 32,
+    "densenet": 32,
+    "inception": 75,
+    "reference": 16,
+    "squeezenet": 24,
+    "vgg": 32,
+    "": 16,
+}
+# Attention over a fixed grid that the network does not announce (a VisionTransformer has ``image_size``).
+_FIXED_SIDE = {"maxvit_t": 224}
+
+
+class CXRClassifier(nn.Module):
+    """A classifier of radiographs with pixels in [0, 1]: whatever the network inside needs is done inside.
+
+    In this order: grey is repeated to RGB (or RGB averaged to grey, for a grey network), the picture is
+    resized where the network cannot take its size, and ImageNet's mean and standard deviation are applied
+    where the weights were trained with them. So a heatmap is about the picture as it was read; the
+    channels' relevances are summed.
+
+    Args:
+        backbone: maps ``(N, channels, H, W)`` to logits ``(N, num_classes)``.
+        name: its name for :func:`build_model`.
+        num_classes: outputs.
+        channels: 1 or 3, what the backbone takes.
+        input_size: side every picture is resized to, or None to leave it (unless below ``least_size``).
+        least_size: smallest side the backbone can take; smaller pictures are enlarged to it.
+        normalization: mean and standard deviation per channel, or None.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        name: str,
+        num_classes: int,
+        *,
+        channels: int = 3,
+        input_size: int | None = None,
+        least_size: int = 16,
+        normalization: tuple[list[float], list[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.name, self.num_classes, self.channels = name, num_classes, channels
+        self.input_size, self.least_size = input_size, least_size
+        self.mean: Tensor | None
+        self.std: Tensor | None
+        mean, std = normalization or (None, None)
+        self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map pictures ``(N, 1 or 3, H, W)`` in [0, 1] to logits ``(N, num_classes)``.
+
+        Raises:
+            ValueError: another shape came.
+        """
+        if image.ndim != 4 or image.shape[1] not in (1, 3):
+            raise ValueError(
+                f"{self.name} takes pictures of shape (N, 1, H, W) or (N, 3, H, W); got "
+                f"{tuple(image.shape)}. For one picture add the batch dimension: image[None]"
+            )
+        if image.shape[1] != self.channels:
+            image = image.repeat(1, 3, 1, 1) if self.channels == 3 else image.mean(1, keepdim=True)
+        image = self._resize(image)
+        if self.mean is not None and self.std is not None:
+            image = (image - self.mean) / self.std
+        return self.backbone(image)
+
+    def _resize(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        if self.input_size is not None:
+            target = (self.input_size, self.input_size)
+        else:
+            target = (max(height, self.least_size), max(width, self.least_size))
+        if target == (height, width):
+            return image
+        # Antialiasing matters only where pixels are dropped, and not every backend has it.
+        shrinks = target[0] < height or target[1] < width
+        return F.interpolate(image, target, mode="bilinear", align_corners=False, antialias=shrinks)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What :func:`rebuild_model` needs, beside the weights, to make this model again, as JSON."""
+        return {
+            "name": self.name,
+            "num_classes": self.num_classes,
+            "input_size": self.input_size,
+            "normalization": None
+            if self.mean is None or self.std is None
+            else [self.mean.flatten().tolist(), self.std.flatten().tolist()],
+        }
+
+
+def list_models() -> list[str]:
+    """Names :func:`build_model` knows: the reference network, then every torchvision classifier."""
+    return [*OWN_MODELS, *torchvision.models.list_models(module=torchvision.models)]
+
+
+def build_model(
+    name: str, num_classes: int = 4, weights: Any = None, *, input_size: int | None = None
+) -> CXRClassifier:
+    """Build a classifier with a fresh head.
+
+    Args:
+        name: one of :func:`list_models`.
+        num_classes: outputs.
+        weights: None (random), or what ``torchvision.models.get_model`` takes: "DEFAULT", the name of a
+            weights entry, or the entry itself. torchvision downloads them; nothing else here does.
+        input_size: side every picture is resized to inside; None takes the network's own where it is
+            fixed (vision transformers) and leaves pictures alone where it is not.
+
+    Returns:
+        The model, in training mode, on the CPU.
+
+    Raises:
+        ValueError: unknown name or weights, less than two classes, or an ``input_size`` the network cannot
+            take.
+        RuntimeError: the weights could not be downloaded.
+    """
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ValueError(f"build_model(num_classes={num_classes!r}): must be an integer of at least 2")
+    if name not in list_models():
+        close = difflib.get_close_matches(name, list_models(), n=3) or list_models()[:4]
+        raise ValueError(
+            f"no model {name!r}; did you mean {', '.join(close)}? All names: lrp_plugin.cxr.list_models()"
+        )
+    if name in OWN_MODELS:
+        if weights is not None:
+            raise ValueError(
+                f"{name} has no pretrained weights; got weights={weights!r}. Leave weights=None and train it"
+            )
+        return _assemble(OWN_MODELS[name](num_classes), name, num_classes, 1, input_size, None)
+    entry = _find_weights(name, weights)
+    backbone = _download(name, entry)
+    _replace_head(backbone, num_classes)
+    return _assemble(backbone, name, num_classes, 3, input_size, _normalization(entry))
+
+
+def rebuild_model(recipe: dict[str, Any]) -> CXRClassifier:
+    """Build the model a :attr:`CXRClassifier.recipe` describes, its weights random, nothing downloaded."""
+    blank = build_model(recipe["name"], recipe["num_classes"])
+    return _assemble(
+        blank.backbone,
+        blank.name,
+        blank.num_classes,
+        blank.channels,
+        recipe["input_size"],
+        recipe["normalization"],
+    )
+
+
+def _assemble(
+    backbone: nn.Module,
+    name: str,
+    num_classes: int,
+    channels: int,
+    input_size: int | None,
+    normalization: Any,
+) -> CXRClassifier:
+    least = next(
+        side for prefix, side in sorted(_LEAST_SIDE.items(), reverse=True) if name.startswith(prefix)
+    )
+    own = getattr(backbone, "image_size", _FIXED_SIDE.get(name))
+    if input_size is not None and (input_size < least or own not in (None, input_size)):
+        legal = f"exactly {own}" if own else f"at least {least}"
+        raise ValueError(f"{name} cannot work at input_size={input_size}: it takes {legal} pixels a side")
+    return CXRClassifier(
+        backbone,
+        name,
+        num_classes,
+        channels=channels,
+        input_size=own or input_size,
+        least_size=least,
+        normalization=normalization,
+    )
+
+
+def _find_weights(name: str, weights: Any) -> Any:
+    if not isinstance(weights, str):
+        return weights
+    legal = torchvision.models.get_model_weights(name)
+    try:
+        return legal[weights.rsplit(".", 1)[-1]]
+    except KeyError:
+        names = ", ".join(legal.__members__)
+        raise ValueError(f"{name} has no weights {weights!r}; legal are None, {names}") from None
+
+
+def _download(name: str, entry: Any) -> nn.Module:
+    extra: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # Their auxiliary heads return a second output while training; torchvision drops them after loading.
+        extra = {"aux_logits": False, "init_weights": entry is None}
+    try:
+        return torchvision.models.get_model(name, weights=entry, **extra)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        raise RuntimeError(
+            f"the weights {entry} of {name} could not be downloaded from {entry.url} ({error}). Put the file "
+            f"into {torch.hub.get_dir()}/checkpoints yourself, or use weights=None and train from scratch"
+        ) from error
+
+
+def _replace_head(backbone: nn.Module, num_classes: int) -> None:
+    """Put a fresh layer in place of the last linear map, which makes the logits."""
+    path, last = [
+        (path, module)
+        for path, module in backbone.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    ][-1]
+    parent, _, leaf = path.rpartition(".")
+    if isinstance(last, nn.Linear):
+        fresh: nn.Module = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
+    else:  # SqueezeNet ends in a 1x1 convolution.
+        fresh = nn.Conv2d(last.in_channels, num_classes, kernel_size=1)
+    backbone.get_submodule(parent).register_module(leaf, fresh)
+
+
+def _normalization(entry: Any) -> tuple[list[float], list[float]] | None:
+    if entry is None:
+        return None
+    transforms = entry.transforms()
+    return list(transforms.mean), list(transforms.std)
