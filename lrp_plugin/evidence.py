@@ -12,9 +12,9 @@ Three measures of one map against one mask (the lungs, or a known finding), each
                     attention by excitation backprop, IJCV 126, arXiv:1608.00507).
 ==================  =======================================================================================
 
-A map that knows nothing scores the mask's area (`mask_area`) in all three on average: that is chance. A map without any
-positive relevance and a mask without any pixel have no score: the value is NaN, which `bootstrap_mean` leaves
-out and counts.
+A map that knows nothing scores the mask's area (`mask_area`) in all three on average: that is chance. A map
+without any positive relevance and a mask without any pixel have no score: the value is NaN, which
+`bootstrap_mean` leaves out and counts.
 
     >>> shares = mask_share(relevance, lungs)                       # (N,)
     >>> evidence_by_class(shares, labels, ["COVID", "Normal"])      # {"COVID": Interval(mean=0.81, ...), ...}
@@ -83,8 +83,8 @@ def _map_and_mask(relevance: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError("mask holds values other than 0 and 1; threshold it first, e.g. mask > 0")
     if inside.shape != pooled.shape:
         raise ValueError(
-            f"mask {tuple(mask.shape)} does not match relevance {tuple(relevance.shape)}; resize it to the map "
-            "with torchvision.transforms.v2.functional.resize(mask, size, interpolation=NEAREST)"
+            f"mask {tuple(mask.shape)} does not match relevance {tuple(relevance.shape)}; resize it to the "
+            "map with torchvision.transforms.v2.functional.resize(mask, size, interpolation=NEAREST)"
         )
     return pooled.flatten(1), inside.flatten(1).bool()
 

@@ -259,7 +259,7 @@ def test_unknown_names_and_options_are_named_with_what_is_legal(net):
         GradientSaliency(net, channels="sum")
     with pytest.raises(ValueError, match="absolute=True"):
         GradientSaliency(net, channels="max", absolute=False)
-    with pytest.raises(TypeError, match="not a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"not a torch.nn.Module"):
         GradientSaliency(lambda x: x)
 
 

@@ -1,0 +1,195 @@
+"""Several maps beside each other: methods on one image, or one method on a batch.
+
+Arguments as in `lrp_plugin.visualization.maps`. A given ``ax`` must have been made by ``subplots``: its place
+is divided into the panels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from typing_extensions import Unpack
+
+from lrp_plugin.visualization.arrays import Array, ArrayLike, relevance_map
+from lrp_plugin.visualization.look import (
+    CONTOUR_ON_IMAGE,
+    CONTOUR_ON_WHITE,
+    Look,
+    LookOptions,
+    draw_image,
+    draw_mask_contour,
+    shape_of,
+)
+from lrp_plugin.visualization.style import PAGE, canvas, figure_style, finish, number
+
+
+def _total(relevance: ArrayLike, logit: float | None) -> str:
+    # Of the map as it came: resizing it for the eye does not keep the sum.
+    total = float(relevance_map(relevance).sum())
+    share = f" ({number(100 * total / logit)} %)" if logit else ""
+    return f"sum {number(total)}{share}"
+
+
+def plot_comparison(
+    image: ArrayLike,
+    relevances: Mapping[str, ArrayLike],
+    *,
+    logit: float | None = None,
+    totals: Collection[str] | None = None,
+    overlay: bool = True,
+    columns: int = 5,
+    mask: ArrayLike | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+    save_path: str | os.PathLike[str] | None = None,
+    **look: Unpack[LookOptions],
+) -> Figure:
+    """The image first, then each method's map of it, with the map's total below the method's name.
+
+    Args:
+        image: The image.
+        relevances: Method's name to map.
+        logit: The explained logit. Each total is then given as its share too, which for LRP should be near
+            100 % (the rest is what biases and the stabilizer absorbed).
+        totals: The methods whose total is shown; it says something where relevance is conserved. None: all.
+        overlay: Lay maps over the image; False shows them on white.
+        columns: Panels in a row, the image counted.
+        mask: A region to outline in every panel.
+        title: Above all panels.
+        ax: A place to divide.
+        save_path: Where to save.
+        **look: See `Look`; `normalize` is True unless given, since methods differ in unit.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: `relevances` is empty, or a shape or value is not legal.
+    """
+    if not relevances:
+        raise ValueError("relevances is empty; give at least one {name: map}")
+    style = Look.of(look, normalize=True)
+    picture = style.picture(image)
+    height, width = shape_of(picture)
+    across = min(columns, len(relevances) + 1)
+    down = -(-(len(relevances) + 1) // across)
+    with figure_style():
+        inches = down * (PAGE * 0.92 / across * height / width + 0.36) + (0.25 if title else 0)
+        figure = canvas(ax, PAGE, inches)
+        panels = list(figure.subplots(down, across, squeeze=False).ravel())
+        draw_image(panels[0], picture)
+        panels[0].set_title("image" if logit is None else f"image\nlogit {number(logit)}")
+        _draw_methods(style, panels[1:], picture, relevances, overlay)
+        for panel, name in zip(panels[1:], relevances, strict=False):
+            shown = totals is None or name in totals
+            panel.set_title(f"{name}\n{_total(relevances[name], logit)}" if shown else f"{name}\n")
+        for index, panel in enumerate(panels[: len(relevances) + 1]):
+            if mask is not None:
+                colour = CONTOUR_ON_IMAGE if overlay or not index else CONTOUR_ON_WHITE
+                draw_mask_contour(panel, mask, (height, width), color=colour)
+        figure.suptitle(title or "", fontsize=9)
+        return finish(figure, save_path)
+
+
+def _draw_methods(
+    style: Look,
+    panels: Sequence[Axes],
+    picture: Array,
+    relevances: Mapping[str, ArrayLike],
+    overlay: bool,
+) -> None:
+    """One method a panel, a colour bar at the end, nothing in the panels left."""
+    maps = [relevance_map(values, shape_of(picture)) for values in relevances.values()]
+    scales = style.scales(maps)
+    for panel, values, scale in zip(panels, maps, scales, strict=False):
+        style.draw(panel, values, scale, picture if overlay else None)
+    for panel in panels[len(maps) :]:
+        panel.set_axis_off()
+    # The last row may be short; the bar's place is beside its last map.
+    style.bar(panels[len(maps) - 1], scales, overlay)
+
+
+def plot_batch(
+    images: ArrayLike,
+    relevances: ArrayLike,
+    *,
+    titles: Sequence[str] | None = None,
+    overlay: bool = False,
+    columns: int = 6,
+    masks: ArrayLike | None = None,
+    title: str | None = None,
+    ax: Axes | None = None,
+    save_path: str | os.PathLike[str] | None = None,
+    **look: Unpack[LookOptions],
+) -> Figure:
+    """A batch: images above, their maps below, all maps on one symmetric scale.
+
+    Args:
+        images: ``(N, C, H, W)`` or ``(N, H, W)``.
+        relevances: ``(N, C, h, w)`` or ``(N, h, w)``.
+        titles: One for each image, such as ``"COVID (0.93)"``.
+        overlay: Lay maps over the images; False shows them on white.
+        columns: Images in a row; more begin a new pair of rows.
+        masks: ``(N, H, W)`` or ``(N, 1, H, W)``, outlined on image and map.
+        title: Above all panels.
+        ax: A place to divide.
+        save_path: Where to save.
+        **look: See `Look`; with `normalize` each map has its own scale, and maps are not comparable.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError: An unknown keyword.
+        ValueError: The lengths differ, or a shape or value is not legal.
+    """
+    count = len(images)
+    for name, values in (("relevances", relevances), ("titles", titles), ("masks", masks)):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{name} has {len(values)} entries for {count} images; give one for each")
+    style = Look.of(look)
+    pictures = [style.picture(image) for image in images]
+    height, width = shape_of(pictures[0])
+    across = min(columns, count)
+    pairs = -(-count // across)
+    with figure_style():
+        # A few images would otherwise be as large as the page.
+        cell = min(PAGE * 0.9 / across, 1.8)
+        inches = pairs * (2 * cell * height / width + (0.28 if titles else 0.12)) + (0.25 if title else 0)
+        figure = canvas(ax, cell * across + 0.75, inches)
+        panels = figure.subplots(2 * pairs, across, squeeze=False)
+        for panel, text in zip(panels[::2].ravel(), titles or (), strict=False):
+            panel.set_title(text, fontsize=7.5)
+        _draw_pairs(style, panels, pictures, relevances, masks, overlay)
+        figure.suptitle(title or "", fontsize=9)
+        return finish(figure, save_path)
+
+
+def _draw_pairs(
+    style: Look,
+    panels: np.ndarray,
+    pictures: Sequence[Array],
+    relevances: ArrayLike,
+    masks: ArrayLike | None,
+    overlay: bool,
+) -> None:
+    """Image i above map i, in pairs of rows; panels without an image stay empty."""
+    size = shape_of(pictures[0])
+    maps = [relevance_map(values, size) for values in relevances]
+    scales = style.scales(maps)
+    above, below = panels[::2].ravel(), panels[1::2].ravel()
+    for index, (picture, values, scale) in enumerate(zip(pictures, maps, scales, strict=True)):
+        draw_image(above[index], picture)
+        style.draw(below[index], values, scale, picture if overlay else None)
+        if masks is not None:
+            draw_mask_contour(above[index], masks[index], size)
+            colour = CONTOUR_ON_IMAGE if overlay else CONTOUR_ON_WHITE
+            draw_mask_contour(below[index], masks[index], size, color=colour)
+    for panel in (*above[len(maps) :], *below[len(maps) :]):
+        panel.set_axis_off()
+    style.bar(panels[1, -1], scales, overlay)
