@@ -1,17 +1,63 @@
 """Chest X-rays: data, synthetic data, models, training. The attribution core never imports this."""
 
+from .checkpoints import CheckpointError, load_model, load_weights, save_weights
+from .folders import COVID19_COUNTS, COVID19CXRDataset, CXRFolder, DataWarning
+from .loaders import EpochSampler, get_dataloader
+from .memory import InMemory
+from .metrics import DEFAULT_METRICS, METRICS
 from .models import CXRClassifier, build_model, list_models
 from .opacities import Shortcut
-from .records import CXRDataset
+from .plots import plot_class_examples, plot_class_histogram, plot_confusion_matrix
+from .processes import join_processes
+from .radiographs import RadiographError, read_lung_mask, read_radiograph
+from .records import IGNORED, CXRDataset, Event, Patient
 from .reference import ReferenceCNN
+from .settings import History, TrainSettings
+from .splits import CXRSubset, split_by_patient, split_by_sample
 from .synthetic import SyntheticCXR
+from .tasks import CXRClassification, TaskDataset
+from .trainer import Trainer, seed_everything
+from .transforms import cxr_transforms
 
 __all__ = [
+    "COVID19_COUNTS",
+    "DEFAULT_METRICS",
+    "IGNORED",
+    "METRICS",
+    "COVID19CXRDataset",
+    "CXRClassification",
     "CXRClassifier",
     "CXRDataset",
+    "CXRFolder",
+    "CXRSubset",
+    "CheckpointError",
+    "DataWarning",
+    "EpochSampler",
+    "Event",
+    "History",
+    "InMemory",
+    "Patient",
+    "RadiographError",
     "ReferenceCNN",
     "Shortcut",
     "SyntheticCXR",
+    "TaskDataset",
+    "TrainSettings",
+    "Trainer",
     "build_model",
+    "cxr_transforms",
+    "get_dataloader",
+    "join_processes",
     "list_models",
+    "load_model",
+    "load_weights",
+    "plot_class_examples",
+    "plot_class_histogram",
+    "plot_confusion_matrix",
+    "read_lung_mask",
+    "read_radiograph",
+    "save_weights",
+    "seed_everything",
+    "split_by_patient",
+    "split_by_sample",
 ]

@@ -1,0 +1,181 @@
+"""Files that are either the old checkpoint or the new one, never half of each."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import nn
+
+from .models import CXRClassifier, rebuild_model
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written or read; the message names the file and what is left."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that a crash or a full disk leaves the previous file as it was.
+
+    The bytes go to a neighbour file, are flushed to the disk, and the neighbour takes the name in one step.
+
+    Raises:
+        CheckpointError: the disk is full, or the folder cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        left = f"the previous {path.name} is intact" if path.exists() else "there was no earlier one"
+        raise CheckpointError(
+            f"could not save {path} ({len(content) / 2**20:.1f} MiB): {error.strerror}; {left}. "
+            "Make room or choose another output folder, then resume"
+        ) from error
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state: tensors, numbers, strings, lists and dictionaries, for ``weights_only``.
+
+    Raises:
+        CheckpointError: as :func:`write_atomically`.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a training state; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: the file is missing, broken, or holds more than plain data.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no checkpoint at {path}: nothing to resume; train without resume first"
+        ) from None
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is no training state of this package: {error}") from error
+    return state
+
+
+def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+    """Write weights as safetensors, with ``facts`` (JSON) and the model's recipe in the header.
+
+    Raises:
+        CheckpointError: as :func:`write_atomically`.
+    """
+    recipe = model.recipe if isinstance(model, CXRClassifier) else None
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header = {"recipe": json.dumps(recipe), "facts": json.dumps(facts)}
+    write_atomically(path, safetensors_bytes(_without_sharing(tensors), metadata=header))
+
+
+def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
+    """Load weights written by :func:`save_weights` into ``model``.
+
+    Returns:
+        The facts stored with them.
+
+    Raises:
+        CheckpointError: the file is missing or broken, or its weights belong to another model.
+    """
+    tensors, _, facts = _open(Path(path))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {path} belong to another model: {error}") from error
+    return facts
+
+
+def load_model(path: str | Path) -> tuple[CXRClassifier, dict[str, Any]]:
+    """Rebuild a model of :func:`lrp_plugin.cxr.build_model` from its weights file.
+
+    Args:
+        path: ``best.safetensors`` of a training run.
+
+    Returns:
+        The model in evaluation mode, on the CPU, and the facts stored with it (``classes``, ``epoch``,
+        ``metrics``).
+
+    Raises:
+        CheckpointError: the file is missing or broken, or its model was not made by ``build_model``.
+    """
+    _, recipe, _ = _open(Path(path))
+    if recipe is None:
+        raise CheckpointError(
+            f"{path} has no recipe: its model was not made by build_model; use load_weights"
+        )
+    model = rebuild_model(recipe)
+    facts = load_weights(path, model)
+    return model.eval(), facts
+
+
+def _open(path: Path) -> tuple[dict[str, torch.Tensor], Any, dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except FileNotFoundError:
+        raise CheckpointError(f"no weights at {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is broken or no safetensors file: {error}") from error
+    return tensors, json.loads(header.get("recipe", "null")), json.loads(header.get("facts", "{}"))
+
+
+def _without_sharing(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Safetensors refuses two names for one memory (tied weights); the second gets a copy."""
+    seen: set[int] = set()
+    result = {}
+    for name, value in tensors.items():
+        result[name] = value.clone() if value.data_ptr() in seen and value.numel() else value
+        seen.add(value.data_ptr())
+    return result
+
+
+def rng_state() -> dict[str, Any]:
+    """State of Python's, NumPy's and torch's global generators, as plain data."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state = {
+        "python": [version, list(numbers), gauss],
+        "numpy": [
+            str(kind),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_rng_state(state: dict[str, Any]) -> None:
+    """Put the generators back where :func:`rng_state` found them."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,98 @@
+"""Read DICOM radiographs through pydicom (``pip install 'lrp-plugin[dicom]'``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .radiographs import RadiographError
+
+Pixels = NDArray[np.float64]
+
+
+def read_dicom(path: str | Path) -> Tensor:
+    """Read a single-frame grey DICOM image as a viewer would show it.
+
+    In the standard's order: stored values, modality transform (rescale slope and intercept or its table),
+    then the first VOI table or window, else the full range of the pixels that are no padding. MONOCHROME1
+    (low values are white) is inverted, so that bone is bright in every picture.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Float32 ``(1, H, W)`` in [0, 1].
+
+    Raises:
+        ImportError: pydicom is not installed.
+        RadiographError: not a DICOM file, no pixels, colour, several frames, or a compression without
+            decoder.
+    """
+    try:
+        import pydicom
+        from pydicom.errors import InvalidDicomError
+    except ImportError as error:
+        raise ImportError("DICOM files need pydicom: pip install 'lrp-plugin[dicom]'") from error
+    try:
+        dataset = pydicom.dcmread(path)
+        stored = dataset.pixel_array
+    except FileNotFoundError:
+        raise RadiographError(f"picture {path} does not exist") from None
+    except InvalidDicomError as error:
+        raise RadiographError(f"{path} is not a DICOM file: {error}") from error
+    except (
+        Exception
+    ) as error:  # pydicom and its decoders raise what they like on damaged or unusual pixel data.
+        raise RadiographError(
+            f"the pixels of {path} cannot be decoded ({error}). A compressed file may need "
+            "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg; a cut-off one must be fetched again"
+        ) from error
+    kind = dataset.get("PhotometricInterpretation", "MONOCHROME2")
+    if stored.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise RadiographError(
+            f"{path} holds {kind} pixels of shape {stored.shape}; legal is one frame "
+            "of MONOCHROME1 or MONOCHROME2"
+        )
+    grey = _present(dataset, stored)
+    if kind == "MONOCHROME1":
+        grey = 1.0 - grey
+    return torch.from_numpy(grey.astype(np.float32))[None]
+
+
+def _present(dataset: Any, stored: NDArray[Any]) -> Pixels:
+    """Stored values to grey in [0, 1], before any inversion."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
+    if dataset.get("VOILUTSequence"):
+        depth = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        shown = apply_voi_lut(np.asarray(apply_modality_lut(stored, dataset)), dataset, prefer_lut=True)
+        return np.clip(np.asarray(shown, dtype=np.float64) / (2.0**depth - 1.0), 0.0, 1.0)
+    if dataset.get("WindowCenter") is not None and dataset.get("WindowWidth") is not None:
+        centre, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
+        return _window(values, centre, width, str(dataset.get("VOILUTFunction", "LINEAR")))
+    seen = values
+    padding = dataset.get("PixelPaddingValue")
+    if padding is not None and np.any(stored != padding):
+        seen = values[stored != padding]
+    low, high = float(seen.min()), float(seen.max())
+    return np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
+
+
+def _first(value: Any) -> float:
+    """A window may be listed several times (soft tissue, bone); the first is the default presentation."""
+    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)
+
+
+def _window(values: Pixels, centre: float, width: float, function: str) -> Pixels:
+    """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, output in [0, 1]."""
+    if function == "SIGMOID":
+        return np.asarray(1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700.0, 700.0))))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - centre) / max(width, 1e-12) + 0.5, 0.0, 1.0)
+    return np.clip((values - (centre - 0.5)) / max(width - 1.0, 1e-12) + 0.5, 0.0, 1.0)

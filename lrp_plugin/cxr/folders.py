@@ -1,0 +1,253 @@
+"""Radiographs in folders: one folder for each class, read when asked for, nothing ever written there."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as TF
+
+from .metadata import read_urls
+from .radiographs import (
+    DICOM_SUFFIXES,
+    IMAGE_SUFFIXES,
+    RadiographError,
+    declared_shape,
+    read_lung_mask,
+    read_radiograph,
+)
+from .records import IGNORED, CXRDataset, Event
+
+#: Pictures of each class in the COVID-19 Radiography Database (version 5).
+COVID19_COUNTS = {"COVID": 3616, "Lung Opacity": 6012, "Normal": 10192, "Viral Pneumonia": 1345}
+
+_Transform = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class DataWarning(UserWarning):
+    """Something about the data is not as it should be; the message names the file or folder."""
+
+
+@dataclass(frozen=True)
+class _Record:
+    """One picture: paths relative to the root, so that the folder may move."""
+
+    image: str
+    mask: str | None
+    label: int
+    url: str
+
+
+class CXRFolder(CXRDataset):
+    """Radiographs in ``root/CLASS/``, or in ``root/CLASS/images/`` with lung masks in ``root/CLASS/masks/``.
+
+    Files are found at construction and read one at a time when indexed. PNG, JPEG, BMP, TIFF and DICOM may
+    be mixed. A broken picture gives a warning that names it and a black sample labelled :data:`IGNORED`
+    (which training and metrics leave out); a broken or ill-fitting mask gives a warning and an empty mask.
+    With ``strict`` both raise, and so does every other warning.
+
+    Args:
+        root: folder with one subfolder per class.
+        size: side pictures and masks are resized to, pixels; None keeps each file's own.
+        mode: "L" (one channel) or "RGB" (the same thrice).
+        transform: applied to each sample; ``torchvision.transforms.v2`` moves picture and mask together.
+        patient_of: path relative to root -> patient id; by default each picture is a patient of their own.
+        strict: raise :class:`RadiographError` instead of warning.
+
+    Raises:
+        FileNotFoundError: ``root`` is no folder.
+        RadiographError: no picture at all was found, or (strict) something is amiss.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        size: int | None = None,
+        mode: str = "L",
+        transform: _Transform | None = None,
+        patient_of: Callable[[Path], str] | None = None,
+        strict: bool = False,
+    ) -> None:
+        if mode not in ("L", "RGB"):
+            raise ValueError(f"{type(self).__name__}(mode={mode!r}): legal are 'L' (grey) and 'RGB'")
+        if size is not None and (not isinstance(size, int) or size < 8):
+            raise ValueError(
+                f"{type(self).__name__}(size={size!r}): must be None or an integer of at least 8"
+            )
+        self.root = Path(root)
+        if not self.root.is_dir():
+            raise FileNotFoundError(
+                f"{self.root} is no folder; give the one that holds a subfolder for each class"
+            )
+        self.size, self.mode, self.transform, self.strict = size, mode, transform, strict
+        folders = self._class_folders()
+        classes = sorted(folders)
+        self._records = [
+            record for label, name in enumerate(classes) for record in self._scan(name, folders[name], label)
+        ]
+        if not self._records:
+            raise RadiographError(
+                f"no pictures under {self.root}: looked for "
+                f"{', '.join(IMAGE_SUFFIXES + DICOM_SUFFIXES)} in "
+                f"{', '.join(map(repr, folders.values())) or 'its subfolders (there are none)'}"
+            )
+        patients = [
+            patient_of(Path(record.image)) if patient_of else str(index)
+            for index, record in enumerate(self._records)
+        ]
+        super().__init__(self.root.name, classes, [record.label for record in self._records], patients)
+
+    def _class_folders(self) -> dict[str, str]:
+        """Class name to folder name."""
+        return {
+            folder.name: folder.name
+            for folder in self.root.iterdir()
+            if folder.is_dir() and not folder.name.startswith((".", "__"))
+        }
+
+    def _urls(self, name: str, folder: str) -> Mapping[str, str]:
+        """File stem to origin, for the files the class should have; empty where no list exists."""
+        return {}
+
+    def _scan(self, name: str, folder: str, label: int) -> list[_Record]:
+        base = self.root / folder
+        if not base.is_dir():
+            self._complain(f"class folder {base} is missing: the dataset has no {name} pictures")
+            return []
+        images = base / "images" if (base / "images").is_dir() else base
+        masks = base / "masks"
+        legal = IMAGE_SUFFIXES + DICOM_SUFFIXES
+        files = [
+            path
+            for path in images.rglob("*")
+            if path.suffix.lower() in legal
+            and not path.is_relative_to(masks)
+            and not path.name.startswith(".")
+        ]
+        if not files:
+            self._complain(f"class folder {images} is empty: the dataset has no {name} pictures")
+        urls = self._urls(name, folder)
+        self._compare(base, urls, {path.stem for path in files})
+        return [
+            _Record(
+                path.relative_to(self.root).as_posix(),
+                (masks / path.relative_to(images)).with_suffix(".png").relative_to(self.root).as_posix()
+                if masks.is_dir()
+                else None,
+                label,
+                urls.get(path.stem, ""),
+            )
+            for path in sorted(files, key=_natural_order)
+        ]
+
+    def _compare(self, base: Path, listed: Mapping[str, str], found: set[str]) -> None:
+        missing = sorted(set(listed) - found)
+        if missing:
+            some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            self._complain(f"{len(missing)} pictures that the metadata of {base} lists are missing: {some}")
+
+    def _complain(self, message: str) -> None:
+        if self.strict:
+            raise RadiographError(message)
+        warnings.warn(message, DataWarning, stacklevel=4)
+
+    def event(self, index: int) -> Event:
+        """The examination at ``index``."""
+        record = self._records[self.position(index)]
+        return Event(
+            str(self.root / record.image), self.classes[record.label], record.url, self.position(index)
+        )
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Read picture ``index`` and its lung mask."""
+        index = self.position(index)
+        record = self._records[index]
+        label = record.label
+        try:
+            image = read_radiograph(self.root / record.image)
+        except RadiographError as error:
+            self._complain(f"{error}. It is left out (label {IGNORED}); strict=True makes this an error")
+            image, label = torch.zeros(1, *declared_shape(self.root / record.image)), IGNORED
+        lungs = self._read_mask(record, (image.shape[1], image.shape[2]))
+        if self.size is not None:
+            image = TF.resize_image(image, [self.size, self.size], antialias=True).clamp(0.0, 1.0)
+            lungs = TF.resize_mask(lungs, [self.size, self.size])
+        sample = {
+            "image": tv_tensors.Image(image.repeat(3, 1, 1) if self.mode == "RGB" else image),
+            "disease": torch.tensor(label),
+            "lungs": tv_tensors.Mask(lungs),
+            "patient_id": self.patients[index],
+        }
+        return self.transform(sample) if self.transform else sample
+
+    def _read_mask(self, record: _Record, shape: tuple[int, int]) -> torch.Tensor:
+        if record.mask is not None:
+            try:
+                return read_lung_mask(self.root / record.mask, shape)
+            except RadiographError as error:
+                self._complain(f"{error}. The picture is used without it; strict=True makes this an error")
+        return torch.zeros(1, *shape, dtype=torch.uint8)
+
+
+class COVID19CXRDataset(CXRFolder):
+    """The COVID-19 Radiography Database as Kaggle ships it: four classes, lung masks, optional xlsx lists.
+
+    Nothing is downloaded and nothing is written. The lists add each picture's ``url`` and are compared with
+    the files; without openpyxl, or without lists, the ``images/`` folders are the truth.
+
+    Args:
+        root: ``COVID-19_Radiography_Dataset`` with ``COVID``, ``Lung_Opacity``, ``Normal``, ``Viral
+            Pneumonia``.
+        expected: pictures of each class; a difference is a warning. None does not compare (a part of the
+            database).
+        size, mode, transform, patient_of, strict: as in :class:`CXRFolder`.
+
+    Raises:
+        FileNotFoundError, RadiographError: as :class:`CXRFolder`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        expected: Mapping[str, int] | None = COVID19_COUNTS,
+        size: int | None = None,
+        mode: str = "L",
+        transform: _Transform | None = None,
+        patient_of: Callable[[Path], str] | None = None,
+        strict: bool = False,
+    ) -> None:
+        super().__init__(
+            root, size=size, mode=mode, transform=transform, patient_of=patient_of, strict=strict
+        )
+        self.name = "covid19_cxr"
+        counts = self.class_counts()
+        differing = [
+            f"{name} {counts.get(name, 0)} instead of {count}"
+            for name, count in (expected or {}).items()
+            if counts.get(name, 0) != count
+        ]
+        if differing:
+            self._complain(f"{self.root} does not hold the whole database: {', '.join(differing)}")
+
+    def _class_folders(self) -> dict[str, str]:
+        return {name: "Lung_Opacity" if name == "Lung Opacity" else name for name in COVID19_COUNTS}
+
+    def _urls(self, name: str, folder: str) -> Mapping[str, str]:
+        try:
+            return read_urls(self.root / f"{folder}.metadata.xlsx", folder)
+        except (ImportError, RadiographError) as error:
+            self._complain(f"{error}; the {name} pictures are listed from their folder")
+            return {}
+
+
+def _natural_order(path: Path) -> list[Any]:
+    """``COVID-2`` before ``COVID-10``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]
