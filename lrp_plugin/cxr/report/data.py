@@ -1,0 +1,200 @@
+"""What a report is made of. Fill these; `write_report` draws the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lrp_plugin.evidence import Interval
+from lrp_plugin.visualization.arrays import Array, ArrayLike
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the metrics table.
+
+    Attributes:
+        name: Such as ``"Accuracy"``.
+        value: The number; NaN is shown as a dash.
+        interval: Its confidence interval, if there is one (`Interval.mean` is not shown).
+        percent: Show a value in [0, 1] in percent.
+        note: What it means or how it was computed, in a few words.
+    """
+
+    name: str
+    value: float
+    interval: Interval | None = None
+    percent: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One method's map of one example.
+
+    Attributes:
+        method: The method's name; the same spelling in every example and in `Localisation`.
+        relevance: ``(C, H, W)`` or ``(H, W)``, signed; summed over the channels and resized to the image.
+        inside: Share of the positive relevance inside the lungs (`lrp_plugin.evidence.mask_share`), in [0,
+            1]; NaN or None where there is none.
+        total: Sum of the map, where that means something (LRP: compare with the logit); None otherwise.
+    """
+
+    method: str
+    relevance: ArrayLike
+    inside: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One radiograph with its maps.
+
+    Attributes:
+        identifier: What it is called in the data, such as ``"COVID-17"``.
+        image: ``(C, H, W)`` or ``(H, W)`` in [0, 1], not normalised.
+        true_class: One of the report's class names.
+        predicted_class: Likewise.
+        probability: Of the predicted class, in [0, 1].
+        explanations: One for each method, all for the class `explained_class`.
+        explained_class: The class that the maps explain; the predicted one if None.
+        logit: The explained logit, shown beside each map's total.
+        lungs: ``(H, W)`` or ``(1, H, W)``, above 0 inside; outlined. None if unknown.
+        finding: The known finding's mask, likewise; outlined with dashes.
+    """
+
+    identifier: str
+    image: ArrayLike
+    true_class: str
+    predicted_class: str
+    probability: float
+    explanations: Sequence[Explanation]
+    explained_class: str | None = None
+    logit: float | None = None
+    lungs: ArrayLike | None = None
+    finding: ArrayLike | None = None
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """How much of one method's positive relevance lies inside the lungs, for one class over the test set.
+
+    Attributes:
+        class_name: One of the report's class names.
+        method: The method's name.
+        inside: Mean share in [0, 1] with its bootstrap interval (`lrp_plugin.evidence.evidence_by_class`).
+        chance: The lungs' mean share of the image, in [0, 1]: what a map without knowledge scores.
+    """
+
+    class_name: str
+    method: str
+    inside: Interval
+    chance: float
+
+
+@dataclass(frozen=True)
+class MarkerTest:
+    """What happens to one class when a region outside the lungs is removed from its images.
+
+    Attributes:
+        class_name: One of the report's class names.
+        region: What was removed, such as ``"text marker, upper left corner"``.
+        accuracy_with: Accuracy on the class's marked images as they are, in [0, 1], with its interval.
+        accuracy_without: Accuracy on the same images with the region removed.
+        drop: Their paired difference, with minus without, in [-1, 1]: `bootstrap_mean` over the images of
+            (right before) - (right after). Paired, since the two accuracies' own intervals would hide a small
+            drop.
+    """
+
+    class_name: str
+    region: str
+    accuracy_with: Interval
+    accuracy_without: Interval
+    drop: Interval
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything on the page.
+
+    Attributes:
+        title: The page's heading.
+        model: What was tested, such as ``"resnet18, 11.2 M parameters"``.
+        dataset: On what, such as ``"SyntheticCXR, 400 test images, seed 1"``.
+        class_names: All K classes, in the order of the labels.
+        metrics: The metrics table; the first four are repeated at the top.
+        confusion: ``(K, K)`` counts, rows the true class, columns the predicted one.
+        examples: In the order shown; each class is a tab.
+        localisation: For each class and method at most one.
+        marker_tests: None were made if empty, and the page says so.
+        class_metrics: Metric's name to one value for each class, such as ``{"AUROC": [0.98, ...]}``.
+        minimum_inside: A warning is given where the interval of `Localisation.inside` lies wholly below this.
+        minimum_drop: A shortcut is suspected where the interval of `MarkerTest.drop` lies wholly above this.
+        settings: Name to value, listed under "How this was made": rules, seeds, versions, hardware.
+        command: The command line that makes this page again.
+        created: Date and time as shown; the page is the same for the same input.
+
+    Raises:
+        ValueError: The confusion matrix is not ``(K, K)`` of counts, a class name is unknown, two
+            localisations or two explanations of an example share a name, or a number leaves its range.
+    """
+
+    title: str
+    model: str
+    dataset: str
+    class_names: Sequence[str]
+    metrics: Sequence[Metric]
+    confusion: ArrayLike | Sequence[Sequence[int]]
+    examples: Sequence[Example] = ()
+    localisation: Sequence[Localisation] = ()
+    marker_tests: Sequence[MarkerTest] = ()
+    class_metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    minimum_inside: float = 0.5
+    minimum_drop: float = 0.05
+    settings: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""
+
+    def __post_init__(self) -> None:
+        counts, size = self.counts, len(self.class_names)
+        if counts.shape != (size, size) or (counts < 0).any() or (counts != counts.round()).any():
+            raise ValueError(
+                f"confusion is {counts.shape}; give counts ({size}, {size}) for {size} class names"
+            )
+        for name, values in self.class_metrics.items():
+            if len(values) != size:
+                raise ValueError(f"class_metrics[{name!r}] has {len(values)} values for {size} classes")
+        for example in self.examples:
+            _check_example(example, self.class_names)
+        pairs = [(entry.class_name, entry.method) for entry in self.localisation]
+        _check_unique("localisation", pairs)
+        _check_classes(
+            self.class_names, [*(pair[0] for pair in pairs), *(t.class_name for t in self.marker_tests)]
+        )
+
+    @property
+    def counts(self) -> Array:
+        """The confusion matrix as an array ``(K, K)``."""
+        return np.asarray(self.confusion)
+
+
+def _check_classes(known: Sequence[str], used: Sequence[str]) -> None:
+    for name in used:
+        if name not in known:
+            raise ValueError(f"class {name!r} is not among the report's class names: {', '.join(known)}")
+
+
+def _check_unique(what: str, names: Sequence[object]) -> None:
+    doubled = {name for name in names if names.count(name) > 1}
+    if doubled:
+        raise ValueError(f"{what} holds more than one entry for {sorted(doubled, key=str)[0]}")
+
+
+def _check_example(example: Example, class_names: Sequence[str]) -> None:
+    used = [example.true_class, example.predicted_class]
+    _check_classes(class_names, [*used, *([example.explained_class] if example.explained_class else [])])
+    _check_unique(f"example {example.identifier!r}", [entry.method for entry in example.explanations])
+    if not 0 <= example.probability <= 1:
+        raise ValueError(f"example {example.identifier!r} has probability {example.probability}; give 0 to 1")

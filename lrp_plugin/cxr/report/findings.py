@@ -1,0 +1,65 @@
+"""What the numbers say: where evidence lies outside the lungs, and where a class leans on a shortcut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lrp_plugin.cxr.report.data import Localisation, MarkerTest, Report
+from lrp_plugin.evidence import Interval
+
+
+def upper(interval: Interval) -> float:
+    """The interval's upper end, or its mean where one value allows no interval."""
+    return interval.mean if math.isnan(interval.high) else interval.high
+
+
+def lower(interval: Interval) -> float:
+    """The interval's lower end, or its mean where one value allows no interval."""
+    return interval.mean if math.isnan(interval.low) else interval.low
+
+
+def outside(report: Report) -> list[Localisation]:
+    """Where positive relevance lies mostly outside the lungs: the whole interval is below `minimum_inside`.
+
+    A map says what the model used for this class, through the eyes of one method; it does not say that the
+    model would fail without it. That is what `shortcuts` tests.
+    """
+    # A comparison with NaN is false: no value, no warning.
+    return [entry for entry in report.localisation if upper(entry.inside) < report.minimum_inside]
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A class that leans on a region outside the lungs.
+
+    Attributes:
+        test: The removal that showed it.
+        agreeing: Methods whose relevance for the class lies mostly outside the lungs as well.
+        differing: Methods whose relevance does not.
+    """
+
+    test: MarkerTest
+    agreeing: Sequence[Localisation]
+    differing: Sequence[Localisation]
+
+
+def shortcuts(report: Report) -> list[Shortcut]:
+    """Where accuracy falls when the region is removed: the whole interval of the drop is above `minimum_drop`.
+
+    The removal decides, being an intervention on what the model sees; the maps are reported beside it.
+    """
+    warned = outside(report)
+    found = []
+    for test in report.marker_tests:
+        if lower(test.drop) > report.minimum_drop:
+            entries = [entry for entry in report.localisation if entry.class_name == test.class_name]
+            found.append(
+                Shortcut(
+                    test,
+                    [entry for entry in entries if entry in warned],
+                    [entry for entry in entries if entry not in warned],
+                )
+            )
+    return found

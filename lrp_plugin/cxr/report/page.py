@@ -1,0 +1,113 @@
+"""From a `Report` to one self-contained page."""
+
+from __future__ import annotations
+
+import math
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from lrp_plugin.cxr.report.data import Example, Report
+from lrp_plugin.cxr.report.findings import outside, shortcuts
+from lrp_plugin.cxr.report.pictures import data_url, layer_url, outline, reduced_image
+from lrp_plugin.evidence import Interval
+from lrp_plugin.visualization.saving import write_atomically
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+except ImportError as error:
+    raise ImportError(
+        "the HTML report needs Jinja2: pip install 'lrp-plugin[cxr]' or pip install jinja2"
+    ) from error
+
+
+def _number(value: float | None, percent: bool = False) -> str:
+    """A number of three digits or a percentage of one decimal; a dash for none."""
+    if value is None or math.isnan(value):
+        return "\u2013"
+    text = f"{100 * value:.1f} %" if percent else f"{value:.3f}" if abs(value) < 1000 else f"{value:.0f}"
+    return text.replace("-", "\u2212")
+
+
+def _interval(interval: Interval | None, percent: bool = False) -> str:
+    """Both ends, or a dash where there is no interval."""
+    if interval is None or math.isnan(interval.low):
+        return "\u2013"
+    if not percent:
+        return f"{_number(interval.low)} to {_number(interval.high)}"
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %".replace("-", "\u2212")
+
+
+def _view(example: Example) -> dict[str, Any]:
+    """The example with its pictures, as the template wants it."""
+    picture = reduced_image(example)
+    size = (picture.shape[0], picture.shape[1])
+    return {
+        "example": example,
+        "explained": example.explained_class or example.predicted_class,
+        "height": size[0],
+        "width": size[1],
+        "image": data_url(picture),
+        "lungs": outline(example.lungs, size),
+        "finding": outline(example.finding, size),
+        "maps": [(entry, layer_url(entry, size)) for entry in example.explanations],
+    }
+
+
+def _asset(name: str) -> Markup:
+    """A file of this package that goes into the page as it is: our own CSS and JavaScript."""
+    return Markup((resources.files(__package__) / "templates" / name).read_text(encoding="utf-8"))
+
+
+def render_report(report: Report) -> str:
+    """The page as text.
+
+    Args:
+        report: What to show.
+
+    Returns:
+        HTML with pictures, style and script inside; it loads nothing.
+
+    Raises:
+        ValueError: An image, a map or a mask has no legal shape.
+    """
+    environment = Environment(
+        loader=PackageLoader("lrp_plugin.cxr.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=_number, interval=_interval)
+    warnings = outside(report)
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        counts=report.counts.astype(int).tolist(),
+        views={
+            name: [_view(example) for example in report.examples if example.true_class == name]
+            for name in report.class_names
+        },
+        warnings=warnings,
+        shortcuts=shortcuts(report),
+        css=_asset("report.css"),
+        script=_asset("report.js"),
+    )
+
+
+def write_report(path: str | os.PathLike[str], report: Report) -> Path:
+    """Write the page, atomically: no reader and no crash meets half of it.
+
+    Args:
+        path: Where to, such as ``report.html``; missing folders are made, an existing file is replaced.
+        report: What to show.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: An image, a map or a mask has no legal shape.
+        OSError: The file cannot be written; what stood there is still there.
+    """
+    return write_atomically(path, render_report(report).encode("utf-8"))
