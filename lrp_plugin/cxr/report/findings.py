@@ -46,7 +46,7 @@ class Shortcut:
 
 
 def shortcuts(report: Report) -> list[Shortcut]:
-    """Where accuracy falls when the region is removed: the whole interval of the drop is above `minimum_drop`.
+    """Where accuracy falls without the region: the whole interval of the drop is above `minimum_drop`.
 
     The removal decides, being an intervention on what the model sees; the maps are reported beside it.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 from lrp_plugin.cxr.report.data import Example, Report
 from lrp_plugin.cxr.report.findings import outside, shortcuts
-from lrp_plugin.cxr.report.pictures import data_url, layer_url, outline, reduced_image
+from lrp_plugin.cxr.report.pictures import image_url, layer_url, outline, reduced_image
 from lrp_plugin.evidence import Interval
 from lrp_plugin.visualization.saving import write_atomically
 
@@ -27,8 +27,11 @@ def _number(value: float | None, percent: bool = False) -> str:
     """A number of three digits or a percentage of one decimal; a dash for none."""
     if value is None or math.isnan(value):
         return "\u2013"
-    text = f"{100 * value:.1f} %" if percent else f"{value:.3f}" if abs(value) < 1000 else f"{value:.0f}"
-    return text.replace("-", "\u2212")
+    if percent:
+        # No line break between the number and its sign.
+        return f"{100 * value:.1f}\u00a0%".replace("-", "\u2212")
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    return f"{value:.{digits}f}".replace("-", "\u2212")
 
 
 def _interval(interval: Interval | None, percent: bool = False) -> str:
@@ -37,7 +40,7 @@ def _interval(interval: Interval | None, percent: bool = False) -> str:
         return "\u2013"
     if not percent:
         return f"{_number(interval.low)} to {_number(interval.high)}"
-    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %".replace("-", "\u2212")
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f}\u00a0%".replace("-", "\u2212")
 
 
 def _view(example: Example) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def _view(example: Example) -> dict[str, Any]:
         "explained": example.explained_class or example.predicted_class,
         "height": size[0],
         "width": size[1],
-        "image": data_url(picture),
+        "image": image_url(picture),
         "lungs": outline(example.lungs, size),
         "finding": outline(example.finding, size),
         "maps": [(entry, layer_url(entry, size)) for entry in example.explanations],

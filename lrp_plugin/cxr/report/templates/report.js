@@ -5,7 +5,18 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   const slider = viewer.querySelector("input");
   const move = () => viewer.style.setProperty("--at", slider.value + "%");
   slider.addEventListener("input", move);
+  // Also at the start: a browser that reloads the page keeps the sliders' places.
   move();
+}
+
+const every = document.getElementById("all-maps");
+if (every) {
+  every.addEventListener("input", () => {
+    for (const slider of document.querySelectorAll(".viewer input")) {
+      slider.value = every.value;
+      slider.dispatchEvent(new Event("input"));
+    }
+  });
 }
 
 const tabs = [...document.querySelectorAll('[role="tab"]')];

@@ -1,0 +1,362 @@
+"""The report: what it says, that it holds everything itself, and that it works in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
+
+from lrp_plugin.cxr.report import (
+    Example,
+    Explanation,
+    Localisation,
+    MarkerTest,
+    Metric,
+    Report,
+    outside,
+    render_report,
+    shortcuts,
+    write_report,
+)
+from lrp_plugin.evidence import Interval
+
+CLASSES = ["COVID", "Normal"]
+
+
+def around(mean: float, spread: float = 0.04, count: int = 50) -> Interval:
+    return Interval(mean, mean - spread, mean + spread, count)
+
+
+def example(identifier: str, true_class: str, **changes) -> Example:
+    generator = torch.Generator().manual_seed(len(identifier))
+    lungs = torch.zeros(32, 40)
+    lungs[8:24, 6:18] = 1
+    fields = {
+        "identifier": identifier,
+        "image": torch.rand(1, 32, 40, generator=generator),
+        "true_class": true_class,
+        "predicted_class": "COVID",
+        "probability": 0.9,
+        "explanations": [
+            Explanation("Gradient saliency", torch.rand(1, 32, 40, generator=generator), 0.25),
+            Explanation("LRP epsilon", torch.randn(3, 16, 20, generator=generator), 0.8, total=3.21),
+        ],
+        "logit": 3.3,
+        "lungs": lungs,
+    }
+    return Example(**{**fields, **changes})
+
+
+def report(**changes) -> Report:
+    fields = {
+        "title": "Chest X-ray report",
+        "model": "ReferenceCNN",
+        "dataset": "SyntheticCXR, 100 test images",
+        "class_names": CLASSES,
+        "metrics": [
+            Metric("Accuracy", 0.95, around(0.95, 0.02), percent=True),
+            Metric("AUROC", math.nan, note="one class only"),
+        ],
+        "confusion": [[45, 5], [0, 50]],
+        "examples": [example("a-1", "COVID"), example("a-22", "COVID"), example("b-333", "Normal")],
+        "localisation": [
+            Localisation("COVID", "Gradient saliency", around(0.25), 0.3),
+            Localisation("COVID", "LRP epsilon", around(0.8), 0.3),
+            Localisation("Normal", "LRP epsilon", around(0.48), 0.3),
+        ],
+        "marker_tests": [
+            MarkerTest("COVID", "text marker", around(0.98), around(0.4), around(0.58)),
+            MarkerTest("Normal", "text marker", around(0.98), around(0.97), around(0.01)),
+        ],
+        "class_metrics": {"Sensitivity": [0.9, 1.0]},
+        "settings": {"Seed": "7"},
+    }
+    return Report(**{**fields, **changes})
+
+
+def clean_report() -> Report:
+    return report(
+        localisation=[Localisation("COVID", "LRP epsilon", around(0.8), 0.3)],
+        marker_tests=[MarkerTest("COVID", "text marker", around(0.98), around(0.97), around(0.01))],
+    )
+
+
+class Page(HTMLParser):
+    """The text, and every attribute that could load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.loads: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.loads += [value for name, value in attrs if name in ("src", "srcset", "data") or tag == "link"]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split()).replace("\u00a0", " ")
+
+
+def test_a_warning_needs_the_whole_interval_below_the_threshold():
+    entries = {
+        "below": around(0.4, 0.05),
+        "across": around(0.48, 0.05),
+        "above": around(0.6, 0.05),
+        "one image": Interval(0.1, math.nan, math.nan, 1),
+        "none": Interval(math.nan, math.nan, math.nan, 0, 5),
+    }
+    found = outside(report(localisation=[Localisation("COVID", m, i, 0.3) for m, i in entries.items()]))
+    assert [entry.method for entry in found] == ["below", "one image"]
+
+
+def test_a_shortcut_needs_the_drop_and_reports_the_maps_beside_it():
+    (found,) = shortcuts(report())
+    assert found.test.class_name == "COVID"
+    assert [entry.method for entry in found.agreeing] == ["Gradient saliency"]
+    assert [entry.method for entry in found.differing] == ["LRP epsilon"]
+    unsure = MarkerTest("COVID", "text marker", around(0.9), around(0.8), Interval(0.1, 0.04, 0.2, 50))
+    assert shortcuts(report(marker_tests=[unsure])) == []
+
+
+def test_the_page_names_the_shortcut_and_the_evidence_outside():
+    text = Page(render_report(report())).text
+    assert "Suspected shortcut: COVID" in text
+    assert "accuracy falls from 98.0 % to 40.0 % when the text marker is removed" in text
+    assert "under Gradient saliency (75.0 % outside)" in text
+    assert "Evidence outside the lungs in 1 of 3" in text
+    assert "COVID: Gradient saliency, 75.0 % outside (less inside than by chance)." in text
+
+
+def test_a_clean_page_names_none():
+    html = render_report(clean_report())
+    assert 'id="no-shortcut"' in html and 'id="no-warnings"' in html
+    assert "Suspected shortcut:" not in Page(html).text
+    assert "No finding." in Page(html).text
+
+
+def test_what_was_not_measured_is_not_called_clean():
+    text = Page(render_report(report(localisation=[], marker_tests=[]))).text
+    assert "Not examined." in text and "Not measured." in text and "Not tested:" in text
+    assert "No finding." not in text
+
+
+def test_metrics_and_confusion_are_shown_and_missing_numbers_are_dashes():
+    text = Page(render_report(report())).text
+    assert "Accuracy 95.0 % 93.0 to 97.0 %" in text
+    assert "AUROC \u2013 \u2013 one class only" in text
+    assert "45 90 % 5 10 %" in text
+
+
+def test_the_page_loads_nothing_from_anywhere():
+    html = render_report(report())
+    loads = Page(html).loads
+    assert loads and all(load.startswith("data:image/png;base64,") for load in loads)
+    assert all(url.startswith("data:") for url in re.findall(r"url\(([^)]*)\)", html))
+    assert "default-src 'none'" in html
+    assert "@import" not in html
+
+
+def test_text_from_outside_is_escaped():
+    evil = "<script>alert(1)</script>"
+    html = render_report(report(title=evil, examples=[example(evil, "COVID")], settings={evil: evil}))
+    assert evil not in html
+    assert html.count("&lt;script&gt;alert(1)") >= 4
+
+
+def decode(url: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA"))
+
+
+def test_the_layer_is_red_for_blue_against_and_exactly_clear_at_zero():
+    relevance = torch.zeros(32, 40)
+    relevance[0, 0], relevance[0, 1], relevance[1, 0] = 2.0, -2.0, 1.0
+    given = example("one", "COVID", explanations=[Explanation("map", relevance)])
+    layer = decode(Page(render_report(report(examples=[given]))).loads[0])
+    assert layer.shape == (32, 40, 4)
+    assert layer[5:, :, 3].max() == 0
+    assert layer[0, 0, 0] > 200 > layer[0, 0, 2] and layer[0, 1, 2] > 200 > layer[0, 1, 0]
+    assert layer[0, 0, 3] == layer[0, 1, 3] == round(0.95 * 255)
+    assert layer[1, 0, 3] == pytest.approx(0.95 * 255 / 2, abs=2)
+
+
+def test_large_radiographs_are_reduced():
+    big = example("big", "COVID", image=torch.rand(1, 800, 1000), lungs=torch.ones(800, 1000))
+    layer = decode(Page(render_report(report(examples=[big]))).loads[0])
+    assert layer.shape == (307, 384, 4)
+
+
+def test_writing_is_atomic(tmp_path, monkeypatch):
+    path = write_report(tmp_path / "new" / "report.html", report())
+    first = path.read_text(encoding="utf-8")
+    assert first.startswith("<!DOCTYPE html>")
+    assert render_report(report()) == first, "the same input gives the same page"
+
+    def fail(self, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(path, clean_report())
+    assert path.read_text(encoding="utf-8") == first
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"confusion": [[1, 2, 3]]}, "confusion is"),
+        ({"confusion": [[0.5, 0], [0, 1]]}, "give counts"),
+        ({"confusion": [[-1, 0], [0, 1]]}, "give counts"),
+        ({"class_metrics": {"F1": [0.5]}}, r"class_metrics\['F1'\] has 1 values for 2"),
+        (
+            {"examples": [example("x", "Covid")]},
+            "'Covid' is not among the report's class names: COVID, Normal",
+        ),
+        ({"examples": [example("x", "COVID", probability=93.0)]}, "probability 93.0; give 0 to 1"),
+        (
+            {"examples": [example("x", "COVID", explanations=[Explanation("m", torch.ones(2, 2))] * 2)]},
+            "more than one entry for m",
+        ),
+        ({"localisation": [Localisation("Flu", "LRP", around(0.5), 0.3)]}, "'Flu' is not among"),
+        ({"localisation": [Localisation("COVID", "LRP", around(0.5), 0.3)] * 2}, "more than one entry"),
+        ({"marker_tests": [MarkerTest("Flu", "m", around(1), around(1), around(0))]}, "'Flu' is not among"),
+    ],
+)
+def test_bad_input_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        report(**changes)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    options = Options()
+    options.binary_location = chromium
+    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for flag in [
+        *flags.split(),
+        "disable-component-update",
+        "disable-sync",
+        "force-prefers-reduced-motion",
+        "window-size=1280,900",
+    ]:
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    started = webdriver.Chrome(options=options, service=Service(driver))
+    yield started
+    started.quit()
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    browser.get(write_report(tmp_path / "report.html", report()).as_uri())
+    return browser
+
+
+def css(browser, selector: str):
+    return browser.find_elements("css selector", selector)
+
+
+def test_browser_tabs_show_one_class_at_a_time(opened):
+    tabs = css(opened, '[role="tab"]')
+    assert [tab.text.split()[0] for tab in tabs] == CLASSES
+    panels = css(opened, '[role="tabpanel"]')
+    assert [panel.is_displayed() for panel in panels] == [True, False]
+    assert len([article for article in css(opened, "article") if article.is_displayed()]) == 2
+    tabs[1].click()
+    assert [panel.is_displayed() for panel in panels] == [False, True]
+    assert [tab.get_attribute("aria-selected") for tab in tabs] == ["false", "true"]
+    tabs[1].send_keys("\ue012")  # Arrow left.
+    assert [panel.is_displayed() for panel in panels] == [True, False]
+
+
+def test_browser_slider_uncovers_the_map(opened):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    viewer, other = css(opened, ".viewer")[:2]
+    slider, layer = (viewer.find_element("css selector", name) for name in ("input", ".layer"))
+
+    def clip(element=layer) -> str:
+        return opened.execute_script("return getComputedStyle(arguments[0]).clipPath", element)
+
+    # The computed style keeps "100% - 50%" as a calc(); only the number that the slider sets matters.
+    assert "50%" in clip()
+    untouched = clip(other.find_element("css selector", ".layer"))
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", viewer)
+    width = viewer.size["width"]
+    ActionChains(opened).move_to_element_with_offset(viewer, 0, 0).click_and_hold().move_by_offset(
+        int(width * 0.3), 0
+    ).release().perform()
+    value = int(slider.get_attribute("value"))
+    assert 70 <= value <= 90
+    assert opened.execute_script("return arguments[0].style.getPropertyValue('--at')", viewer) == f"{value}%"
+    assert clip() != untouched, "the layer follows its slider"
+    assert clip(other.find_element("css selector", ".layer")) == untouched, "other maps stay"
+    slider.send_keys("\ue014")  # Arrow right.
+    assert int(slider.get_attribute("value")) == value + 1
+
+
+def test_browser_moving_the_divider_changes_the_pixels(opened):
+    viewer = css(opened, ".viewer")[1]
+    opened.execute_script("document.getElementById('outlines').click()")
+    opened.execute_script("document.querySelectorAll('.divider').forEach(e => e.style.display = 'none')")
+
+    def picture(value: int) -> np.ndarray:
+        opened.execute_script(
+            "const s = document.getElementById('all-maps'); s.value = arguments[0];"
+            "s.dispatchEvent(new Event('input'))",
+            value,
+        )
+        shot = Image.open(io.BytesIO(viewer.screenshot_as_png)).convert("RGB")
+        return np.asarray(shot).astype(int)
+
+    bare, half, covered = picture(0), picture(50), picture(100)
+    # Away from the rounded corners and the divider's own place.
+    left, right = np.s_[10:-10, 10 : bare.shape[1] // 2 - 4], np.s_[10:-10, bare.shape[1] // 2 + 4 : -10]
+    assert np.abs(covered - bare).max() > 60
+    assert (bare.max(2) - bare.min(2)).max() <= 3, "the radiograph alone is grey"
+    assert np.array_equal(half[left], covered[left]) and np.array_equal(half[right], bare[right])
+
+
+def test_browser_outlines_can_be_switched_off(opened):
+    outline = css(opened, ".outline path")[0]
+    assert outline.is_displayed()
+    css(opened, "#outlines")[0].click()
+    assert not outline.is_displayed()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_browser_page_fits_the_width_and_logs_no_error(browser, tmp_path, width):
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get(write_report(tmp_path / "report.html", report()).as_uri())
+        root = "document.documentElement"
+        assert browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") == 0
+        assert browser.find_element("tag name", "h1").is_displayed()
+        # What the content security policy refuses, and what fails in the script, is logged as SEVERE.
+        assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
