@@ -1,0 +1,24 @@
+"""Layer-wise relevance propagation for any PyTorch model, as a Captum attribution method."""
+
+from lrp_plugin.attribution import UnifiedLRP
+from lrp_plugin.composites import Composite, rule
+from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning
+from lrp_plugin.ledger import Ledger
+from lrp_plugin.registry import Registry, Rule, list_rules, register_rule, registry
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Composite",
+    "Ledger",
+    "Registry",
+    "Rule",
+    "UnifiedLRP",
+    "UnsupportedOperationError",
+    "UnsupportedOperationWarning",
+    "__version__",
+    "list_rules",
+    "register_rule",
+    "registry",
+    "rule",
+]

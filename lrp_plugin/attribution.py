@@ -1,0 +1,201 @@
+"""UnifiedLRP: layer-wise relevance propagation as a Captum attribution method."""
+
+from __future__ import annotations
+
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum._utils.common import _format_output
+from captum.attr import GradientAttribution
+from torch import Tensor, nn
+
+from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
+from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, ready_composite, rule
+from lrp_plugin.composites.composite import Choice
+from lrp_plugin.evaluation import evaluating
+from lrp_plugin.explained import ExplainedInputs, select_output
+from lrp_plugin.ledger import Ledger, Recorder
+from lrp_plugin.plan import Plan
+from lrp_plugin.propagation import Propagation
+from lrp_plugin.registry import Registry, registry
+from lrp_plugin.rules.linear import check_alpha_beta
+from lrp_plugin.rules.weights import WeightCache
+
+RULES = ("epsilon", "zero", "zplus", "gamma", "gamma_montavon", "alphabeta", "flat", "wsquare", "uniform")
+
+
+class UnifiedLRP(GradientAttribution):
+    r"""Explains any PyTorch model by layer-wise relevance propagation (LRP; Bach et al. 2015, PLoS ONE 10(7)).
+
+    The model is not edited: one forward pass is intercepted call by call, each operation's backward is changed by its
+    rule, one backward pass gives the relevance. Attributions sum to the explained output, less what the `ledger` says
+    was absorbed.
+
+    Args:
+        model: Any ``nn.Module``, or a callable. Parameters may be frozen.
+        rule: The rule of linear and convolution maps: ``"epsilon"``, ``"zero"``, ``"zplus"``, ``"gamma"``,
+            ``"gamma_montavon"``, ``"alphabeta"``, ``"flat"``, ``"wsquare"``, ``"uniform"``, or one registered.
+        epsilon: The epsilon rule's epsilon, in units of the pre-activation. 0 is LRP-0.
+        gamma: The gamma rules' gamma.
+        alpha: alpha-beta's alpha. beta: Its beta, alpha - 1.
+        stabilizer: What zplus, gamma and alphabeta add to a denominator.
+        composite: A `Composite`, or the name of a ready one; replaces ``rule``.
+        bias: ``"absorb"``, ``"ignore"`` or ``"distribute"``: what becomes of the relevance of biases.
+        registry: A registry of one's own (`Registry.copy`).
+        strict: Raise on an operation without a rule; otherwise it is warned about and keeps its native gradient.
+
+    Raises:
+        ValueError: For an unknown rule, composite or bias mode, alpha - beta != 1, a negative epsilon, gamma or
+            stabilizer.
+
+    Examples::
+
+        >>> lrp = UnifiedLRP(model, composite="epsilon_plus")
+        >>> relevance = lrp.attribute(images, target=281)  # shape of images
+    """
+
+    def __init__(
+        self, model: nn.Module | Callable[..., Any], rule: str = "epsilon", *, epsilon: float = 0.01,
+        gamma: float = 0.25, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-9,
+        composite: Composite | str | None = None, bias: str = "absorb", registry: Registry | None = None,
+        strict: bool = False,
+    ) -> None:  # fmt: skip
+        GradientAttribution.__init__(self, model)
+        self.model = _unwrapped(model)
+        self.registry = registry if registry is not None else _default_registry()
+        self.strict = strict
+        self.stabilizer = stabilizer
+        for name, value in (("epsilon", epsilon), ("gamma", gamma), ("stabilizer", stabilizer)):
+            if not value >= 0:
+                raise ValueError(f"{name}={value}: legal are numbers >= 0")
+        check_alpha_beta(alpha, beta)
+        if bias not in ("absorb", "ignore", "distribute"):
+            raise ValueError(f"bias={bias!r}; legal are 'absorb', 'ignore', 'distribute'")
+        if isinstance(composite, str):
+            composite = ready_composite(composite)
+        given = {"epsilon": epsilon, "gamma": gamma, "alpha": alpha, "beta": beta, "stabilizer": stabilizer, "bias": bias}
+        self.composite = composite if composite is not None else self._single(rule, given)
+        self.chooser = Chooser(self.composite, self.registry)
+        self.weights = WeightCache()
+        self._warned: set[tuple[str, str]] = set()
+
+    def _single(self, name: str, given: dict[str, Any]) -> Composite:
+        known = [found for found in self.registry if found.name == name]
+        maps = [found for found in known if found.operation in ("linear", "conv2d")]
+        if not maps:
+            legal = sorted({found.name for found in self.registry if found.operation in ("linear", "conv2d")})
+            raise ValueError(f"unknown rule {name!r}; legal are {', '.join(legal)}")
+        taken = {key: value for key, value in given.items() if key in maps[0].parameters}
+        return Composite([(linear_maps(), rule(name, **taken))], name)
+
+    @torch._disable_dynamo  # type: ignore[misc]
+    def attribute(  # type: ignore[override]
+        self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None,
+        return_convergence_delta: bool = False, verbose: bool = False,
+    ) -> Any:  # fmt: skip
+        """Relevance of every input entry, in the units of the explained output (a logit as a rule).
+
+        Args:
+            inputs: A tensor (N, ...), or a tuple of them; integer inputs (token ids) get one relevance per token.
+            target: Which output is explained, per example or for all: an int (N outputs of shape (N, classes)), a tuple of
+                ints for further dimensions, a list or tensor with one for each example; None where the model gives
+                one number per example.
+            additional_forward_args: Further positional arguments of the model; they get no relevance.
+            return_convergence_delta: Also return output - sum of attributions, per example, shape (N,).
+            verbose: Print the plan: which rule each operation got.
+
+        Returns:
+            Relevance of the inputs' shapes (a tensor, or a tuple as ``inputs`` were one); with
+            ``return_convergence_delta`` a pair of that and the delta.
+
+        Raises:
+            ValueError: For a target out of range, NaN in the input, an input that nothing differentiable reads.
+            UnsupportedOperationError: With ``strict``, for an operation that has no rule.
+        """
+        plan: list[tuple[Site, Choice]] | None = [] if verbose else None
+        explained, selected, mode = self._forward(inputs, target, additional_forward_args, plan=plan)
+        if plan is not None:
+            print(Plan(plan))
+        relevances = explained.relevance(mode, selected)
+        attributions = _format_output(explained.is_tuple, relevances)
+        if not return_convergence_delta:
+            return attributions
+        totals = sum(r.detach().double().flatten(1).sum(1) for r in relevances)
+        return attributions, selected.detach().double() - totals
+
+    def ledger(
+        self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
+    ) -> Ledger:
+        """The account of one explanation: where every bit of the output went. Arguments as in `attribute`.
+
+        Costs one forward and one backward pass per example.
+        """
+        examples = _batch_size(inputs)
+        recorder = Recorder(examples)
+        explained, selected, mode = self._forward(inputs, target, additional_forward_args, recorder=recorder)
+        sums = []
+        for example in range(examples):
+            recorder.example = example
+            seed = torch.zeros_like(selected)
+            seed[example] = 1
+            relevances = explained.relevance(mode, selected, seed, retain=example + 1 < examples)
+            sums.append(sum(r.detach().double().sum() for r in relevances))
+        return Ledger(recorder.rows, selected, torch.stack([torch.as_tensor(s) for s in sums]))
+
+    def plan(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any = None) -> Plan:
+        """Which rule each operation will get, and which selector chose it; explains nothing."""
+        sites: list[tuple[Site, Choice]] = []
+        self._forward(inputs, None, additional_forward_args, plan=sites, select=False)
+        for site, _ in sites:
+            _ = site.path
+        return Plan(sites)
+
+    def has_convergence_delta(self) -> bool:
+        """True: output - sum of attributions can be returned."""
+        return True
+
+    def _forward(
+        self, inputs: Any, target: Any, additional: Any, *, recorder: Recorder | None = None,
+        plan: list[tuple[Site, Choice]] | None = None, select: bool = True,
+    ) -> tuple[ExplainedInputs, Tensor, Propagation]:  # fmt: skip
+        if self.chooser.counts:
+            self.chooser.linear_maps = self._count(inputs, additional)
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
+            explained = ExplainedInputs(inputs, additional, ports=self.chooser.ports)
+            mode = Propagation(
+                self.model, self.chooser, recorder=recorder, strict=self.strict, ports=self.chooser.ports,
+                weights=self.weights, port_stabilizer=self.stabilizer, plan=plan, warned=self._warned,
+            )  # fmt: skip
+            explained.declare(mode)
+            with mode:
+                output = self.model(*explained.handed, *explained.additional)
+            return explained, select_output(mode, output, target, explained, select), mode
+
+    def _count(self, inputs: Any, additional: Any) -> int:
+        """How many linear maps a pass executes, for selectors that count from the output."""
+        counting = UnifiedLRP(self.model, composite=Composite([(anything(), rule("epsilon"))]), registry=self.registry)
+        return sum(site.linear for site, _ in counting.plan(inputs, additional).entries)
+
+
+def _default_registry() -> Registry:
+    return registry
+
+
+def _batch_size(inputs: Any) -> int:
+    first = inputs if isinstance(inputs, Tensor) else inputs[0]
+    return int(first.shape[0])
+
+
+def _unwrapped(model: Any) -> Any:
+    """The module behind DataParallel and torch.compile: interception belongs to one thread and to eager calls."""
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        else:
+            return model
+
+

@@ -1,0 +1,187 @@
+"""One intercepted call, as a rule sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lrp_plugin.ledger import Row
+
+
+class Signal:
+    """What is known about a tensor that depends on the explained input.
+
+    Attributes:
+        value: The tensor that stands for it from now on, where it is not the tensor itself.
+        nonnegative: Proved by provenance (it came from a ReLU, a sigmoid, a pool of one), not by looking.
+        gate: It came through a sigmoid-like function or a pooled path.
+        port: A signal of ones whose multiplier is this tensor's relevance, or None.
+        pending: Makes the value once the next operation is known: called with the tensor and whether only its
+            positive entries matter.
+        parents: The signals it was computed from.
+        depth: The longest chain of operations from the input.
+        viewed: A view of it exists.
+        token: Its entries are integers; their relevance travels by the port alone.
+    """
+
+    __slots__ = ("value", "nonnegative", "gate", "port", "pending", "parents", "depth", "viewed", "settled", "token")
+
+    def __init__(self, value: Tensor | None = None, *, nonnegative: bool = False, gate: bool = False) -> None:
+        self.value = value
+        self.nonnegative = nonnegative
+        self.gate = gate
+        self.port: Tensor | None = None
+        self.pending: Pending | None = None
+        self.settled: dict[bool, Tensor] = {}
+        self.parents: tuple[Signal, ...] = ()
+        self.depth = 0
+        self.viewed = False
+        self.token = False
+
+    def standing(self) -> Signal:
+        """The same knowledge about a tensor that stands for itself."""
+        copy = Signal(nonnegative=self.nonnegative, gate=self.gate)
+        copy.port, copy.parents, copy.depth = self.port, self.parents, self.depth
+        return copy
+
+
+class Pending:
+    """A map whose rule waits for the next operation: a BatchNorm to fold in, a ReLU that follows.
+
+    Args:
+        settle: Runs the rule: given the map's value, whether only its positive entries matter, and the calls folded
+            into the map, returns the differentiable value and its port.
+        followers: The calls folded in so far.
+    """
+
+    def __init__(
+        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | None]],
+        followers: tuple[Call, ...] = (),
+    ) -> None:  # fmt: skip
+        self.settle = settle
+        self.followers = followers
+
+    def followed_by(self, call: Call) -> Pending:
+        """The same map with one more call folded in."""
+        return Pending(self.settle, (*self.followers, call))
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """A copy of a nest of lists, tuples and dicts with ``change`` applied to each tensor."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, tuple):
+        changed = [map_tensors(item, change) for item in value]
+        return type(value)(*changed) if hasattr(value, "_fields") else _rebuilt(value, changed)
+    if isinstance(value, list):
+        return [map_tensors(item, change) for item in value]
+    if isinstance(value, dict):
+        return {key: map_tensors(item, change) for key, item in value.items()}
+    return value
+
+
+def _rebuilt(value: tuple[Any, ...], changed: list[Any]) -> Any:
+    # torch.return_types.max and its like are structseqs: their constructor takes one sequence.
+    return tuple(changed) if type(value) is tuple else type(value)(changed)
+
+
+def tensors_in(value: Any, found: list[Tensor]) -> list[Tensor]:
+    """The tensors in a nest of lists, tuples and dicts, in order, appended to ``found``."""
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            tensors_in(item, found)
+    elif isinstance(value, dict):
+        for item in value.values():
+            tensors_in(item, found)
+    return found
+
+
+class Call:
+    """One operation on at least one signal.
+
+    Attributes:
+        operation: The operation's name (``"conv2d"``), or the type of the module whose call is atomic.
+        function: The torch callable; it writes to none of its arguments.
+        args, kwargs: What it was called with; signals are differentiable, parameters detached.
+        signals: What is known of each signal among the arguments, by the tensor's ``id``.
+        row: The ledger's row, or None while no ledger is kept.
+        rectified: Only the positive entries of the value matter (a ReLU follows).
+        ports: The pass carries ports.
+        value: The value, where it is known before the rule runs (maps whose rule waited).
+        followers: Calls folded into this one (a BatchNorm behind a convolution).
+        out_port: Set by a rule whose value has a port.
+        constant: Set by a rule whose value carries no relevance (a divisor, a normalizer).
+    """
+
+    def __init__(
+        self, operation: Any, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any],
+        signals: dict[int, Signal], names: dict[str, Any], *, row: Row | None = None, ports: bool = False,
+        weights: Any = None, port_of: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:  # fmt: skip
+        self.operation = operation
+        self.function = function
+        self.args = tuple(args)
+        self.kwargs = dict(kwargs)
+        self.signals = signals
+        self.names = names
+        self.row = row
+        self.ports = ports
+        self.weights = weights
+        self.rectified = False
+        self.value: Tensor | None = None
+        self.followers: tuple[Call, ...] = ()
+        self.out_port: Tensor | None = None
+        self.constant = False
+        self._port_of = port_of
+
+    def __getitem__(self, name: str) -> Any:
+        return self.names[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An argument by its name, or the default where the call does not give it."""
+        return self.names.get(name, default)
+
+    def is_signal(self, value: Any) -> bool:
+        """Whether an argument depends on the explained input."""
+        return isinstance(value, Tensor) and id(value) in self.signals
+
+    def signal(self, tensor: Tensor) -> Signal:
+        """What is known of one of the call's signals."""
+        return self.signals[id(tensor)]
+
+    def native(self) -> Any:
+        """The operation's own value with its own backward."""
+        return self.function(*self.args, **self.kwargs)
+
+    def replaced(self, change: Callable[[Tensor], Tensor]) -> Any:
+        """The operation's value with ``change`` applied to every tensor argument."""
+        return self.function(*map_tensors(self.args, change), **map_tensors(self.kwargs, change))
+
+    def at_zero(self) -> Any:
+        """The operation's value with every signal set to zero: f(0), the constants' share."""
+        with torch.no_grad():
+            return self.replaced(lambda t: torch.zeros_like(t) if id(t) in self.signals else t)
+
+    def port(self, tensor: Tensor) -> Tensor:
+        """The port of one of the call's signals: a signal of ones, whose multiplier is relevance."""
+        if self._port_of is None:
+            raise RuntimeError("this call has no ports: register the rule with ports=True")
+        return self._port_of(tensor)
+
+    def absorb(self, column: str, formula: Callable[[Tensor], Tensor | float], output: int = 0) -> None:
+        """Books what the operation absorbs; nothing is computed while no ledger is kept.
+
+        Args:
+            column: The ledger's column (``"bias"``, ``"constant"``, ``"stabilizer"``, ``"no_receiver"``, ``"other"``,
+                ``"distributed"``).
+            formula: Given the multiplier of the operation's output, returns the relevance absorbed (any shape: summed).
+            output: Which of several outputs is meant.
+        """
+        if self.row is not None:
+            self.row.absorptions.append((column, output, formula))

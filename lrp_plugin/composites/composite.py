@@ -1,0 +1,173 @@
+"""A composite: which rule for which operation, as one ordered list; the first match wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lrp_plugin.composites.selectors import Selector
+from lrp_plugin.composites.site import LINEAR_MAPS, Site
+from lrp_plugin.registry import Operation, Registry, Rule
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """A rule by name, with its parameters.
+
+    Args:
+        name: The rule's name (``"gamma"``).
+        parameters: The values that differ from the rule's defaults.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{key}={value}" for key, value in self.parameters.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+
+def rule(name: str, **parameters: Any) -> RuleSpec:
+    """A rule by name with its parameters: ``rule("gamma", gamma=0.1)``."""
+    return RuleSpec(name, parameters)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rule an operation gets, and which selector chose it."""
+
+    rule: Rule
+    parameters: Mapping[str, Any]
+    selector: str
+
+    @property
+    def text(self) -> str:
+        """The rule's name with the parameters that were given."""
+        shown = {key: value for key, value in self.parameters.items() if not hasattr(value, "shape")}
+        return str(RuleSpec(self.rule.name, shown))
+
+    @classmethod
+    def native(cls, operation: str) -> Choice:
+        """No rule is known: the operation keeps its own gradient."""
+        return cls(Rule(operation, "native gradient", None), {}, "no rule")
+
+    @classmethod
+    def folded(cls, choice: Choice) -> Choice:
+        """The operation is folded into the map before it."""
+        return cls(Rule(choice.rule.operation, "folded", None), {}, "follows a map whose rule looks at signs")
+
+
+@dataclass(frozen=True)
+class Composite:
+    """An ordered list of ``(selector, rule)``; the first pair that matches an operation and fits it wins.
+
+    Operations that no pair matches get their default rule. Composites are data: printable, comparable, and built on one
+    another with `with_rule`.
+
+    Args:
+        pairs: ``(selector, rule)``: selectors from `lrp_plugin.composites` (``path``, ``module``, ``operation``,
+            ``first``, ...), rules by name or from `rule`.
+        name: For printing.
+
+    >>> Composite([(first(), rule("flat")), (linear_maps(), rule("gamma", gamma=0.1))])
+    """
+
+    pairs: Sequence[tuple[Selector, RuleSpec]]
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        plain = tuple((selector, RuleSpec(spec) if isinstance(spec, str) else spec) for selector, spec in self.pairs)
+        for selector, _ in plain:
+            if not isinstance(selector, Selector):
+                raise TypeError(
+                    f"a composite's selector must be made by lrp_plugin.composites (path, module, operation, first, "
+                    f"last, nth, depth, predicate, linear_maps, anything), got {selector!r}"
+                )
+        object.__setattr__(self, "pairs", plain)
+
+    def with_rule(self, selector: Selector, spec: RuleSpec | str) -> Composite:
+        """A new composite in which this pair comes first."""
+        return Composite([(selector, RuleSpec(spec) if isinstance(spec, str) else spec), *self.pairs], self.name)
+
+    def __str__(self) -> str:
+        lines = [f"  {selector!s:40} -> {spec}" for selector, spec in self.pairs]
+        return "\n".join([f"Composite {self.name}".rstrip() + ":", *lines, f"  {'anything else':40} -> its default"])
+
+    __repr__ = __str__
+
+
+class Chooser:
+    """A composite over one registry: gives the `Choice` for a site, checked when it is made.
+
+    Raises:
+        ValueError: For a rule name the registry does not know, or a parameter the rule does not take.
+    """
+
+    def __init__(self, composite: Composite, registry: Registry) -> None:
+        self.composite = composite
+        self.registry = registry
+        self.linear_maps: int | None = None
+        self._defaults = registry.defaults()
+        self._by_operation: dict[Operation, Choice] = {}
+        self._located = any(selector.located for selector, _ in composite.pairs)
+        for _, spec in composite.pairs:
+            self._check(spec)
+
+    @property
+    def counts(self) -> bool:
+        """Some selector needs to know how many linear maps there are."""
+        return any(selector.counted for selector, _ in self.composite.pairs)
+
+    @property
+    def ports(self) -> bool:
+        """Some rule in the composite sends relevance to entries whose value is zero."""
+        named = {spec.name: spec for _, spec in self.composite.pairs}
+        wanted = any(r.ports for r in self.registry if r.name in named)
+        return wanted or any(spec.parameters.get("bias") == "distribute" for _, spec in self.composite.pairs)
+
+    @property
+    def lineage(self) -> bool:
+        """Some rule in the composite looks at what a signal was computed from."""
+        named = {spec.name for _, spec in self.composite.pairs}
+        return any(known.lineage for known in self.registry if known.name in named)
+
+    def default(self, operation: Operation) -> Rule | None:
+        """The operation's default rule, None where the registry does not know the operation."""
+        return self._defaults.get(operation)
+
+    def choose(self, site: Site) -> Choice:
+        """The rule for a site whose operation the registry knows."""
+        if not self._located and site.operation in self._by_operation:
+            return self._by_operation[site.operation]
+        choice = self._search(site)
+        if not self._located:
+            self._by_operation[site.operation] = choice
+        return choice
+
+    def _search(self, site: Site) -> Choice:
+        for selector, spec in self.composite.pairs:
+            if selector.matches(site):
+                found = self.registry.find(site.operation, spec.name)
+                if found is not None:
+                    given = {key: value for key, value in spec.parameters.items() if key in found.parameters}
+                    return Choice(found, given, str(selector))
+        return Choice(self._defaults[site.operation], {}, "default")
+
+    def _check(self, spec: RuleSpec) -> None:
+        rules = [known for known in self.registry if known.name == spec.name]
+        if not rules:
+            raise ValueError(f"unknown rule {spec.name!r}; legal are {', '.join(self.registry.names())}")
+        legal = set().union(*(known.parameters for known in rules))
+        for key in spec.parameters:
+            if key not in legal:
+                raise ValueError(
+                    f"rule {spec.name!r} takes no parameter {key!r}; legal are {', '.join(sorted(legal)) or 'none'}"
+                )
+
+
+Predicate = Callable[[Site], bool]
+__all__ = ["LINEAR_MAPS", "Choice", "Chooser", "Composite", "Predicate", "RuleSpec", "rule"]

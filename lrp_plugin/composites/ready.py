@@ -1,0 +1,128 @@
+"""The field's ready composites: functions that return a `Composite`, usable by name where they need no argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lrp_plugin.composites.composite import Composite, rule
+from lrp_plugin.composites.selectors import convolutions, dense, first, linear_maps, operation
+
+
+def epsilon_plus(epsilon: float = 1e-6, stabilizer: float = 1e-6, bias: str = "absorb") -> Composite:
+    """z+ for convolutions, epsilon for dense layers (Kohlbrenner et al. 2020, arXiv 1910.09840, LRP-CMP).
+
+    Args:
+        epsilon: The dense layers' epsilon, in units of the pre-activation.
+        stabilizer: Added to z+'s denominators.
+        bias: ``"absorb"``, ``"ignore"`` or ``"distribute"``.
+    """
+    return Composite(
+        [
+            (convolutions(), rule("zplus", stabilizer=stabilizer, bias=bias)),
+            (dense(), rule("epsilon", epsilon=epsilon, bias=bias)),
+        ],
+        "epsilon_plus",
+    )
+
+
+def epsilon_plus_flat(epsilon: float = 1e-6, stabilizer: float = 1e-6, bias: str = "absorb") -> Composite:
+    """`epsilon_plus` with flat in the first layer."""
+    below = epsilon_plus(epsilon, stabilizer, bias).with_rule(first(), rule("flat", stabilizer=stabilizer))
+    return Composite(below.pairs, "epsilon_plus_flat")
+
+
+def epsilon_alpha2_beta1(epsilon: float = 1e-6, stabilizer: float = 1e-6, bias: str = "absorb") -> Composite:
+    """alpha-beta (2, 1) for convolutions, epsilon for dense layers (Kohlbrenner et al. 2020)."""
+    pairs = [
+        (convolutions(), rule("alphabeta", alpha=2.0, beta=1.0, stabilizer=stabilizer, bias=bias)),
+        (dense(), rule("epsilon", epsilon=epsilon, bias=bias)),
+    ]
+    return Composite(pairs, "epsilon_alpha2_beta1")
+
+
+def epsilon_alpha2_beta1_flat(epsilon: float = 1e-6, stabilizer: float = 1e-6, bias: str = "absorb") -> Composite:
+    """`epsilon_alpha2_beta1` with flat in the first layer."""
+    below = epsilon_alpha2_beta1(epsilon, stabilizer, bias).with_rule(first(), rule("flat", stabilizer=stabilizer))
+    return Composite(below.pairs, "epsilon_alpha2_beta1_flat")
+
+
+def epsilon_gamma_box(
+    low: Any, high: Any, epsilon: float = 1e-6, gamma: float = 0.25, stabilizer: float = 1e-6, bias: str = "absorb"
+) -> Composite:
+    """z^B in the first layer, gamma for convolutions, epsilon for dense layers (Montavon et al. 2019, section 10.2).
+
+    Args:
+        low: The smallest value an input entry can take (number, or tensor broadcastable to the input).
+        high: The largest.
+        epsilon, gamma, stabilizer, bias: As in the rules.
+    """
+    pairs = [
+        (first(), rule("zbox", low=low, high=high, stabilizer=stabilizer)),
+        (convolutions(), rule("gamma", gamma=gamma, stabilizer=stabilizer, bias=bias)),
+        (dense(), rule("epsilon", epsilon=epsilon, bias=bias)),
+    ]
+    return Composite(pairs, "epsilon_gamma_box")
+
+
+def deep_taylor(stabilizer: float = 1e-6, bias: str = "absorb") -> Composite:
+    """Deep Taylor decomposition: z+ everywhere, w^2 in the first layer (Montavon et al. 2017)."""
+    pairs = [
+        (first(), rule("wsquare", stabilizer=stabilizer)),
+        (linear_maps(), rule("zplus", stabilizer=stabilizer, bias=bias)),
+    ]
+    return Composite(pairs, "deep_taylor")
+
+
+def attnlrp(epsilon: float = 1e-6) -> Composite:
+    """AttnLRP: epsilon for linear maps, uniform products, softmax by its gradient (Achtibat et al. 2024)."""
+    return Composite([(linear_maps(), rule("epsilon", epsilon=epsilon))], "attnlrp")
+
+
+def attnlrp_gamma(conv: float = 0.25, linear: float = 0.05, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> Composite:
+    """AttnLRP's setting for vision transformers: gamma for convolutions and dense layers, epsilon in attention.
+
+    Achtibat et al. 2024 (arXiv 2402.05602), appendix B: conv gamma 0.25, linear gamma 0.05, attention projections
+    epsilon.
+    """
+    from lrp_plugin.composites.selectors import in_attention
+
+    pairs = [
+        (in_attention() & linear_maps(), rule("epsilon", epsilon=epsilon)),
+        (convolutions(), rule("gamma", gamma=conv, stabilizer=stabilizer)),
+        (operation("linear"), rule("gamma", gamma=linear, stabilizer=stabilizer)),
+        (dense(), rule("epsilon", epsilon=epsilon)),
+    ]
+    return Composite(pairs, "attnlrp_gamma")
+
+
+def cp_lrp(epsilon: float = 1e-6) -> Composite:
+    """CP-LRP: as `attnlrp`, the attention weights held constant (Ali et al. 2022)."""
+    pairs = [
+        (operation("scaled_dot_product_attention"), rule("cp_lrp")),
+        (operation("softmax"), rule("cp_lrp")),
+        (linear_maps(), rule("epsilon", epsilon=epsilon)),
+    ]
+    return Composite(pairs, "cp_lrp")
+
+
+READY: dict[str, Callable[[], Composite]] = {
+    maker.__name__: maker
+    for maker in (
+        epsilon_plus, epsilon_plus_flat, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, deep_taylor, attnlrp,
+        attnlrp_gamma, cp_lrp,
+    )
+}  # fmt: skip
+
+
+def ready_composite(name: str) -> Composite:
+    """A ready composite by its name.
+
+    Raises:
+        ValueError: For an unknown name; the legal ones are listed.
+    """
+    if name == "epsilon_gamma_box":
+        raise ValueError("composite 'epsilon_gamma_box' needs the input's range: epsilon_gamma_box(low, high)")
+    if name not in READY:
+        raise ValueError(f"unknown composite {name!r}; legal are {', '.join(sorted(READY))} and epsilon_gamma_box(low, high)")
+    return READY[name]()

@@ -1,0 +1,129 @@
+"""Selectors: which operations of a network are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from lrp_plugin.composites.site import Site
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A named test of a site. Made by the functions below; ``a & b``, ``a | b`` and ``~a`` combine.
+
+    Args:
+        text: How it prints; two selectors with one text are equal.
+        matches: The test.
+        located: It looks at more than the operation's name.
+        counted: It needs the number of linear maps of the whole pass, so a forward pass is made first.
+    """
+
+    text: str
+    matches: Callable[[Site], bool] = field(compare=False)
+    located: bool = True
+    counted: bool = False
+
+    def __and__(self, other: Selector) -> Selector:
+        return Selector(
+            f"{self} and {other}", lambda site: self.matches(site) and other.matches(site),
+            self.located or other.located, self.counted or other.counted,
+        )  # fmt: skip
+
+    def __or__(self, other: Selector) -> Selector:
+        return Selector(
+            f"({self} or {other})", lambda site: self.matches(site) or other.matches(site),
+            self.located or other.located, self.counted or other.counted,
+        )  # fmt: skip
+
+    def __invert__(self) -> Selector:
+        return Selector(f"not {self}", lambda site: not self.matches(site), self.located, self.counted)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def path(pattern: str) -> Selector:
+    """Operations run by modules whose path matches a glob: ``path("layer1.*.conv1")``."""
+    return Selector(f"path {pattern}", lambda site: fnmatchcase(site.path, pattern))
+
+
+def module(*types: type[nn.Module]) -> Selector:
+    """Operations run directly by modules of these types (or their subclasses)."""
+    names = ", ".join(kind.__name__ for kind in types)
+    return Selector(f"module {names}", lambda site: isinstance(site.module, types))
+
+
+def operation(*names: str) -> Selector:
+    """Operations by name: ``operation("conv2d", "linear")``."""
+    return Selector(f"operation {', '.join(names)}", lambda site: site.name in names, located=False)
+
+
+def linear_maps() -> Selector:
+    """Every linear map of a signal: linear, convolutions, products with a constant matrix."""
+    return Selector("linear maps", lambda site: site.linear, located=False)
+
+
+def convolutions() -> Selector:
+    """Convolutions of every dimension, transposed ones too."""
+    return Selector("convolutions", lambda site: str(site.operation).startswith("conv"), located=False)
+
+
+def dense() -> Selector:
+    """Linear maps that are no convolutions."""
+    return Selector(
+        "dense", lambda site: site.linear and not str(site.operation).startswith("conv"), located=False
+    )
+
+
+def anything() -> Selector:
+    """Every operation."""
+    return Selector("anything", lambda site: True, located=False)
+
+
+def nth(index: int) -> Selector:
+    """The linear map of that number in the order of execution: 0 the first, -1 the last."""
+
+    def matches(site: Site) -> bool:
+        if site.index is None:
+            return False
+        return site.index == (index if index >= 0 else index + (site.count or 0))
+
+    return Selector(f"linear map {index}", matches, counted=index < 0)
+
+
+def first() -> Selector:
+    """The first linear map that is executed."""
+    return nth(0)
+
+
+def last() -> Selector:
+    """The last linear map that is executed."""
+    return nth(-1)
+
+
+def depth(start: float, stop: float) -> Selector:
+    """Linear maps whose place, as a fraction of their number, lies in [start, stop): ``depth(0, 0.5)`` the lower half."""
+
+    def matches(site: Site) -> bool:
+        return site.index is not None and start <= site.index / max(site.count or 1, 1) < stop
+
+    return Selector(f"depth [{start:g}, {stop:g})", matches, counted=True)
+
+
+def predicate(test: Callable[[Site], bool], text: str | None = None) -> Selector:
+    """Operations for which ``test(site)`` is true."""
+    return Selector(text or f"predicate {getattr(test, '__name__', test)}", test)
+
+
+def in_attention() -> Selector:
+    """Operations run inside a module whose path or type names attention (``attn``, ``attention``)."""
+
+    def matches(site: Site) -> bool:
+        text = f"{site.path} {type(site.module).__name__}".lower()
+        return "attn" in text or "attention" in text
+
+    return Selector("in attention", matches)

@@ -1,0 +1,49 @@
+"""A model in evaluation mode for the length of a call, given back as it was."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+_LOCK = threading.Lock()
+_HELD: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Every module's ``training`` flag off, restored afterwards; warns where one was on.
+
+    Several threads may explain one model: the last to leave restores the flags.
+    """
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    with _LOCK:
+        holders, training = _HELD.get(model, (0, []))
+        found = [module for module in model.modules() if module.training]
+        for module in found:
+            module.training = False
+        _HELD[model] = (holders + 1, training + found)
+    try:
+        if found:
+            warnings.warn(
+                f"{type(model).__name__} is in training mode: it is explained as in evaluation mode (BatchNorm uses its "
+                "running statistics, dropout drops nothing) and left as it was; call model.eval() first",
+                UserWarning, stacklevel=5,
+            )  # fmt: skip
+        yield
+    finally:
+        with _LOCK:
+            holders, training = _HELD[model]
+            if holders > 1:
+                _HELD[model] = (holders - 1, training)
+            else:
+                del _HELD[model]
+                for module in training:
+                    module.training = True

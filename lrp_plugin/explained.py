@@ -1,0 +1,160 @@
+"""The explained inputs and output of one call."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from captum._utils.common import _select_targets
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lrp_plugin.propagation import Propagation
+
+
+class ExplainedInputs:
+    """Differentiable stand-ins for the inputs; the user's tensors are never written to.
+
+    Args:
+        inputs: A tensor or a tuple of tensors, the first dimension the examples.
+        additional: Further arguments of the model, or None.
+        ports: Start a port at each floating-point input.
+
+    Raises:
+        ValueError: Without a tensor, for NaN in one, for inputs that are neither floating point nor integer.
+    """
+
+    def __init__(self, inputs: Any, additional: Any, ports: bool) -> None:
+        self.is_tuple = isinstance(inputs, tuple)
+        given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        if not given or not all(isinstance(tensor, Tensor) for tensor in given):
+            kinds = ", ".join(type(item).__name__ for item in given) or "nothing"
+            raise ValueError(f"inputs must be a tensor or a tuple of tensors, got {kinds}")
+        for place, tensor in enumerate(given):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ValueError(f"input {place} of shape {tuple(tensor.shape)} holds NaN or infinite entries")
+            if tensor.is_complex() or tensor.dtype == torch.bool:
+                raise ValueError(f"input {place} is {tensor.dtype}; legal are floating point, and integers for tokens")
+        self.originals = [_plain(tensor) for tensor in given]
+        self.leaves: list[Tensor | None] = []
+        self.ports: list[Tensor | None] = []
+        self.handed: list[Tensor] = []
+        for tensor in self.originals:
+            leaf = tensor.requires_grad_() if tensor.is_floating_point() else None
+            self.leaves.append(leaf)
+            # A copy that is no leaf: a model may write to its input in place, the user's memory stays as it is.
+            self.handed.append(tensor.clone())
+            port = None
+            if ports or leaf is None:
+                dtype = tensor.dtype if leaf is not None else torch.get_default_dtype()
+                port = torch.ones_like(tensor, dtype=dtype, requires_grad=True)
+            self.ports.append(port)
+        self.additional = _additional(additional)
+
+    def declare(self, mode: Propagation) -> None:
+        """Tells the propagation what its signals are."""
+        for handed, leaf, port in zip(self.handed, self.leaves, self.ports):
+            mode.start(handed, port, token=leaf is None)
+
+    def relevance(
+        self, mode: Propagation, selected: Tensor, seed: Tensor | None = None, retain: bool = False
+    ) -> tuple[Tensor, ...]:
+        """One backward pass: ``R = x m(x) + p m(p)`` for each input."""
+        wanted = [t for t in (*self.leaves, *self.ports) if t is not None]
+        seed = torch.ones_like(selected) if seed is None else seed
+        gradients = torch.autograd.grad(selected, wanted, seed, retain_graph=retain, allow_unused=True)
+        found = {id(tensor): gradient for tensor, gradient in zip(wanted, gradients)}
+        with torch.no_grad():
+            return tuple(self._one(place, found) for place in range(len(self.originals)))
+
+    def _one(self, place: int, found: dict[int, Tensor | None]) -> Tensor:
+        leaf, port = self.leaves[place], self.ports[place]
+        direct = None if leaf is None else found.get(id(leaf))
+        ported = None if port is None else found.get(id(port))
+        original = self.originals[place]
+        if direct is None and ported is None:
+            return torch.zeros_like(original, dtype=original.dtype if leaf is not None else torch.get_default_dtype())
+        if direct is None:
+            assert ported is not None
+            return ported
+        relevance = original.detach() * direct
+        return relevance if ported is None else relevance + ported
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    detached = tensor.detach()
+    return detached.clone() if detached.is_inference() else detached
+
+
+def _additional(given: Any) -> tuple[Any, ...]:
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
+
+
+def select_output(mode: Propagation, output: Any, target: Any, explained: ExplainedInputs, select: bool = True) -> Tensor:
+    """The explained number of each example, differentiable; shape (N,).
+
+    Raises:
+        ValueError: Where the target is missing, out of range, or the output does not depend on the input.
+    """
+    tensor = _tensor_of(output)
+    if not mode.depends_on_input(tensor):
+        raise ValueError(
+            "the model's output does not depend on the explained input: it was detached, computed under "
+            "torch.no_grad(), or reads other tensors; integer inputs must reach an embedding"
+        )
+    value = mode.value_of(tensor)
+    if not select:
+        return value
+    examples = explained.handed[0].shape[0]
+    if target is None:
+        if value.numel() != examples:
+            raise ValueError(
+                f"the model returns shape {tuple(value.shape)}: pass target= to say which output is explained "
+                f"(an int, a list with one for each of {examples} examples, a tuple for further dimensions)"
+            )
+        return value.reshape(examples)
+    _check_target(target, value)
+    _note_probabilities(value.detach())
+    chosen = _select_targets(value, target)
+    return chosen.reshape(chosen.shape[0], -1).sum(1) if chosen.dim() else chosen.reshape(1)
+
+
+def _tensor_of(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits", output.get("logit")) if isinstance(output, dict) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    first = output[0] if isinstance(output, (tuple, list)) and output else None
+    if isinstance(first, Tensor):
+        return first
+    raise ValueError(f"the model returned {type(output).__name__}; wrap it so that it returns one tensor")
+
+
+def _check_target(target: Any, value: Tensor) -> None:
+    targets = target.tolist() if isinstance(target, Tensor) else target
+    for one in targets if isinstance(targets, list) else [targets]:
+        places = one if isinstance(one, tuple) else (one,)
+        if len(places) != value.dim() - 1:
+            raise ValueError(
+                f"target {one!r} has {len(places)} places, the output of shape {tuple(value.shape)} needs {value.dim() - 1}"
+            )
+        for place, size in zip(places, value.shape[1:]):
+            if not -size <= int(place) < size:
+                raise ValueError(f"target {one!r} is out of range: legal are 0 to {size - 1} (output {tuple(value.shape)})")
+    if isinstance(targets, list) and len(targets) not in (1, value.shape[0]):
+        raise ValueError(f"{len(targets)} targets for {value.shape[0]} examples: pass one, or one for each")
+
+
+def _note_probabilities(value: Tensor) -> None:
+    if value.dim() != 2 or value.shape[1] < 2 or not value.is_floating_point():
+        return
+    if bool((value >= 0).all()) and bool(((value.sum(1) - 1).abs() < 1e-3).all()):
+        warnings.warn(
+            "the model seems to end in a softmax: it is explained at the probability it returns; the logit before it "
+            "is usually wanted (return it from the model, or explain the module without its last layer)",
+            UserWarning, stacklevel=5,
+        )  # fmt: skip

@@ -1,0 +1,181 @@
+"""The ledger: where every bit of relevance went, per example and per operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ABSORBED = ("bias", "constant", "stabilizer", "no_receiver", "other")
+COLUMNS = ("relevance_out", "relevance_in", *ABSORBED, "distributed")
+
+
+class Row:
+    """The account of one executed operation.
+
+    Attributes:
+        path: The module path (``"layer1.0.conv1"``), ``""`` outside any module.
+        operation: The operation's name.
+        rule: The rule that carried its relevance, with its parameters.
+        relevance_out, relevance_in: Relevance at the operation's output, and what this operation sent to its inputs;
+            float64, shape (N,).
+        bias, constant, stabilizer, no_receiver, other: What it absorbed, each from its own formula; shape (N,).
+        distributed: What bias="distribute" handed on instead of absorbing (for information); shape (N,).
+    """
+
+    def __init__(self, path: str, operation: str, rule: str, examples: int, native: bool = False) -> None:
+        self.path = path
+        self.operation = operation
+        self.rule = rule
+        self.unknown = native
+        self.absorptions: list[tuple[str, int, Callable[[Tensor], Tensor | float]]] = []
+        self._sums = {name: torch.zeros(examples, dtype=torch.float64) for name in COLUMNS}
+
+    def add(self, column: str, example: int, amount: Tensor | float) -> None:
+        """Adds the sum of ``amount`` to one example's column."""
+        total = amount.detach().double().sum() if isinstance(amount, Tensor) else amount
+        self._sums[column][example] += float(total)
+
+    def close(self) -> None:
+        """For an operation without a rule, books what its native gradient lost as ``other``."""
+        if self.unknown:
+            self._sums["other"] = self._sums["relevance_out"] - self._sums["relevance_in"]
+
+    def __getattr__(self, name: str) -> Tensor:
+        sums: dict[str, Tensor] = self.__dict__.get("_sums", {})
+        if name in sums:
+            return sums[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def gap(self) -> Tensor:
+        """Relevance out, less relevance in and all that was absorbed; rounding only. Shape (N,)."""
+        return self.relevance_out - self.relevance_in - sum(self._sums[name] for name in ABSORBED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values."""
+        named = {"path": self.path, "operation": self.operation, "rule": self.rule}
+        return {**named, **{name: self._sums[name].tolist() for name in COLUMNS}}
+
+    def __repr__(self) -> str:
+        return f"Row({self.path or '(root)'}, {self.operation}, {self.rule}, gap={self.gap.abs().max():.1e})"
+
+
+class Recorder:
+    """Collects rows while relevance flows; one backward pass per example fills their columns."""
+
+    def __init__(self, examples: int) -> None:
+        self.examples = examples
+        self.example = 0
+        self.rows: list[Row] = []
+
+    def open_row(self, path: str, operation: str, rule: str, unknown: bool = False) -> Row:
+        """A new row, in the order of execution."""
+        row = Row(path, operation, rule, self.examples, unknown)
+        self.rows.append(row)
+        return row
+
+    def input_sink(self, row: Row) -> Callable[[Tensor, Tensor], None]:
+        """A tap's sink for what the row's operation sends to one input."""
+        return lambda tensor, multiplier: row.add(
+            "relevance_in", self.example, tensor.double() * multiplier.double()
+        )
+
+    def output_sink(self, row: Row, output: int, port: bool = False) -> Callable[[Tensor, Tensor], None]:
+        """A tap's sink for what arrives at one of the row's outputs, or at that output's port."""
+
+        def sink(tensor: Tensor, multiplier: Tensor) -> None:
+            row.add("relevance_out", self.example, tensor.double() * multiplier.double())
+            for column, place, formula in row.absorptions:
+                if place == output and port == column.startswith("port:"):
+                    row.add(column.removeprefix("port:"), self.example, formula(multiplier))
+
+        return sink
+
+
+class Ledger:
+    """The account of one explanation: ``output = input + everything absorbed``, to rounding.
+
+    Attributes:
+        output: The explained output (what the model returned at the target, a logit as a rule). Shape (N,), float64.
+        input: The sum of the attributions. Shape (N,).
+        bias, constant, stabilizer, no_receiver, other: Totals of what operations absorbed; shape (N,). ``constant``:
+            added parameters and f(0); ``no_receiver``: relevance of units none of whose contributions can take it;
+            ``other``: softmax's second-order part, and operations that have no rule.
+        distributed: What ``bias="distribute"`` handed on, for information; in no sum. Shape (N,).
+        rows: One `Row` per operation, in order of execution.
+    """
+
+    def __init__(self, rows: list[Row], output: Tensor, input: Tensor) -> None:
+        for row in rows:
+            row.close()
+        self.rows = rows
+        self.output = output.detach().double().cpu().reshape(-1)
+        self.input = input.detach().double().cpu().reshape(-1)
+        for column in (*ABSORBED, "distributed"):
+            setattr(self, column, self._total(column))
+
+    bias: Tensor
+    constant: Tensor
+    stabilizer: Tensor
+    no_receiver: Tensor
+    other: Tensor
+    distributed: Tensor
+
+    def _total(self, column: str) -> Tensor:
+        zero = torch.zeros_like(self.output)
+        return torch.stack([zero, *(getattr(row, column) for row in self.rows)]).sum(0)
+
+    @property
+    def absorbed(self) -> Tensor:
+        """Everything absorbed. Shape (N,)."""
+        return sum((getattr(self, name) for name in ABSORBED), torch.zeros_like(self.output))
+
+    @property
+    def gap(self) -> Tensor:
+        """``output - input - absorbed``: rounding only. Shape (N,)."""
+        return self.output - self.input - self.absorbed
+
+    def table(self, example: int = 0, every: bool = False) -> str:
+        """A printable table of one example's account.
+
+        Args:
+            example: Which example.
+            every: Also show operations that absorbed nothing.
+        """
+        head = f"{'path':32} {'operation':20} {'rule':26}" + "".join(
+            f"{name:>13}" for name in ("out", "in", *ABSORBED)
+        )
+        lines = [head, "-" * len(head)]
+        for row in self.rows:
+            sums = [float(getattr(row, name)[example]) for name in ("relevance_out", "relevance_in", *ABSORBED)]
+            if every or any(abs(value) > 0 for value in sums[2:]):
+                lines.append(
+                    f"{row.path[-32:]:32} {row.operation[:20]:20} {row.rule[:26]:26}"
+                    + "".join(f"{value:13.4g}" for value in sums)
+                )
+        totals = [float(getattr(self, name)[example]) for name in ("output", "input", *ABSORBED)]
+        lines += ["-" * len(head), f"{'total':80}" + "".join(f"{value:13.4g}" for value in totals)]
+        lines.append(f"gap {float(self.gap[example]):.3g}")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain Python values: totals, gap and rows (JSON-ready)."""
+        names = ("output", "input", *ABSORBED, "distributed", "gap")
+        totals = {name: getattr(self, name).tolist() for name in names}
+        return {**totals, "rows": [row.to_dict() for row in self.rows]}
+
+    def plot(self, example: int = 0) -> Figure:
+        """A matplotlib figure of where the relevance of one example went, layer by layer."""
+        from lrp_plugin.visualization import plot_ledger
+
+        return plot_ledger(self.rows, example=example)
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}={getattr(self, name).tolist()}" for name in ("output", "input", *ABSORBED))
+        return f"Ledger({parts}, gap={self.gap.tolist()}, rows={len(self.rows)})"

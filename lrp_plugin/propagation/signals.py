@@ -1,0 +1,83 @@
+"""Which tensors depend on the explained input, and what stands for a tensor that the model wrote to."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Signal
+
+
+class Signals:
+    """Records by tensor identity; an entry goes when its tensor does."""
+
+    def __init__(self) -> None:
+        self._records: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
+
+    def get(self, tensor: Tensor) -> Signal | None:
+        """What is known of the tensor, or None."""
+        entry = self._records.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else None
+
+    def set(self, tensor: Tensor, signal: Signal) -> None:
+        """Records the tensor, replacing what was known."""
+        key = id(tensor)
+        records = self._records
+
+        def forget(reference: weakref.ref[Tensor]) -> None:
+            entry = records.get(key)
+            if entry is not None and entry[0] is reference:
+                del records[key]
+
+        records[key] = (weakref.ref(tensor, forget), signal)
+
+    def live(self) -> list[tuple[Tensor, Signal]]:
+        """The tensors that still exist, with their records."""
+        found = [(reference(), signal) for reference, signal in list(self._records.values())]
+        return [(tensor, signal) for tensor, signal in found if tensor is not None]
+
+
+class Storages:
+    """In-place writes made functional where views share memory: memory is never written, every view sees the write.
+
+    For a written storage the current content is a flat differentiable tensor; a tensor on that storage is read from
+    it by its own size, strides and offset.
+    """
+
+    def __init__(self) -> None:
+        self._flat: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._flat)
+
+    @staticmethod
+    def _key(tensor: Tensor) -> int:
+        return tensor.untyped_storage()._cdata
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether the tensor's memory was written to."""
+        return bool(self._flat) and tensor.layout is torch.strided and self._key(tensor) in self._flat
+
+    def read(self, tensor: Tensor) -> Tensor:
+        """The tensor's current value."""
+        flat = self._flat[self._key(tensor)][1]
+        return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def write(self, tensor: Tensor, value: Tensor, content: Callable[[Tensor], Tensor]) -> None:
+        """Writes ``value`` where ``tensor`` lies; ``content`` gives the current value of the tensor it is a view of."""
+        key = self._key(tensor)
+        if key in self._flat:
+            flat = self._flat[key][1]
+        else:
+            base = tensor if tensor._base is None else tensor._base
+            size = base.untyped_storage().nbytes() // base.element_size()
+            whole = torch.empty(0, dtype=base.dtype, device=base.device).set_(base.untyped_storage())
+            flat = torch.as_strided_scatter(
+                whole.detach().clone(), content(base), base.size(), base.stride(), base.storage_offset()
+            ) if size else base  # fmt: skip
+        value = value.to(tensor.dtype).expand(tensor.size())
+        flat = torch.as_strided_scatter(flat, value, tensor.size(), tensor.stride(), tensor.storage_offset())
+        self._flat[key] = (tensor, flat)

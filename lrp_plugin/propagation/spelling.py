@@ -1,0 +1,131 @@
+"""One name for every spelling of an operation: ``torch.relu_``, ``F.relu(inplace=True)``, ``Tensor.relu`` are ``relu``."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.nn import functional
+
+_DUNDER = {
+    "truediv": "div", "rtruediv": "rdiv", "imatmul": "matmul", "rmatmul": "rmatmul", "invert": "bitwise_not",
+    "itruediv": "div", "ifloordiv": "floor_divide", "floordiv": "floor_divide", "ipow": "pow",
+}  # fmt: skip
+_ALIASES = {
+    "subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "clip": "clamp", "absolute": "abs",
+    "concat": "cat", "concatenate": "cat", "negative": "neg", "expit": "sigmoid", "swapaxes": "transpose",
+    "swapdims": "transpose", "moveaxis": "movedim", "adaptive_avg_pool2d_": "adaptive_avg_pool2d",
+    "conv_tbc": "conv_tbc", "view_as": "view", "reshape_as": "view", "reshape": "view", "arctan": "atan",
+    "special_softmax": "softmax", "fix": "trunc", "arctanh": "atanh", "arcsinh": "asinh",
+}  # fmt: skip
+_REFLECTED = ("add", "mul")
+_IN_PLACE = ("add", "sub", "mul", "and", "or", "xor", "mod")
+
+
+class Spelling(NamedTuple):
+    """What a torch callable is.
+
+    Args:
+        operation: The operation's name.
+        function: A callable with the same arguments that writes to none of them, or the callable itself.
+        writes: The callable writes to its first argument.
+        clones: ``function`` still writes: it is to be given a clone.
+    """
+
+    operation: str
+    function: Callable[..., Any]
+    writes: bool
+    clones: bool
+
+
+def _plain_name(name: str) -> tuple[str, bool]:
+    """The operation's name and whether the spelling writes in place."""
+    if name == "__setitem__":
+        return "setitem", True
+    if name.startswith("__") and name.endswith("__"):
+        core = name[2:-2]
+        writes = core in _DUNDER and core.startswith("i") and core != "invert"
+        if core in _DUNDER:
+            return _DUNDER[core], writes
+        if core.startswith("i") and core[1:] in _IN_PLACE:
+            return core[1:], True
+        if core.startswith("r") and core[1:] in _REFLECTED:
+            return core[1:], False
+        return core, False
+    writes = name.endswith("_") and not name.endswith("__")
+    core = name.strip("_")
+    return _ALIASES.get(core, core), writes
+
+
+def _out_of_place(operation: str, name: str, function: Callable[..., Any]) -> Callable[..., Any] | None:
+    if name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}"):
+        return getattr(torch.Tensor, f"__{name[3:]}")  # type: ignore[no-any-return]
+    stem = name.rstrip("_")
+    for owner in (torch.Tensor, torch, functional):
+        found = getattr(owner, stem, None)
+        if found is not None and found is not function and callable(found):
+            return found  # type: ignore[no-any-return]
+    return None
+
+
+@functools.cache
+def spelling_of(function: Callable[..., Any]) -> Spelling:
+    """The operation a torch callable performs (cached)."""
+    name = getattr(function, "__name__", type(function).__name__)
+    owner = getattr(function, "__self__", None)
+    if name == "__get__" and owner is not None:  # a property: x.T, x.shape
+        return Spelling(getattr(owner, "__name__", "get"), function, False, False)
+    if name == "__set__" and owner is not None:
+        return Spelling(f"set_{getattr(owner, '__name__', 'property')}", function, False, False)
+    operation, writes = _plain_name(name)
+    if not writes:
+        return Spelling(operation, function, False, False)
+    twin = _out_of_place(operation, name, function)
+    return Spelling(operation, twin or function, True, twin is None)
+
+
+@functools.cache
+def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    described = torch.overrides.get_testing_overrides().get(function, function)
+    try:
+        parameters = inspect.signature(described).parameters.values()
+    except (TypeError, ValueError):  # builtins without a signature: positions only
+        return ("input",)
+    names = []
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            break
+        names.append("input" if parameter.name == "self" else parameter.name)
+    return tuple(names)
+
+
+def bind(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The call's arguments by name; positions beyond the known names are left out."""
+    return {**dict(zip(_parameter_names(function), args)), **kwargs}
+
+
+@functools.cache
+def opened(function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """A copy of a composite Python function of torch whose inner operations are seen by a function mode.
+
+    Under a mode ``has_torch_function`` is always true, and the function's body would hand itself to the mode for
+    ever; in the copy those names answer "never". None for what is not written in Python.
+    """
+    plain = inspect.unwrap(function)
+    if not isinstance(plain, types.FunctionType) or not (plain.__module__ or "").startswith("torch"):
+        return None
+
+    def never(*_: Any) -> bool:
+        return False
+
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    copied = types.FunctionType(
+        plain.__code__, {**plain.__globals__, **dict.fromkeys(names, never)}, plain.__name__, plain.__defaults__,
+        plain.__closure__,
+    )  # fmt: skip
+    copied.__kwdefaults__ = plain.__kwdefaults__
+    return copied

@@ -1,0 +1,184 @@
+"""The registry: one dict from (operation, rule name) to the rule that carries relevance through it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+
+
+Operation = str | type
+Formula = TypeVar("Formula", bound=Callable[..., Any])
+Sign = Literal["any", "keeps", "nonnegative"]
+Port = Literal["ends", "keeps", "routes"] | Callable[..., Any]
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one operation turns the multiplier of its output into multipliers of its inputs.
+
+    Args:
+        operation: The operation's name (``"conv2d"``), or a module type (or its qualified name) whose call is atomic.
+        name: The rule's name (``"zplus"``).
+        formula: Called as ``formula(call, **parameters)``; returns the operation's value.
+        sign: What the output's sign is known to be: ``"any"``, ``"keeps"`` (non-negative when all signals are) or
+            ``"nonnegative"``.
+        port: What becomes of a port: it ``"ends"``, passes unchanged (``"keeps"``), ``"routes"`` through the same
+            operation, or a function of the call and of a function from a signal to its port.
+        affine: The operation adds constants (its value at zero signals is not zero): a routed port leaves them out.
+        gate: The output is a gate (a sigmoid-like function), for the products' rule ``signal``.
+        folds: The rule looks at weight signs: a following BatchNorm is folded into the map, and the rule runs when
+            the next operation is known.
+        defers: For ``folds``: given the arguments by name and the signals, whether this call is such a map.
+        follows: Given the arguments by name, whether the call may be folded into the map before it.
+        transparent: Given the arguments by name, whether the call returns its first argument (dropout, evaluating).
+        rectifies: Only positive entries of the input matter to the operation.
+        ports: The rule sends relevance to the input's port, so the pass must carry ports.
+        lineage: The rule looks at what a signal was computed from, so the pass must remember it.
+    """
+
+    operation: Operation
+    name: str
+    formula: Callable[..., Any] | None
+    sign: Sign = "any"
+    port: Port = "ends"
+    affine: bool = False
+    gate: bool = False
+    folds: bool = False
+    defers: Callable[..., bool] = _always
+    follows: Callable[..., bool] | None = None
+    transparent: Callable[..., bool] | None = None
+    rectifies: bool = False
+    ports: bool = False
+    lineage: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def summary(self) -> str:
+        """The first line of the formula's docstring."""
+        return (inspect.getdoc(self.formula) or "").split("\n")[0]
+
+
+class Registry:
+    """Rules by (operation, name). The first rule registered for an operation is its default.
+
+    >>> mine = registry.copy()
+    >>> @mine.register("halved", "relu")
+    ... def halved(call, *, factor=0.5):
+    ...     '''Half of the relevance passes a ReLU.'''
+    ...     return scale(call.native(), factor)
+    """
+
+    def __init__(self, rules: Mapping[tuple[Operation, str], Rule] | None = None) -> None:
+        self._rules: dict[tuple[Operation, str], Rule] = dict(rules or {})
+
+    def register(
+        self, name: str, *operations: Operation, override: bool = False, default: bool = False, **traits: Any
+    ) -> Callable[[Formula], Formula]:
+        """A decorator that adds one formula under ``name`` for each of ``operations``.
+
+        Args:
+            name: The rule's name.
+            operations: Names of torch operations (``"conv2d"``, ``"relu"``: any spelling of it is meant), or module
+                types, or their qualified names.
+            override: Replace what is registered already.
+            default: Make it the operations' default, before the rules registered earlier.
+            traits: ``sign``, ``port``, ``gate``, ``folds``, ...: see `Rule`.
+
+        Raises:
+            ValueError: Without an operation, or where the pair is registered and ``override`` is not set.
+        """
+        if not operations:
+            raise ValueError(f"rule {name!r} names no operation: register_rule({name!r}, 'relu', ...)")
+
+        def decorate(formula: Formula) -> Formula:
+            defaults = {
+                key: parameter.default
+                for key, parameter in inspect.signature(formula).parameters.items()
+                if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+            }
+            for operation in operations:
+                if (operation, name) in self._rules and not override:
+                    raise ValueError(
+                        f"rule {name!r} for operation {operation!r} is registered already; pass override=True to "
+                        f"replace it, or choose another name"
+                    )
+                rule = Rule(operation, name, formula, parameters=defaults, **traits)
+                self._rules[operation, name] = rule
+                if default:
+                    self._rules = {(operation, name): rule, **self._rules}
+            return formula
+
+        return decorate
+
+    def unregister(self, name: str, operation: Operation) -> None:
+        """Removes one rule. Raises ``KeyError`` where there is none."""
+        del self._rules[operation, name]
+
+    def find(self, operation: Operation, name: str | None = None) -> Rule | None:
+        """The rule of that name for the operation, or the operation's default where ``name`` is None."""
+        if name is not None:
+            return self._rules.get((operation, name))
+        return self._defaults().get(operation)
+
+    def _defaults(self) -> dict[Operation, Rule]:
+        found: dict[Operation, Rule] = {}
+        for (operation, _), rule in self._rules.items():
+            found.setdefault(operation, rule)
+        return found
+
+    def defaults(self) -> dict[Operation, Rule]:
+        """The default rule of every operation."""
+        return self._defaults()
+
+    def names(self, operation: Operation | None = None) -> list[str]:
+        """The rule names known for one operation, or for any."""
+        return sorted({rule for place, rule in self._rules if operation is None or place == operation})
+
+    def atomic_types(self) -> list[Operation]:
+        """Module types, and qualified class names, whose call is one operation."""
+        return sorted({place for place, _ in self._rules if isinstance(place, type) or "." in place}, key=str)
+
+    def copy(self) -> Registry:
+        """A registry of one's own: what is added to it is seen by nobody else."""
+        return Registry(self._rules)
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._rules.values())
+
+    def __len__(self) -> int:
+        return len(self._rules)
+
+    def __contains__(self, key: tuple[Operation, str]) -> bool:
+        return key in self._rules
+
+
+registry = Registry()
+register_rule = registry.register
+
+
+def qualified_name(kind: type) -> str:
+    """``module.Class`` of a type: how an atomic module is named without importing its package."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def list_rules(operation: str | None = None, registry: Registry = registry) -> dict[str, list[str]]:
+    """The rules by operation, the default first.
+
+    >>> list_rules("add")
+    {'add': ['epsilon', 'ratio', 'equal', 'skip', 'branch']}
+    """
+    table: dict[str, list[str]] = {}
+    for rule in registry:
+        place = rule.operation if isinstance(rule.operation, str) else qualified_name(rule.operation)
+        if operation is None or place == operation:
+            table.setdefault(place, []).append(rule.name)
+    return table
+
+

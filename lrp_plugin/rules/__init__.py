@@ -1,0 +1,15 @@
+"""The rules, by kind of operation; importing this package fills the registry."""
+
+from lrp_plugin.rules import (
+    activations,
+    additions,
+    attention,
+    input_layer,
+    linear,
+    norms,
+    pooling,
+    products,
+    routing,
+)
+
+__all__ = ["activations", "additions", "attention", "input_layer", "linear", "norms", "pooling", "products", "routing"]

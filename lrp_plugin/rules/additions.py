@@ -1,0 +1,152 @@
+"""Additions of signals: skip connections, and added constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Call, Signal
+from lrp_plugin.errors import UnsupportedOperationError
+from lrp_plugin.primitives import Carrier, redistribute, redistribute_with_port, scale, substitute
+from lrp_plugin.registry import register_rule
+from lrp_plugin.rules.routing import native_affine
+
+STABILIZER = 1e-9
+
+
+def _operands(call: Call) -> tuple[Any, Any]:
+    return call["input"], call.get("other", call.args[1] if len(call.args) > 1 else None)
+
+
+@register_rule("epsilon", "add", "sub", "rsub", "add_relu", sign="any")
+def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
+    """Each addend gets its signed part: ``R_a = a R / (a + b + epsilon sign)``, the literature's rule.
+
+    Native in this form; an added constant (bias, position embedding) keeps its own part.
+    """
+    value = native_affine(call)
+    if epsilon == 0:
+        return value
+    held = value.detach()
+    factor = held.abs() / (held.abs() + epsilon)
+    if call.row is not None:
+        columns = [(column, place, formula) for column, place, formula in call.row.absorptions]
+        call.row.absorptions[:] = [
+            (column, place, lambda m, formula=formula: formula(m * factor)) for column, place, formula in columns
+        ]
+        call.absorb("stabilizer", lambda m: m * held * (1 - factor))
+    return scale(value, factor)
+
+
+def _shared(call: Call, share: Tensor | float) -> Any:
+    """The sum, with the part ``share`` of its relevance for the first operand and the rest for the second."""
+    left, right = _operands(call)
+    if not (call.is_signal(left) and call.is_signal(right)):
+        return native_affine(call)
+    value = call.native().detach()
+    if not call.ports:
+        return _by_multiplier(call, value, share)
+    first, second = (_port_carrier(call, operand, value) for operand in (left, right))
+    carriers = [Carrier(first, share), Carrier(second, 1 - share)]
+    out, call.out_port = redistribute_with_port(value, carriers, 0.0)
+    return out
+
+
+def _port_carrier(call: Call, operand: Tensor, value: Tensor) -> Tensor:
+    """Ones of the sum's shape; where the operand was broadcast its port's entries share."""
+    port = call.port(operand).expand_as(value)
+    return port
+
+
+def _by_multiplier(call: Call, value: Tensor, share: Tensor | float) -> Any:
+    left, right = _operands(call)
+    sign = -1 if call.operation in ("sub", "rsub") else 1
+    alpha = call.get("alpha", 1)
+    terms = (left.expand_as(value), right.expand_as(value))
+    if call.operation == "rsub":
+        terms = (terms[0] * sign, terms[1] * alpha)
+    else:
+        terms = (terms[0] * 1, terms[1] * (sign * alpha))
+    carriers = [Carrier(terms[0], share), Carrier(terms[1], 1 - share)]
+    if call.row is not None:
+        for carrier in carriers:
+            c, part = carrier.value.detach(), carrier.share
+            call.absorb("no_receiver", lambda m, c=c, part=part: m * value * part * (c == 0))
+            taken = c / torch.where(c >= 0, c + STABILIZER, c - STABILIZER)
+            call.absorb("stabilizer", lambda m, c=c, part=part, taken=taken: m * value * part * (1 - taken) * (c != 0))
+    return redistribute(value, carriers, STABILIZER)
+
+
+@register_rule("ratio", "add", "sub")
+def ratio(call: Call) -> Any:
+    """Each addend gets the part ``|a| / (|a| + |b|)`` (Otsuki et al., ECCV 2024): bounded, and blind to signs."""
+    left, right = _operands(call)
+    if not (call.is_signal(left) and call.is_signal(right)):
+        return native_affine(call)
+    a, b = left.detach().abs(), right.detach().abs()
+    total = a + b
+    share = torch.where(total == 0, 0.5, a / torch.where(total == 0, 1, total))
+    if call.ports:
+        return _shared(call, share)
+    # R_a = s m (a + b) sent as the multiplier s m (a + b) / a = m (a + b) sign(a) / (|a| + |b|): no small divisor.
+    value = call.native().detach()
+    bounded = torch.where(total == 0, 0, value / torch.where(total == 0, 1, total))
+    first, second = left.expand_as(value) * 1, right.expand_as(value) * 1
+    signs = first.detach().sign(), second.detach().sign()
+    return substitute(value, lambda m: (m * bounded * signs[0], m * bounded * signs[1]), first, second)
+
+
+@register_rule("equal", "add", "sub", ports=True)
+def equal(call: Call) -> Any:
+    """Each of two signals gets half the sum's relevance, whatever their values."""
+    return _shared(call, 0.5)
+
+
+@register_rule("skip", "add", "sub", ports=True, lineage=True)
+def skip(call: Call) -> Any:
+    """All to the operand with the shorter path of operations from the operands' last common signal."""
+    return _shared_by_path(call, shorter=True)
+
+
+@register_rule("branch", "add", "sub", ports=True, lineage=True)
+def branch(call: Call) -> Any:
+    """All to the operand with the longer path of operations from the operands' last common signal."""
+    return _shared_by_path(call, shorter=False)
+
+
+def _shared_by_path(call: Call, shorter: bool) -> Any:
+    left, right = _operands(call)
+    if not (call.is_signal(left) and call.is_signal(right)):
+        return native_affine(call)
+    first, second = path_lengths(call.signal(left), call.signal(right))
+    if first == second:
+        raise UnsupportedOperationError(
+            f"rule 'skip'/'branch' for operation {call.operation!r}: both operands are {first} operations from their "
+            f"last common signal, so neither is the skip; choose 'epsilon', 'ratio' or 'equal' there"
+        )
+    return _shared(call, 1.0 if (first < second) == shorter else 0.0)
+
+
+def path_lengths(left: Signal, right: Signal) -> tuple[int, int]:
+    """How many operations lie between the operands' last common signal and each of them."""
+    reached = [_distances(left), _distances(right)]
+    common = [signal for signal in reached[0] if signal in reached[1]]
+    if not common:
+        return left.depth, right.depth
+    last = max(common, key=lambda signal: signal.depth)
+    return reached[0][last], reached[1][last]
+
+
+def _distances(signal: Signal) -> dict[Signal, int]:
+    """The longest number of operations back to every ancestor, each visited once, the deepest first."""
+    found: dict[Signal, int] = {signal: 0}
+    waiting = {signal}
+    while waiting:
+        current = max(waiting, key=lambda known: known.depth)
+        waiting.remove(current)
+        for parent in current.parents:
+            found[parent] = max(found.get(parent, 0), found[current] + 1)
+            waiting.add(parent)
+    return found

@@ -1,0 +1,83 @@
+"""Rules for the first layer, and others that send relevance to the input's port, zero-valued entries included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Call
+from lrp_plugin.primitives import Carrier
+from lrp_plugin.registry import register_rule
+from lrp_plugin.rules.linear import MAPS
+from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
+from lrp_plugin.rules.products import uniform_product
+
+TRAITS: dict[str, Any] = {"folds": True, "ports": True, "defers": is_map_of_one_signal}
+
+
+def _two_signals(call: Call) -> bool:
+    return len(call.signals) > 1
+
+
+@register_rule("flat", *MAPS, **TRAITS)
+def flat(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
+    """Flat: every input of a unit gets the same part, whatever its value or weight.
+
+    ``R_i = sum_j R_j / n_j``, n_j the number of unit j's inputs (padding not counted): Lapuschkin et al. 2019 (Nature
+    Communications 10), supplement. Used in the first layer, for smooth maps.
+    """
+    if _two_signals(call):
+        return uniform_product(call)
+    f = LinearMap(call, "ignore")
+    return f.redistribute([Carrier(f.flat().expand_as(f.z))], stabilizer)
+
+
+@register_rule("uniform", *MAPS, **TRAITS)
+def uniform_map(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
+    """Uniform: another name of flat (iNNvestigate's)."""
+    return flat(call, stabilizer=stabilizer)
+
+
+@register_rule("wsquare", *MAPS, **TRAITS)
+def wsquare(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
+    """w^2: each input gets its squared weight's part: ``R_i = sum_j w_ij^2 R_j / sum_i' w_i'j^2``.
+
+    Montavon et al. 2017 (Pattern Recognition 65), eq. 12; for inputs without bounds. The bias takes no part.
+    """
+    if _two_signals(call):
+        return uniform_product(call)
+    f = LinearMap(call, "ignore")
+    squared = f.weights("squared", torch.square)
+    return f.redistribute([Carrier(f.apply(f.call.port(f.x), squared))], stabilizer)
+
+
+@register_rule("zbox", *MAPS, **TRAITS)
+def zbox(call: Call, *, low: Any = 0.0, high: Any = 1.0, stabilizer: float = 1e-9) -> Tensor:
+    """z^B: for inputs between bounds, such as pixels.
+
+    ``R_i = sum_j (x_i w_ij - l_i w_ij+ - h_i w_ij-) R_j / sum_i' (...)``: Montavon et al. 2017, eq. 14; the first
+    layer's rule in Montavon et al. 2019, section 10.2.
+
+    Args:
+        call: The intercepted call.
+        low: The smallest value of an entry, number or tensor broadcastable to the layer's input.
+        high: The largest.
+        stabilizer: Added to the denominator.
+    """
+    if _two_signals(call):
+        return uniform_product(call)
+    f = LinearMap(call)
+    port = call.port(f.x)
+    positive, negative = (
+        f.weights("positive", lambda w: w.clamp(min=0)), f.weights("negative", lambda w: w.clamp(max=0)),
+    )  # fmt: skip
+    bias = f.bias
+    upper = None if bias is None else bias.clamp(min=0)
+    lower = None if bias is None else bias.clamp(max=0)
+    low, high = (torch.as_tensor(bound, dtype=f.x.dtype, device=f.x.device) for bound in (low, high))
+    whole = f.known(f.z, f.weight)
+    value = whole - f.apply(port * low, positive, upper) - f.apply(port * high, negative, lower)
+    # Bias parts cancel: b - b+ - b- = 0, so all of the relevance reaches the pixels.
+    return f.redistribute([Carrier(value)], stabilizer)

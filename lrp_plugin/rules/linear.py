@@ -1,0 +1,213 @@
+"""The rules of linear maps: linear layers, convolutions, products with a constant matrix.
+
+With f the map, z = f(x, W, b), m the multiplier of z, and x+, x-, W+, W-, b+, b- the parts by sign. Every rule takes
+``bias`` (``"absorb"``, ``"ignore"``, ``"distribute"``: see `LinearMap`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Call
+from lrp_plugin.primitives import Carrier, damp, scale, widened
+from lrp_plugin.registry import register_rule
+from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
+from lrp_plugin.rules.products import uniform_product
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+PRODUCTS = ("matmul", "mm", "bmm", "mv", "einsum")
+ADDED_PRODUCTS = ("addmm", "baddbmm")
+MAPS = ("linear", *CONVOLUTIONS, *ADDED_PRODUCTS, *PRODUCTS, "embedding_bag", "bilinear")
+
+
+def _one_signal(names: Any, signals: Any) -> bool:
+    return is_map_of_one_signal(names, signals)
+
+
+def _is_product(call: Call) -> bool:
+    """Two factors are signals, or the addend is: no linear map of one signal."""
+    return len(call.signals) > 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
+
+
+@register_rule("epsilon", *MAPS)
+def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, bias: str = "absorb") -> Tensor:
+    """LRP-epsilon: each input gets its share of z, damped where z is small.
+
+    ``R_i = sum_j x_i w_ij R_j / (z_j + epsilon sign(z_j))``: Bach et al. 2015 (PLoS ONE 10(7)), eq. 58; Montavon et al.
+    2019, section 10.2. In this form the multiplier is scaled by ``|z| / (|z| + epsilon)``. Used in upper layers.
+
+    Args:
+        call: The intercepted call.
+        epsilon: Added to ``|z|``, in z's units; 0 is LRP-0.
+        relative: ``epsilon`` counts in units of the example's mean ``|z|``.
+        bias: See `LinearMap`.
+    """
+    if _is_product(call):
+        return uniform_product(call)
+    if bias != "absorb":
+        f = LinearMap(call, bias)
+        return f.redistribute([f.whole()], max(epsilon, 1e-30))
+    z = call.native()
+    added = call.at_zero if call.row is not None else None
+    if epsilon == 0:
+        if added is not None:
+            constant = added()
+            call.absorb("bias", lambda m: m * constant)
+        return z  # type: ignore[no-any-return]
+    value = widened(z.detach())
+    if relative:
+        typical = value.abs().flatten(1).mean(1).view(-1, *[1] * (z.dim() - 1)) if z.dim() > 1 else value.abs().mean()
+        return _relative(call, z, epsilon * typical, added)
+    if added is not None:
+        constant = added()
+        factor = value.abs() / (value.abs() + epsilon)
+        call.absorb("bias", lambda m: m * constant * factor)
+        call.absorb("stabilizer", lambda m: m * value * (epsilon / (value.abs() + epsilon)))
+    return damp(z, epsilon)
+
+
+def _relative(call: Call, z: Tensor, epsilon: Tensor, added: Any) -> Tensor:
+    """The epsilon rule with one epsilon per example."""
+    value = widened(z.detach())
+    factor = value.abs() / (value.abs() + epsilon).clamp(min=torch.finfo(value.dtype).tiny)
+    if added is not None:
+        constant = added()
+        call.absorb("bias", lambda m: m * constant * factor)
+        call.absorb("stabilizer", lambda m: m * value * (1 - factor))
+    return scale(z, factor)
+
+
+@register_rule("zero", *MAPS)
+def zero(call: Call, *, bias: str = "absorb") -> Tensor:
+    """LRP-0: the epsilon rule with epsilon = 0; on a piecewise-linear network gradient times input.
+
+    ``R_i = sum_j x_i w_ij R_j / z_j``: Bach et al. 2015, eq. 56.
+    """
+    return epsilon_rule(call, epsilon=0.0, bias=bias)
+
+
+@register_rule("zplus", *MAPS, folds=True, defers=_one_signal)
+def zplus(call: Call, *, stabilizer: float = 1e-9, bias: str = "absorb") -> Tensor:
+    """LRP-z+: only positive contributions receive relevance.
+
+    ``R_i = sum_j (x_i w_ij)+ R_j / sum_i' (x_i' w_i'j)+``: Montavon et al. 2017 (Pattern Recognition 65), eq. 16;
+    alpha-beta at alpha = 1, beta = 0, and gamma's limit for large gamma. Used in convolutions.
+
+    Args:
+        call: The intercepted call.
+        stabilizer: Added to the denominator.
+        bias: See `LinearMap`.
+    """
+    if _is_product(call):
+        return uniform_product(call)
+    f = LinearMap(call, bias)
+    return f.redistribute([f.positive()], stabilizer)
+
+
+@register_rule("alphabeta", *MAPS, folds=True, defers=_one_signal)
+def alphabeta(
+    call: Call, *, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-9, bias: str = "absorb"
+) -> Tensor:
+    """LRP-alpha-beta: positive contributions weigh alpha, negative ones -beta; alpha - beta = 1.
+
+    ``R_i = sum_j (alpha (x_i w_ij)+ / z_j+ - beta (x_i w_ij)- / z_j-) R_j``: Bach et al. 2015, eq. 60. Where a unit
+    has no negative contribution the rule falls back to alpha = 1, beta = 0, where it has no positive one the negative
+    side takes all: it would not conserve otherwise (an all-positive layer would return 2 R at alpha = 2).
+
+    Args:
+        call: The intercepted call.
+        alpha: Weight of the positive side. beta: Weight of the negative side, alpha - 1.
+        stabilizer: Added to the denominators.
+        bias: See `LinearMap`.
+
+    Raises:
+        ValueError: Where alpha - beta is not 1.
+    """
+    check_alpha_beta(alpha, beta)
+    if _is_product(call):
+        return uniform_product(call)
+    if beta == 0:
+        return zplus(call, stabilizer=stabilizer, bias=bias)
+    f = LinearMap(call, bias)
+    positive, negative = f.both()
+    no_positive, no_negative = positive.value.detach() == 0, negative.value.detach() == 0
+    upper = torch.where(no_negative, 1.0, torch.where(no_positive, 0.0, alpha)).to(f.z.dtype)
+    return f.redistribute(
+        [positive._replace(share=upper), negative._replace(share=(1 - upper))], stabilizer
+    )
+
+
+def check_alpha_beta(alpha: float, beta: float) -> None:
+    """Raises ``ValueError`` unless alpha - beta = 1, alpha >= 1 and beta >= 0."""
+    if abs(alpha - beta - 1) > 1e-9 or beta < 0:
+        raise ValueError(f"alpha={alpha}, beta={beta}: legal are alpha - beta = 1 with beta >= 0, as (2, 1) or (1, 0)")
+
+
+@register_rule("gamma", *MAPS, folds=True, defers=_one_signal)
+def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bias: str = "absorb") -> Tensor:
+    """LRP-gamma, generalized to signed inputs: contributions of the pre-activation's own sign weigh 1 + gamma.
+
+    ``R_i = sum_j (x_i w_ij + gamma (x_i w_ij)^s) R_j / sum_i' (...)`` with s the sign of z_j: Andéol et al. 2021
+    (arXiv 2106.13472), appendix. Equals epsilon at gamma = 0 and tends to z+ (z >= 0) or z- (z < 0) as gamma grows.
+
+    Args:
+        call: The intercepted call.
+        gamma: How much the favoured side gains.
+        stabilizer: Added to the denominator.
+        bias: See `LinearMap`.
+    """
+    if _is_product(call):
+        return uniform_product(call)
+    f = LinearMap(call, bias)
+    if bias != "distribute" and f.nonnegative:
+        return f.redistribute([_favoured(f, gamma)], stabilizer)
+    whole = f.whole()
+    if call.rectified:
+        return f.redistribute([_combined(whole, f.positive(), gamma)], stabilizer)
+    positive, negative = f.both()
+    up = f.z >= 0
+    side = torch.where(up, positive.value, negative.value)
+    side_bias = None if positive.bias is None or negative.bias is None else torch.where(up, positive.bias, negative.bias)
+    return f.redistribute([_combined(whole, Carrier(side, bias=side_bias), gamma)], stabilizer)
+
+
+def _combined(whole: Carrier, side: Carrier, gamma: float) -> Carrier:
+    bias = None if whole.bias is None or side.bias is None else whole.bias + gamma * side.bias
+    return Carrier(whole.value + gamma * side.value, bias=bias)
+
+
+def _favoured(f: LinearMap, gamma: float) -> Carrier:
+    """gamma's carrier on a non-negative input: one or two modified weights instead of three maps."""
+    bias = f.carried_bias
+    lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
+    if f.call.rectified:
+        raised = None if bias is None else bias + gamma * bias.clamp(min=0)
+        return Carrier(f.apply(f.x, lifted, raised), bias=f.placed(raised))
+    lowered = f.weights(f"gamma-{gamma}", lambda w: w + gamma * w.clamp(max=0))
+    whole, positive = f.carried_value(), f.positive_value()
+    up = f.known(whole + gamma * positive, lifted)
+    down = f.known(whole + gamma * (whole - positive), lowered)
+    above = f.z >= 0
+    carried = torch.where(above, up, down)
+    if bias is None:
+        return Carrier(carried)
+    upper, lower = f.placed(bias + gamma * bias.clamp(min=0)), f.placed(bias + gamma * bias.clamp(max=0))
+    return Carrier(carried, bias=torch.where(above, upper, lower))  # type: ignore[arg-type]
+
+
+@register_rule("gamma_montavon", *MAPS, folds=True, defers=_one_signal)
+def gamma_montavon(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bias: str = "absorb") -> Tensor:
+    """LRP-gamma as first published: positive weights weigh 1 + gamma; meant for non-negative inputs.
+
+    ``R_i = sum_j x_i (w_ij + gamma w_ij+) R_j / sum_i' x_i' (w_i'j + gamma w_i'j+)``: Montavon et al. 2019, section
+    10.2. On non-negative input it tends to z+ as gamma grows; with signed inputs its denominator can vanish.
+    """
+    if _is_product(call):
+        return uniform_product(call)
+    f = LinearMap(call, bias)
+    lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
+    raised = None if f.carried_bias is None else f.carried_bias + gamma * f.carried_bias.clamp(min=0)
+    return f.redistribute([f.share_out(f.apply(f.x, lifted, raised), f.placed(raised))], stabilizer)

@@ -1,0 +1,294 @@
+"""A linear map ``z = f(x, W, b)`` of one signal, whatever its spelling, and its parts by sign.
+
+Costs are counted in applications of the map (DESIGN: a forward is 1, its input-gradient 1). On a non-negative input
+the negative part is ``z - z+`` and costs no forward; on a signed one ``A = f(|x|, |W|, |b|)`` gives both parts,
+``z+- = (z +- A) / 2``, for one forward and two backward applications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Call
+from lrp_plugin.primitives import Carrier, reciprocal, redistribute, redistribute_with_port, substitute, widened
+from lrp_plugin.rules.weights import WeightCache, folded_weights
+
+BIAS_MODES = ("absorb", "ignore", "distribute")
+# A part that rounding alone fills: |z+| or |z-| below this many units in the last place of A counts as empty.
+_EMPTY_ULPS = 64
+
+
+def weight_names(operation: str) -> tuple[str, str, str | None]:
+    """The argument names of a linear map's input, weight and bias."""
+    if operation in ("addmm", "addbmm", "baddbmm", "addmv"):
+        first, second = {"addmm": ("mat1", "mat2"), "addmv": ("mat", "vec")}.get(operation, ("batch1", "batch2"))
+        return first, second, "input"
+    names = {"matmul": "other", "mm": "mat2", "bmm": "mat2", "mv": "vec"}
+    return ("input", names[operation], None) if operation in names else ("input", "weight", "bias")
+
+
+def is_map_of_one_signal(names: Mapping[str, Any], signals: Mapping[int, Any]) -> bool:
+    """Whether only the input of a convolution or linear call is a signal."""
+    return id(names.get("weight")) not in signals and id(names.get("bias")) not in signals
+
+
+class LinearMap:
+    """The linear map of a call, with BatchNorms behind it folded in.
+
+    Args:
+        call: The intercepted call.
+        bias: What becomes of the bias's share: ``"absorb"`` (Bach et al. 2015, eq. 60: it stays in the denominator and
+            the bias keeps its share), ``"ignore"`` (left out of the denominator), ``"distribute"`` (its share is
+            spread evenly over the unit's inputs, zero or not).
+
+    Attributes:
+        x: The input, a signal. weight: The weight, BatchNorm folded in. z: The value, without a graph.
+    """
+
+    def __init__(self, call: Call, bias: str = "absorb") -> None:
+        if bias not in BIAS_MODES:
+            raise ValueError(f"bias={bias!r}; legal are {', '.join(map(repr, BIAS_MODES))}")
+        self.call = call
+        self.mode = bias
+        self.cache: WeightCache = call.weights if call.weights is not None else WeightCache()
+        self._read(call)
+        self.z = call.value if call.value is not None else call.native().detach()
+        self.sources: tuple[Tensor, ...] = tuple(t for t in (self.weight, self.bias) if t is not None)
+        if call.followers:
+            self.weight, self.bias, self.sources = folded_weights(
+                self.cache, call.operation, self.weight, self.bias, call.followers, int(call.get("groups", 1))
+            )
+        self.nonnegative = call.signal(self.x).nonnegative
+        self._absolute: tuple[Tensor, Tensor] | None = None
+
+    def _read(self, call: Call) -> None:
+        first, second, third = weight_names(call.operation)
+        names = dict(call.names)
+        if call.operation == "einsum" or not call.is_signal(names.get(first)):
+            self._read_factor(call)
+            return
+        self.x, self.weight, self.bias = names[first], names[second], names.get(third) if third else None
+        self._names = (first, second, third)
+        self._rest = {key: value for key, value in names.items() if key not in (first, second, third)}
+        if third == "input" and self.bias is not None and self._rest.get("beta", 1) != 1:
+            self.bias = self.bias * self._rest["beta"]
+            self._rest["beta"] = 1
+
+    def _read_factor(self, call: Call) -> None:
+        """A product with a constant first factor, or an einsum: the signal keeps its place."""
+        tensors = [t for t in _flat(call.args) if isinstance(t, Tensor)]
+        self.x = next(t for t in tensors if call.is_signal(t))
+        self.weight = next((t for t in tensors if not call.is_signal(t)), torch.ones_like(self.x))
+        self.bias = None
+        self._names = None
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The map with another input, weight or bias."""
+        if self._names is None:
+            swap = {id(self.x): x, id(self.weight): weight}
+            return self.call.replaced(lambda t: swap.get(id(t), t))  # type: ignore[no-any-return]
+        first, second, third = self._names
+        named = {**self._rest, first: x, second: weight}
+        if third == "input":  # addmm and its kind need the addend
+            zero = x.new_zeros(()) if bias is None else bias
+            return self.call.function(**named, input=zero)  # type: ignore[no-any-return]
+        if third is not None:
+            named[third] = bias
+        elif bias is not None:
+            return self.call.function(**named) + bias  # type: ignore[no-any-return]
+        return self.call.function(**named)  # type: ignore[no-any-return]
+
+    def weights(self, variant: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """A modified weight, computed once until the parameter changes."""
+        return self.cache.get(self.sources, f"{variant}/weight", lambda: make(self.weight))
+
+    def input_gradient(self, weight: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map's input-gradient with another weight: one backward application, no forward."""
+        x, call = self.x.detach(), self.call
+        if call.operation == "linear":
+            return lambda m: m.to(weight.dtype) @ weight
+        padding = _explicit_padding(call, weight)
+        if call.operation in ("conv1d", "conv2d", "conv3d") and padding is not None and x.dim() == weight.dim():
+            n = weight.dim() - 2
+            stride, dilation = _tuple(call.get("stride", 1), n), _tuple(call.get("dilation", 1), n)
+            groups = int(call.get("groups", 1))
+
+            def convolution(m: Tensor) -> Tensor:
+                return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
+                    m, x, weight, None, stride, padding, dilation, False, [0] * n, groups, [True, False, False]
+                )[0]
+
+            return convolution
+
+        def general(m: Tensor) -> Tensor:
+            with torch.enable_grad():
+                free = x.detach().requires_grad_()
+                value = self.apply(free, weight)
+            return torch.autograd.grad(value, free, m.to(value.dtype))[0]
+
+        return general
+
+    def known(self, value: Tensor, weight: Tensor) -> Tensor:
+        """A carrier whose value is known already: it costs a backward application only."""
+        return substitute(value, self.input_gradient(weight), self.x)
+
+    # ---- bias --------------------------------------------------------------------------------------------------
+    def placed(self, bias: Tensor | None) -> Tensor | None:
+        """The bias in a shape that broadcasts against z."""
+        if bias is None or not self.call.operation.startswith("conv") or bias.dim() != 1:
+            return bias
+        return bias.view(-1, *[1] * (self.weight.dim() - 2))
+
+    @property
+    def carried_bias(self) -> Tensor | None:
+        """The bias that stands in the denominators."""
+        return None if self.mode == "ignore" else self.bias
+
+    def share_out(self, carried: Tensor, bias: Tensor | None) -> Carrier:
+        """A carrier from a value that includes ``bias``; ``distribute`` sends the bias's part to the port."""
+        if bias is None or self.mode != "distribute":
+            return Carrier(carried, bias=bias)
+        even = self.evenly()
+        return Carrier(carried + (even - even.detach()) * bias, bias=None)
+
+    def evenly(self) -> Tensor:
+        """Ones of z's shape (or broadcastable to it) whose backward spreads relevance evenly over each unit's inputs."""
+        total = self.flat()
+        return total * reciprocal(total.detach(), 0.0)
+
+    def flat(self) -> Tensor:
+        """``f(p, 1)``: how many inputs each unit has, padding not counted; its backward goes to the input's port."""
+        port = self.call.port(self.x)
+        convolution = self.call.operation in ("conv1d", "conv2d", "conv3d") and self._names is not None
+        if convolution and self.call.get("groups", 1) == 1 and port.dim() == self.weight.dim():
+            kernel = torch.ones_like(self.weight[:1, :1])  # all channels weigh alike: one channel's work does
+            return self.apply(port.sum(1, keepdim=True), kernel)
+        if self.call.operation == "linear":
+            return port.sum(-1, keepdim=True)
+        return self.apply(port, torch.ones_like(self.weight))
+
+    # ---- parts by sign -----------------------------------------------------------------------------------------
+    def whole(self) -> Carrier:
+        """``f(x, W, b)``."""
+        z, bias = self.z, self.placed(self.carried_bias)
+        ignored = self.placed(self.bias) if self.mode == "ignore" else None
+        value = z if ignored is None else z - ignored
+        return self.share_out(self.known(value, self.weight), bias)
+
+    def positive(self) -> Carrier:
+        """``f(x+, W+, b+) + f(x-, W-)``: the positive contributions."""
+        bias = None if self.carried_bias is None else self.carried_bias.clamp(min=0)
+        if self.nonnegative:
+            weight = self.weights("positive", lambda w: w.clamp(min=0))
+            return self.share_out(self.apply(self.x, weight, bias), self.placed(bias))
+        whole, absolute = self._signed()
+        return self.share_out(_guarded((whole + absolute) / 2, absolute), self.placed(bias))
+
+    def negative(self) -> Carrier:
+        """``f(x+, W-, b-) + f(x-, W+)``: the negative contributions."""
+        bias = None if self.carried_bias is None else self.carried_bias.clamp(max=0)
+        if self.nonnegative:
+            weight = self.weights("negative", lambda w: w.clamp(max=0))
+            with torch.no_grad():
+                positive = self.positive_value()
+                value = _guarded(self.carried_value() - positive, positive)
+            return self.share_out(self.known(value, weight), self.placed(bias))
+        whole, absolute = self._signed()
+        return self.share_out(_guarded((whole - absolute) / 2, absolute), self.placed(bias))
+
+    def carried_value(self) -> Tensor:
+        """z, less the bias where it is ignored."""
+        bias = self.placed(self.bias)
+        return self.z if self.mode != "ignore" or bias is None else self.z - bias
+
+    def positive_value(self) -> Tensor:
+        """The value of the positive part on a non-negative input, computed once."""
+        if self._absolute is None:
+            bias = None if self.carried_bias is None else self.carried_bias.clamp(min=0)
+            with torch.no_grad():
+                value = self.apply(self.x.detach(), self.weights("positive", lambda w: w.clamp(min=0)), bias)
+            self._absolute = (value, value)
+        return self._absolute[0]
+
+    def both(self) -> tuple[Carrier, Carrier]:
+        """The positive and the negative part, sharing their forward application."""
+        if self.nonnegative:
+            positive = self.positive()
+            value = positive.value.detach()
+            self._absolute = (value, value)
+            return positive, self.negative()
+        return self.positive(), self.negative()
+
+    def _signed(self) -> tuple[Tensor, Tensor]:
+        """z and ``A = f(|x|, |W|, |b|)``, both differentiable."""
+        if self._absolute is None:
+            bias = None if self.carried_bias is None else self.carried_bias.abs()
+            absolute = self.apply(self.x.abs(), self.weights("absolute", torch.abs), bias)
+            self._absolute = (self.known(self.carried_value(), self.weight), absolute)
+        return self._absolute
+
+    # ---- the end of every rule ---------------------------------------------------------------------------------
+    def redistribute(self, carriers: Sequence[Carrier], stabilizer: float) -> Tensor:
+        """z, its relevance shared among the carriers, and the ledger's account of it."""
+        z = self.z
+        if self.mode == "distribute":
+            carriers = [*carriers, self._spare(carriers)]
+        if self.call.row is not None:
+            self._account(carriers, stabilizer)
+        if not self.call.ports:
+            return redistribute(z, carriers, stabilizer)
+        carriers = [Carrier(c.value.expand_as(z), c.share, c.bias) for c in carriers]
+        value, self.call.out_port = redistribute_with_port(z, carriers, stabilizer)
+        return value
+
+    def _spare(self, carriers: Sequence[Carrier]) -> Carrier:
+        """Where no carrier can take relevance up, ``distribute`` spreads it evenly."""
+        empty = torch.stack([(c.value.detach() == 0).expand_as(self.z) for c in carriers]).all(0)
+        return Carrier(self.evenly().expand_as(self.z), empty.to(self.z.dtype))
+
+    def _account(self, carriers: Sequence[Carrier], stabilizer: float) -> None:
+        z = widened(self.z)
+        bias, stabilized, lost = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(z)
+        for carrier in carriers:
+            value = widened(carrier.value.detach())
+            inverse = reciprocal(value, stabilizer)
+            if carrier.bias is not None:
+                bias = bias + carrier.share * carrier.bias.detach() * inverse
+            stabilized = stabilized + carrier.share * (1 - value * inverse) * (value != 0)
+            lost = lost + carrier.share * (value == 0)
+        for column, part in (("bias", bias), ("stabilizer", stabilized), ("no_receiver", lost)):
+            self.call.absorb(column, lambda m, part=part: m * z * part)
+            self.call.absorb(f"port:{column}", lambda r, part=part: r * part)
+        if self.mode == "distribute" and self.bias is not None:
+            bias_share = self.placed(self.bias).detach() * reciprocal(z, stabilizer)  # type: ignore[union-attr]
+            self.call.absorb("distributed", lambda m: m * z * bias_share)
+
+
+def _guarded(part: Tensor, scale: Tensor) -> Tensor:
+    """``part``, exactly zero where rounding alone filled it."""
+    bound = _EMPTY_ULPS * torch.finfo(scale.dtype).eps * scale.detach().abs()
+    return torch.where(part.detach().abs() <= bound, 0, part)
+
+
+def _flat(args: Any) -> list[Any]:
+    return [inner for item in args for inner in (item if isinstance(item, (list, tuple)) else (item,))]
+
+
+def _tuple(value: Any, n: int) -> list[int]:
+    return [int(value)] * n if isinstance(value, int) else [int(v) for v in value] * (n if len(value) == 1 else 1)
+
+
+def _explicit_padding(call: Call, weight: Tensor) -> list[int] | None:
+    """The padding in numbers; None for an uneven "same"."""
+    padding, n = call.get("padding", 0), weight.dim() - 2
+    if padding == "valid":
+        return [0] * n
+    if padding == "same":
+        dilation = _tuple(call.get("dilation", 1), n)
+        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
+        return None if any(t % 2 for t in total) else [t // 2 for t in total]
+    return _tuple(padding, n)

@@ -1,0 +1,116 @@
+"""Products of two signals, gates, and divisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Call
+from lrp_plugin.primitives import scale, substitute
+from lrp_plugin.registry import register_rule
+
+
+def uniform_product(call: Call) -> Any:
+    """Each of two signal factors gets half the relevance; an added bias keeps its own share."""
+    value = call.native()
+    if call.row is not None:
+        constant = call.at_zero()
+        call.absorb("bias", lambda m: m * constant)
+    factors = [t for name, t in call.names.items() if call.is_signal(t) and name not in ("bias",)]
+    addend = call.get("bias")
+    if call.is_signal(addend) or (call.operation in ("addmm", "baddbmm") and call.is_signal(call.get("input"))):
+        return _added_product(call)
+    return scale(value, 0.5) if len(factors) == 2 else value
+
+
+def _added_product(call: Call) -> Any:
+    """``b + f(x, W)`` with a signal b: the sum of b and of the product."""
+    name = "bias" if call.is_signal(call.get("bias")) else "input"
+    addend = call[name]
+    product = call.replaced(lambda t: torch.zeros_like(t) if t is addend else t)
+    factors = [t for key, t in call.names.items() if call.is_signal(t) and key != name]
+    beta = call.get("beta", 1) if name == "input" else 1
+    placed = addend if name == "input" or not call.operation.startswith("conv") else addend.view(-1, 1, 1)
+    return (scale(product, 0.5) if len(factors) == 2 else product) + beta * placed
+
+
+def _factors(call: Call) -> tuple[Any, Any]:
+    return call["input"], call.get("other", call.args[1] if len(call.args) > 1 else None)
+
+
+@register_rule("uniform", "mul", sign="keeps")
+def uniform(call: Call) -> Any:
+    """Each of two signals gets half; a constant factor is a coefficient and gets nothing.
+
+    AttnLRP's rule for products (Achtibat et al. 2024, arXiv 2402.05602, Proposition 3.2).
+    """
+    return scale(call.native(), 0.5) if all(call.is_signal(t) for t in _factors(call)) else call.native()
+
+
+@register_rule("signal", "mul", sign="keeps")
+def signal_takes_all(call: Call) -> Any:
+    """All to the signal, none to the gate (Arras et al. 2017, arXiv 1706.07206, eq. 5 and following).
+
+    The gate is the factor that came through a sigmoid-like function or is broadcast from a pooled path; where neither
+    or both did, each gets half.
+    """
+    left, right = _factors(call)
+    if not (call.is_signal(left) and call.is_signal(right)):
+        return call.native()
+    gates = [call.signal(t).gate or t.numel() < other.numel() for t, other in ((left, right), (right, left))]
+    if gates[0] == gates[1]:
+        return scale(call.native(), 0.5)
+    gate = left if gates[0] else right
+    return call.replaced(lambda t: t.detach() if t is gate else t)
+
+
+@register_rule("ratio", "mul", sign="keeps")
+def ratio_product(call: Call) -> Any:
+    """Each factor gets the part ``|a| / (|a| + |b|)`` of the relevance (Otsuki et al., ECCV 2024)."""
+    left, right = _factors(call)
+    if not (call.is_signal(left) and call.is_signal(right)):
+        return call.native()
+    total = left.detach().abs() + right.detach().abs()
+    share = torch.where(total == 0, 0.5, left.detach().abs() / torch.where(total == 0, 1, total))
+    first, second = left * right.detach(), left.detach() * right
+    value = call.native().detach()
+    return substitute(value, lambda m: (m * share, m * (1 - share)), first, second)
+
+
+@register_rule("native", "div", sign="keeps")
+def division(call: Call) -> Any:
+    """The divisor is held constant (Ali et al. 2022, arXiv 2202.07304); a constant over a signal carries nothing."""
+    numerator, divisor = _factors(call)
+    if not call.is_signal(numerator):
+        call.constant = True
+        return call.native()
+    if call.is_signal(divisor):
+        if divisor is numerator:
+            call.constant = True
+        return call.replaced(lambda t: t.detach() if t is divisor else t)
+    return call.native()
+
+
+@register_rule("constant", "rdiv", "rtruediv", "floor_divide", "remainder", "fmod")
+def reversed_division(call: Call) -> Any:
+    """A constant divided by a signal: a divisor carries no relevance."""
+    call.constant = True
+    return call.native()
+
+
+@register_rule("native", "lerp", "addcmul", "addcdiv")
+def blended(call: Call) -> Tensor:
+    """Written out as the sum and product it is."""
+    first = call["input"]
+    value = call.get("value", 1)
+    if call.operation == "lerp":
+        end, weight = call["end"], call["weight"]
+        return first + weight * (end - first)  # type: ignore[no-any-return]
+    left, right = call["tensor1"], call["tensor2"]
+    if call.operation == "addcdiv":
+        return first + value * (left / (right.detach() if call.is_signal(right) else right))  # type: ignore[no-any-return]
+    product = value * left * right
+    both = call.is_signal(left) and call.is_signal(right)
+    return first + (scale(product, 0.5) if both else product)  # type: ignore[no-any-return]

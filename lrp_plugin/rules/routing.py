@@ -1,0 +1,140 @@
+"""Operations that carry relevance natively: they move, select, add up or scale entries.
+
+They are homogeneous of degree 1, so signal times gradient is conserved already; what a constant adds (padding,
+a mask's value, a class token) is booked as ``constant``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Call
+from lrp_plugin.primitives import widened
+from lrp_plugin.registry import register_rule
+
+
+def native_affine(call: Call) -> Any:
+    """The operation's own backward; f(0), what constants add, is booked (entries of -inf, masks, left out)."""
+    value = call.native()
+    if call.row is not None:
+        for place, constant in enumerate(_tensors(call.at_zero())):
+            book_constant(call, constant, place)
+    return value
+
+
+def book_constant(call: Call, constant: Tensor, output: int = 0) -> None:
+    """Books ``m * constant``, the share of an added constant."""
+    finite = torch.where(torch.isfinite(constant), constant, 0)
+    call.absorb("constant", lambda m: m * finite, output)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [value] if isinstance(value, Tensor) else [item for item in value if isinstance(item, Tensor)]
+
+
+@register_rule(
+    "native", "view", "flatten", "permute", "transpose", "t", "T", "mT", "movedim", "unflatten", "squeeze", "unsqueeze",
+    "expand", "expand_as", "contiguous", "clone", "chunk", "split", "split_with_sizes", "tensor_split", "unbind",
+    "getitem", "select", "narrow", "index_select", "gather", "take", "take_along_dim", "roll", "flip", "rot90",
+    "repeat", "repeat_interleave", "tile", "unfold", "diagonal", "diag_embed", "tril", "triu", "to", "float", "double",
+    "type", "type_as", "cuda", "cpu", "half", "bfloat16", "broadcast_to", "atleast_1d", "hsplit", "vsplit",
+    "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "view_as_real", "as_strided", "swapdims", "requires_grad",
+    "masked_select", "fold", "ravel", "adjoint", "mH", "H",
+    sign="keeps", port="routes",
+)  # fmt: skip
+def native_routing(call: Call) -> Any:
+    """Entries are moved, repeated or selected: native."""
+    return call.native()
+
+
+@register_rule(
+    "native", "cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "masked_fill", "setitem",
+    "index_put", "index_copy", "scatter", "masked_scatter", "select_scatter", "slice_scatter", "copy", "zero", "fill",
+    "index_fill", "diagonal_scatter",
+    sign="any", port="routes", affine=True,
+)  # fmt: skip
+def native_assembly(call: Call) -> Any:
+    """Entries of several tensors, signals and constants, are put together: native; constants are booked."""
+    return native_affine(call)
+
+
+@register_rule("native", "pad", port="routes", affine=True)
+def native_pad(call: Call) -> Any:
+    """Padding: native; a non-zero padding value is booked as a constant."""
+    return native_affine(call)
+
+
+@register_rule(
+    "native", "sum", "mean", "nansum", "cumsum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate", "upsample", "upsample_nearest", "upsample_bilinear",
+    "grid_sample", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d",
+    sign="keeps",
+)  # fmt: skip
+def native_reduction(call: Call) -> Any:
+    """Entries are added up with constant weights (or by a norm): homogeneous of degree 1, native."""
+    return call.native()
+
+
+@register_rule("native", "neg", "diff", "positive", "real", "imag", "fft_rfft", "stft")
+def native_linear(call: Call) -> Any:
+    """A linear operation that is no map of weights: native."""
+    return call.native()
+
+
+@register_rule("native", "leaky_relu", "prelu", "rrelu", port="keeps")
+def native_piecewise(call: Call) -> Any:
+    """Piecewise linear through the origin: native."""
+    return call.native()
+
+
+@register_rule("native", "amax", "max", "amin", "min", "maximum", "minimum", "median", "sort", "topk", "kthvalue",
+               "cummax", "fmax", "fmin", "aminmax", sign="keeps")  # fmt: skip
+def native_selection(call: Call) -> Any:
+    """The selected entry takes all; a constant that wins is booked."""
+    value = call.native()
+    if call.row is not None and len(call.signals) == 1 and call.operation in ("maximum", "minimum", "max", "min"):
+        other = call.get("other")
+        if isinstance(other, Tensor) and not call.is_signal(other):
+            x = next(t for t in (call["input"], other) if call.is_signal(t))
+            wins = (other > x) if call.operation in ("max", "maximum") else (other < x)
+            tied = other == x
+            call.absorb("constant", lambda m: m * other * (wins + 0.5 * tied))
+    return value
+
+
+def _inactive(names: Any) -> bool:
+    return not names.get("training", names.get("train", True)) or names.get("p", 0.5) == 0
+
+
+@register_rule(
+    "native", "dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout", "alpha_dropout",
+    "feature_alpha_dropout", sign="keeps", transparent=_inactive,
+)  # fmt: skip
+def native_dropout(call: Call) -> Any:
+    """Dropout: nothing where it is inactive; where the model insists on it, its mask is a constant factor."""
+    return call.native()
+
+
+@register_rule("gradient", "log", "log2", "log10", "log1p", "logsumexp", "log_softmax", "logsigmoid")
+def gradient(call: Call) -> Any:
+    """The operation's own gradient, for functions without a finite value at 0; what that loses is booked as ``other``.
+
+    ``R_in = x f'(x) m``, so ``(f(x) - x f'(x)) m`` is lost.
+    """
+    x = call["input"]
+    value = call.native()
+    if call.row is not None:
+        held = widened(x.detach())
+
+        def lost(m: Tensor) -> Tensor:
+            with torch.enable_grad():
+                free = held.clone().requires_grad_()
+                again = call.replaced(lambda t: free if t is x else t)
+            (sent,) = torch.autograd.grad(again, free, m)
+            return (value.detach() * m).sum() - (held * sent).sum()
+
+        call.absorb("other", lost)
+    return value

@@ -1,0 +1,82 @@
+"""Modified weights, computed once until a parameter changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Call
+
+
+class WeightCache:
+    """Results by source tensors and variant, valid while the sources' storage and version stay.
+
+    An edit through ``parameter.data`` does not change a parameter's version (torch's rule): call `clear` after one.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Any, tuple[tuple[int, ...], tuple[Tensor, ...], Any]] = {}
+
+    def get(self, sources: Sequence[Tensor], variant: str, make: Callable[[], Any]) -> Any:
+        """The cached result of ``make()``, made anew when a source has changed."""
+        if any(type(source) not in (Tensor, torch.nn.Parameter) for source in sources):
+            return make()  # a tracer's tensors have no memory of their own
+        if torch._C._len_torch_dispatch_stack():
+            return make()
+        key = (variant, *((s.data_ptr(), tuple(s.shape), s.dtype, s.device) for s in sources))
+        versions = tuple(0 if s.is_inference() else s._version for s in sources)
+        entry = self._entries.get(key)
+        if entry is not None and entry[0] == versions:
+            return entry[2]
+        with torch.no_grad():
+            made = make()
+        # The sources are kept, so their memory cannot be given to another parameter under the same address.
+        self._entries[key] = (versions, tuple(s.detach() for s in sources), made)
+        return made
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._entries.clear()
+
+
+def batch_norm_affine(names: Any) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a BatchNorm that uses its running statistics; shape (C,) each."""
+    mean, variance = names["running_mean"], names["running_var"]
+    scale = torch.rsqrt(variance + names.get("eps", 1e-5))
+    if names.get("weight") is not None:
+        scale = scale * names["weight"].detach()
+    shift = -mean * scale
+    return scale, shift if names.get("bias") is None else shift + names["bias"].detach()
+
+
+def folded_weights(
+    cache: WeightCache, operation: str, weight: Tensor, bias: Tensor | None, followers: tuple[Call, ...], groups: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Weight and bias of the map followed by its BatchNorms, and the tensors they were made from."""
+    parts = [weight, bias]
+    for follower in followers:
+        parts += [follower.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
+    sources = tuple(part.detach() for part in parts if part is not None)
+
+    def make() -> tuple[Tensor, Tensor]:
+        folded, shift = weight, bias
+        for follower in followers:
+            scale, move = batch_norm_affine(follower.names)
+            folded = _scaled(operation, folded, scale.to(weight.dtype), groups)
+            shift = move if shift is None else shift * scale + move
+        assert shift is not None
+        return folded, shift.to(weight.dtype)
+
+    eps = ",".join(str(follower.get("eps", 1e-5)) for follower in followers)
+    folded, shift = cache.get(sources, f"folded/{operation}/{groups}/{eps}/{bias is None}", make)
+    return folded, shift, (folded, shift)
+
+
+def _scaled(operation: str, weight: Tensor, scale: Tensor, groups: int) -> Tensor:
+    if not operation.startswith("conv_transpose"):
+        return weight * scale.view(-1, *[1] * (weight.dim() - 1))
+    grouped = weight.view(groups, weight.shape[0] // groups, *weight.shape[1:])  # (in, out / groups, ...) by groups
+    return (grouped * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))).view_as(weight)
