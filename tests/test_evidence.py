@@ -1,4 +1,4 @@
-"""The localisation measures against slow twins written from the papers, and the bootstrap against known answers."""
+"""The localisation measures against slow twins from the papers, the bootstrap against known answers."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_bootstrap_of_no_one_and_missing_values():
     "bad", [{"confidence": 1.0}, {"confidence": 95}, {"resamples": 0}, {"values": np.ones((2, 2))}]
 )
 def test_bad_bootstrap_settings_are_named(bad):
-    with pytest.raises(ValueError, match="confidence|shape"):
+    with pytest.raises(ValueError, match=r"confidence|shape"):
         bootstrap_mean(bad.pop("values", [1.0, 2.0]), **bad)
 
 

@@ -21,7 +21,7 @@ FAST = {
 
 
 class Net(nn.Module):
-    """Convolution, batch norm, dropout and in-place ReLU: everything whose state a careless call would move."""
+    """Convolution, batch norm, dropout, in-place ReLU: whatever state a careless call would move."""
 
     def __init__(self, outputs: int = 3) -> None:
         super().__init__()

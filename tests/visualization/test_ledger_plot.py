@@ -89,3 +89,10 @@ def test_a_ledger_that_absorbed_nothing_says_so():
 def test_bad_input_is_named(keywords, message):
     with pytest.raises(ValueError, match=message):
         plot_ledger(keywords.pop("rows", ROWS), **keywords)
+
+
+def test_columns_of_the_same_sign_are_stacked_not_overlaid():
+    figure = plot_ledger([row("a", [0.0], [-1.0], [-0.5]), row("b", [0.0], [1.0], [0.5])])
+    first, second = figure.get_axes()[1].containers
+    assert [(bar.get_x(), bar.get_width()) for bar in first] == [(0.0, -1.0), (0.0, 1.0)]
+    assert [(bar.get_x(), bar.get_width()) for bar in second] == [(-1.0, -0.5), (1.0, 0.5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -46,7 +47,8 @@ parametrize_plots = pytest.mark.parametrize("plot", PLOTS.values(), ids=PLOTS)
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    figure.savefig(buffer := __import__("io").BytesIO(), format="png", dpi=100)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
     return np.asarray(Image.open(buffer).convert("RGB"))
 
 
