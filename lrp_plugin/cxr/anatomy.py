@@ -9,12 +9,10 @@ nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Field = NDArray[np.floating[Any]]
+from .film import Field, Grid
 
 
 @dataclass(frozen=True)
@@ -73,22 +71,20 @@ class Thorax:
     """The drawn thorax, every field ``(H, W)``.
 
     Attributes:
+        grid: what it is drawn on.
         attenuation: attenuation along the ray, about 0 (air) to 1.4 (spine behind the heart).
         lungs: how much lung lies in the ray, 0 to 1, the heart's shadow left out; a mask is this above 0.5.
-        x, y: body coordinates of the pixels.
     """
 
+    grid: Grid
     attenuation: Field
     lungs: Field
-    x: Field
-    y: Field
 
 
 def smooth_step(t: Field) -> Field:
     """0 below 0, 1 above 1, and the cubic ``3 t^2 - 2 t^3`` between."""
-    t = np.maximum(
-        t, np.float32(0.0)
-    )  # Half the time of np.clip on fields this small; in place from here on.
+    # Half the time of np.clip on fields this small; in place from the second line on.
+    t = np.maximum(t, np.float32(0.0))
     np.minimum(t, np.float32(1.0), out=t)
     rise = t * np.float32(-2.0)
     rise += np.float32(3.0)
@@ -97,23 +93,17 @@ def smooth_step(t: Field) -> Field:
     return rise
 
 
-def draw_thorax(x: Field, y: Field, anatomy: Anatomy) -> Thorax:
-    """Draw the thorax of ``anatomy`` at body coordinates ``x``, ``y`` (each ``(H, W)``)."""
-    side = np.abs(x)
-    air, cage = _lungs_and_cage(x, y, side, anatomy)
-    heart = _heart(x, y, anatomy)
-    body = _body(side, y)
-    attenuation = 0.62 * anatomy.tissue * body
-    attenuation += 0.22 * smooth_step((y - 0.35) * 2.2) * body
-    attenuation -= 0.44 * air
-    attenuation += _mediastinum(x, y, side, anatomy)
-    attenuation += 0.30 * heart
-    attenuation += _ribs(side, y, cage, anatomy)
-    attenuation += _spine(x, y, anatomy)
-    attenuation += _clavicles(side, y, anatomy)
-    attenuation += _vessels(x, y, side, air, anatomy)
-    attenuation += _soft_shadows(x, y, side, anatomy)
-    return Thorax(attenuation, air * (1.0 - heart), x, y)
+def draw_thorax(grid: Grid, anatomy: Anatomy) -> Thorax:
+    """Draw the thorax of ``anatomy`` on ``grid``."""
+    heart = _heart(grid.coarse_x, grid.coarse_y, anatomy)
+    soft = grid.enlarge(_soft_shadows(grid.coarse_x, grid.coarse_y, anatomy) + 0.30 * heart)
+    side = np.abs(grid.x)
+    air, cage = _lungs_and_cage(grid.x, grid.y, side, anatomy)
+    attenuation = soft - 0.44 * air
+    attenuation += _ribs(side, grid.y, cage, anatomy)
+    attenuation += _clavicles(side, grid.y, anatomy)
+    attenuation += _vessels(grid.x, grid.y, side, air, anatomy)
+    return Thorax(grid, attenuation, air * (1.0 - grid.enlarge(heart)))
 
 
 def _lateral(y: Field, anatomy: Anatomy) -> Field:
@@ -138,7 +128,7 @@ def _lungs_and_cage(x: Field, y: Field, side: Field, anatomy: Anatomy) -> tuple[
 
 def _body(side: Field, y: Field) -> Field:
     half_width = 0.27 + 0.95 * smooth_step((y + 1.02) * 2.6) - 0.28 * smooth_step((y + 0.5) * 2.5)
-    return smooth_step(0.5 + (half_width - side) * 12.0)
+    return smooth_step(0.5 + (half_width - side) * 6.0)
 
 
 def _heart(x: Field, y: Field, anatomy: Anatomy) -> Field:
@@ -211,15 +201,19 @@ def _ridge(phase: Field) -> Field:
     return crest * crest
 
 
-def _soft_shadows(x: Field, y: Field, side: Field, anatomy: Anatomy) -> Field:
+def _soft_shadows(x: Field, y: Field, anatomy: Anatomy) -> Field:
+    """Everything without a sharp edge: body, belly, mediastinum, spine, shoulders, stomach bubble, breasts."""
+    side = np.abs(x)
+    body = _body(side, y)
+    shadows = body * (0.62 * anatomy.tissue + 0.22 * smooth_step((y - 0.35) * 2.2))
+    shadows += _mediastinum(x, y, side, anatomy) + _spine(x, y, anatomy)
     shoulder = smooth_step((side - 0.62) * 4.0) * smooth_step((-0.25 - y) * 4.0)
-    blade = smooth_step(1.3 - np.abs(side - 0.78 - 0.25 * (y + 0.3)) * 12.0) * smooth_step(
-        1.4 - np.abs(y + 0.3) * 3.5
-    )
+    edge = smooth_step(1.3 - np.abs(side - 0.78 - 0.25 * (y + 0.3)) * 12.0)
+    blade = edge * smooth_step(1.4 - np.abs(y + 0.3) * 3.5)
     below = y - anatomy.domes[1] - 0.14
     bubble = smooth_step(1.3 - (np.square(x - 0.36) * 40.0 + np.square(below) * 130.0))
-    shadows = 0.14 * shoulder + 0.07 * blade - 0.20 * bubble
+    shadows += 0.14 * shoulder + 0.07 * blade - 0.20 * bubble
     if anatomy.breast:
         fold = np.square((side - 0.45) / 0.36) + np.square((y - 0.25) / 0.38)
-        shadows = shadows + anatomy.breast * smooth_step((1.0 - fold) * 3.0)
+        shadows += anatomy.breast * smooth_step((1.0 - fold) * 3.0)
     return shadows

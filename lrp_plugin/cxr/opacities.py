@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .anatomy import Anatomy, Field, Thorax, smooth_step
+from .anatomy import Anatomy, Thorax, smooth_step
+from .film import Field
 
 #: The four classes of the COVID-19 Radiography Database, in label order (sorted by name).
 CLASSES = ("COVID", "Lung Opacity", "Normal", "Viral Pneumonia")
@@ -106,17 +107,20 @@ def draw_patches(
         Added attenuation ``(H, W)`` and the evidence mask ``(H, W)``: pixels of a lung inside a patch's
         frayed ellipse.
     """
-    added = np.zeros_like(thorax.x)
-    evidence = np.zeros(thorax.x.shape, bool)
+    grid = thorax.grid
+    added = np.zeros_like(grid.x)
+    evidence = np.zeros(grid.x.shape, bool)
     if not patches:
         return added, evidence
     for patch in patches:
-        across, down = thorax.x - patch.x, thorax.y - patch.y
+        reach = 1.6 * max(patch.half_width, patch.half_height)
+        near = grid.exposure.window(patch.x, patch.y, reach, grid.size)
+        across, down = grid.x[near] - patch.x, grid.y[near] - patch.y
         cos, sin = math.cos(patch.tilt), math.sin(patch.tilt)
         square = np.square((across * cos + down * sin) / patch.half_width)
-        square += np.square((down * cos - across * sin) / patch.half_height) + 0.22 * cloud
-        added += contrast * patch.density * smooth_step((1.25 - square) * 1.1)
-        evidence |= square < 1.0
+        square += np.square((down * cos - across * sin) / patch.half_height) + 0.22 * cloud[near]
+        added[near] += contrast * patch.density * smooth_step((1.25 - square) * 1.1)
+        evidence[near] |= square < 1.0
     added *= thorax.lungs * _texture(label, cloud, net)
     return added, evidence & (thorax.lungs > 0.5)
 
@@ -181,8 +185,8 @@ def draw_marker(text: str, size: int) -> tuple[Field, NDArray[np.bool_]]:
     left, top, right, bottom = (int(edge) for edge in font.getbbox(text))
     letters = Image.new("L", (right - left + 2, bottom - top + 2))
     ImageDraw.Draw(letters).text((1 - left, 1 - top), text, fill=255, font=font)
-    height = max(7, round(0.085 * size))
-    width = min(round(height * letters.width / letters.height), round(0.42 * size))
+    height = max(7, round(0.07 * size))
+    width = min(round(height * letters.width / letters.height), round(0.36 * size))
     corner = max(1, round(0.03 * size))
     label = np.s_[corner : corner + height, corner : corner + width]
     ink, area = np.zeros((size, size), np.float32), np.zeros((size, size), bool)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,51 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from .anatomy import Anatomy, Field, draw_thorax
+from .anatomy import Anatomy, draw_thorax
+from .film import Exposure, Field, Grid, smooth_noise
 from .opacities import CLASSES, Shortcut, draw_marker, draw_patches, place_patches
 from .records import CXRDataset, Event
 
 _GRIDS = (5, 14, 44)  # Knots per side of the layers of smooth noise: film and tissue, lumps, threads.
 _PERSON, _PICTURE = 1, 2  # Keys of the two random streams of a picture.
-
-
-@dataclass(frozen=True)
-class Exposure:
-    """How the film was taken: pose of the patient and the X-ray set's settings.
-
-    Attributes:
-        turn: in-plane rotation, radians.
-        zoom: picture widths per body width.
-        shift: offset of the body, x and y.
-        low, high: attenuations shown black and white.
-        gamma: exponent of the film's response.
-        grain: standard deviation of the noise, in units of the picture's range [0, 1].
-        tilt: brightness slope across and down the film.
-    """
-
-    turn: float
-    zoom: float
-    shift: tuple[float, float]
-    low: float
-    high: float
-    gamma: float
-    grain: float
-    tilt: tuple[float, float]
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> Exposure:
-        """Draw one film from ``rng``."""
-        u = rng.uniform(-1.0, 1.0, 9).tolist()
-        return cls(
-            turn=math.radians(5.0) * u[0],
-            zoom=1.0 + 0.06 * u[1],
-            shift=(0.04 * u[2], 0.04 * u[3]),
-            low=0.06 + 0.05 * u[4],
-            high=1.32 + 0.12 * u[5],
-            gamma=1.0 + 0.2 * u[6],
-            grain=0.018 + 0.008 * u[7],
-            tilt=(0.04 * u[8], 0.03 * u[6]),
-        )
 
 
 class SyntheticCXR(CXRDataset):
@@ -156,58 +115,18 @@ class SyntheticCXR(CXRDataset):
         exposure = Exposure.draw(rng)
         patches = place_patches(label, anatomy, rng)
         lottery = rng.uniform()
-        coarse, cloud, net = (_smooth_noise(rng, knots, size) for knots in _GRIDS)
+        coarse, cloud, net = (smooth_noise(rng, knots, size) for knots in _GRIDS)
 
-        x, y = _body_coordinates(exposure, size)
-        thorax = draw_thorax(x, y, anatomy)
+        thorax = draw_thorax(Grid.lay(exposure, size), anatomy)
         added, evidence = draw_patches(label, patches, thorax, cloud, net, self.contrast)
-        picture = _develop(thorax.attenuation + added + 0.025 * coarse + 0.02 * cloud, exposure, rng)
+        picture = exposure.develop(thorax.attenuation + added + 0.025 * coarse + 0.02 * cloud, rng)
         marker = np.zeros((size, size), bool)
         if self.shortcut is not None and lottery < self.shortcut.probability(label):
             ink, marker = draw_marker(self.shortcut.text, size)
             picture = np.where(marker, 0.97 * ink, picture)
-        return picture, thorax.lungs > 0.5, evidence, marker
+        # A lung's apex may reach under the label, where nobody sees it.
+        return picture, (thorax.lungs > 0.5) & ~marker, evidence & ~marker, marker
 
 
 def _mask(mask: NDArray[np.bool_]) -> tv_tensors.Mask:
     return tv_tensors.Mask(torch.from_numpy(mask.astype(np.uint8))[None])
-
-
-@lru_cache(maxsize=8)
-def _film(size: int) -> tuple[Field, Field]:
-    centres = ((np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0).astype(np.float32)
-    return centres[None, :], centres[:, None]
-
-
-def _body_coordinates(exposure: Exposure, size: int) -> tuple[Field, Field]:
-    across, down = _film(size)
-    cos, sin = math.cos(exposure.turn) / exposure.zoom, math.sin(exposure.turn) / exposure.zoom
-    across, down = across - np.float32(exposure.shift[0]), down - np.float32(exposure.shift[1])
-    x = np.float32(cos) * across + np.float32(sin) * down
-    y = np.float32(cos) * down - np.float32(sin) * across
-    return x, y
-
-
-@lru_cache(maxsize=16)
-def _spline(knots: int, size: int) -> Field:
-    """Weights ``(size, knots)`` of smooth interpolation between ``knots`` values; rows of unit length."""
-    at = np.linspace(0.0, knots - 1.0, size)[:, None]
-    weights = np.exp(-1.2 * (at - np.arange(knots)[None, :]) ** 2)
-    return (weights / np.linalg.norm(weights, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _smooth_noise(rng: np.random.Generator, knots: int, size: int) -> Field:
-    spline = _spline(knots, size)
-    noise: Field = spline @ rng.standard_normal((knots, knots), np.float32) @ spline.T
-    return noise
-
-
-def _develop(attenuation: Field, exposure: Exposure, rng: np.random.Generator) -> Field:
-    """Turn attenuation into grey values: window, film curve, uneven field, grain."""
-    across, down = _film(attenuation.shape[0])
-    tone = (attenuation - exposure.low) / (exposure.high - exposure.low)
-    tone = np.maximum(tone, 0.0) ** np.float32(exposure.gamma)
-    tone = 1.12 * (1.0 - np.exp(-1.9 * tone))
-    tone += exposure.tilt[0] * across + exposure.tilt[1] * down
-    tone += exposure.grain * rng.standard_normal(tone.shape, np.float32)
-    return np.minimum(np.maximum(tone, 0.0), 1.0)

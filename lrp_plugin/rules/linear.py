@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call
+from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.primitives import Carrier, damp, scale, widened
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
@@ -29,7 +29,8 @@ def _one_signal(names: Any, signals: Any) -> bool:
 
 def _is_product(call: Call) -> bool:
     """Two factors are signals, or the addend is: no linear map of one signal."""
-    return len(call.signals) > 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
+    signals = sum(call.is_signal(t) for t in tensors_in((call.args, call.kwargs), []))
+    return signals > 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
 
 
 @register_rule("epsilon", *MAPS)

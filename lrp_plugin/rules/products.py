@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call
+from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
 
@@ -18,11 +18,11 @@ def uniform_product(call: Call) -> Any:
     if call.row is not None:
         constant = call.at_zero()
         call.absorb("bias", lambda m: m * constant)
-    factors = [t for name, t in call.names.items() if call.is_signal(t) and name not in ("bias",)]
     addend = call.get("bias")
     if call.is_signal(addend) or (call.operation in ("addmm", "baddbmm") and call.is_signal(call.get("input"))):
         return _added_product(call)
-    return scale(value, 0.5) if len(factors) == 2 else value
+    factors = [t for t in tensors_in((call.args, call.kwargs), []) if call.is_signal(t)]
+    return scale(value, 1 / len(factors)) if len(factors) > 1 else value
 
 
 def _added_product(call: Call) -> Any:
