@@ -266,7 +266,7 @@ def test_unknown_names_and_options_are_named_with_what_is_legal(net):
 def test_input_x_gradient_and_occlusion_are_captums(net, images):
     assert torch.allclose(
         build_method("input_x_gradient", net).attribute(images, 1),
-        InputXGradient(net).attribute(images, target=1),
+        InputXGradient(net).attribute(images.clone().requires_grad_(), target=1),
     )
     assert torch.allclose(
         build_method("occlusion", net, window=4, stride=2).attribute(images, 1),
@@ -330,3 +330,17 @@ def test_lrp_takes_the_same_call(monkeypatch, net, images):
     assert torch.equal(result, images * torch.tensor([0.0, 1.0, 2.0])[:, None, None, None])
     with pytest.raises(ValueError, match="explains the logit"):
         build_method("lrp", net, output="probability")
+
+
+def test_real_lrp_fits_the_table(net, images):
+    with torch.no_grad():
+        for module in net.modules():
+            if getattr(module, "bias", None) is not None:
+                module.bias.zero_()
+    method = build_method("lrp", net, epsilon=1e-9)
+    found = method.attribute(images, [0, 1, 2])
+    assert found.shape == images.shape and not found.requires_grad
+    # Without biases, LRP with a small stabilizer is gradient x input, whose sum is the logit.
+    assert torch.allclose(found.sum((1, 2, 3)), net(images).diagonal(), rtol=1e-3)
+    named = build_method("lrp", net, epsilon=1e-9, forward=lambda x: {"logit": net(x)})
+    assert torch.allclose(named.attribute(images, [0, 1, 2]), found, atol=1e-6)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,6 +79,8 @@ class ScoreModel(nn.Module):
         self.model = model
         self.call = model if forward is None else forward
         self.output = output
+        # The wrapper has no mode of its own; a new module's flag would make any model look in training.
+        self.training = False
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Scores ``(N, K)`` of inputs ``(N, ...)``.
@@ -104,23 +104,3 @@ class ScoreModel(nn.Module):
                 "explained: give forward=lambda images: ... that returns one"
             )
         return OUTPUTS[self.output](logits[:, None] if logits.ndim == 1 else logits)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; each module's own state again after it, whatever happened."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        warnings.warn(
-            f"{type(model).__name__} was in training mode; it is explained in evaluation mode (dropout off, "
-            "batch-norm statistics fixed). Call model.eval() to silence this",
-            stacklevel=3,
-        )
-    # The flag itself, not .train(): models that override train() to keep parts frozen come back as they were.
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
