@@ -202,7 +202,7 @@ def _ridge(phase: Field) -> Field:
 
 
 def _soft_shadows(x: Field, y: Field, anatomy: Anatomy) -> Field:
-    """Everything without a sharp edge: body, belly, mediastinum, spine, shoulders, stomach bubble, breasts."""
+    """What has no sharp edge: body, belly, mediastinum, spine, shoulders, stomach bubble, breasts."""
     side = np.abs(x)
     body = _body(side, y)
     shadows = body * (0.62 * anatomy.tissue + 0.22 * smooth_step((y - 0.35) * 2.2))
