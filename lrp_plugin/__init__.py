@@ -5,8 +5,9 @@ from lrp_plugin.composites import Composite, rule
 from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning
 from lrp_plugin.ledger import Ledger
 from lrp_plugin.registry import Registry, Rule, list_rules, register_rule, registry
+from lrp_plugin.version import __version__
 
-__version__ = "0.1.0"
+
 
 __all__ = [
     "Composite",
