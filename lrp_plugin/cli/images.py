@@ -29,9 +29,9 @@ def load_image(path: str, size: int) -> Tensor:
 
         values = SyntheticCXR(1, seed=0, size=size)[0]["image"]
     elif path.lower().endswith((".dcm", ".dicom")):
-        from lrp_plugin.cxr import read_dicom
+        from lrp_plugin.cxr import read_radiograph
 
-        values = read_dicom(Path(path))
+        values = read_radiograph(Path(path))
     else:
         values = _read(Path(path))
     values = values.expand(3, *values.shape[-2:]).contiguous() if values.shape[0] == 1 else values[:3]

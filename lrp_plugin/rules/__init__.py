@@ -9,7 +9,8 @@ from lrp_plugin.rules import (
     norms,
     pooling,
     products,
+    recurrent,
     routing,
 )
 
-__all__ = ["activations", "additions", "attention", "input_layer", "linear", "norms", "pooling", "products", "routing"]
+__all__ = ["activations", "additions", "attention", "input_layer", "linear", "norms", "pooling", "products", "recurrent", "routing"]
