@@ -117,6 +117,7 @@ class Call:
         followers: Calls folded into this one (a BatchNorm behind a convolution).
         out_port: Set by a rule whose value has a port.
         constant: Set by a rule whose value carries no relevance (a divisor, a normalizer).
+        gate: Set by a rule whose value is a gate because an argument is one (1 - z).
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class Call:
         self.followers: tuple[Call, ...] = ()
         self.out_port: Tensor | None = None
         self.constant = False
+        self.gate = False
         self._port_of = port_of
 
     def __getitem__(self, name: str) -> Any:

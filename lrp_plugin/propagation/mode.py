@@ -211,7 +211,7 @@ class Propagation(TorchFunctionMode):
             return self._follow(spelling, args, kwargs, pending, site, choice)
         if self.plan is not None:
             self.plan.append((site, choice))
-        if choice.rule.folds and choice.rule.defers(bind(spelling.function, args, kwargs), found):
+        if choice.folds and choice.rule.defers(bind(spelling.function, args, kwargs), found):
             return self._defer(choice, spelling, args, kwargs, tensors, found, site)
         row = self._row(site.path, site.name, choice) if self.recorder is not None else None
         return self._run(choice, spelling, args, kwargs, tensors, found, row)
@@ -348,7 +348,7 @@ class Propagation(TorchFunctionMode):
             signal = Signal(
                 nonnegative=rule.sign == "nonnegative"
                 or (rule.sign == "keeps" and all(s.nonnegative for s in call.signals.values())),
-                gate=rule.gate or (rule.sign == "keeps" and rule.port == "routes" and self._gated(call)),
+                gate=rule.gate or call.gate or (rule.sign == "keeps" and rule.port == "routes" and self._gated(call)),
             )
             signal.port = next(ports) if ports is not None else None
             signal.parents = parents if self.chooser.lineage else ()

@@ -27,6 +27,7 @@ def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
     Native in this form; an added constant (bias, position embedding) keeps its own part.
     """
     value = native_affine(call)
+    call.gate = len(call.signals) == 1 and all(signal.gate for signal in call.signals.values())  # 1 - z
     if epsilon == 0:
         return value
     held = value.detach()

@@ -1,0 +1,241 @@
+"""One recurrent layer in one direction, with the backward of Arras et al. (2017, arXiv 1706.07206, section 3.2).
+
+The torch kernel gives the hidden states of all steps, so every gate of every step comes from two matrix products over
+all steps at once; only the cell state and, backward, the multiplier go step by step. Sequences are held packed, as
+torch packs them: ``rows`` are all (step, example) pairs, ``sizes[t]`` examples are running at step t. A padded batch
+is the case of equal sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from lrp_plugin.primitives import widened
+
+
+class Weights(NamedTuple):
+    """One layer's parameters in one direction: torch's order, ``None`` where the layer has none."""
+
+    input: Tensor
+    hidden: Tensor
+    input_bias: Tensor | None = None
+    hidden_bias: Tensor | None = None
+    projection: Tensor | None = None
+
+
+class Layout(NamedTuple):
+    """The order in which one direction runs through packed rows.
+
+    Args:
+        spans: ``(first row, examples)`` of each step, in the direction's order.
+        previous: For each row the row of ``cat([initial (N), hidden (rows)])`` that holds its previous hidden state.
+    """
+
+    spans: list[tuple[int, int]]
+    previous: Tensor
+
+    @classmethod
+    def of(cls, sizes: Sequence[int], examples: int, reverse: bool, device: torch.device) -> Layout:
+        """The layout of one direction over steps of these sizes."""
+        starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+        spans = list(zip(starts, sizes))
+        if reverse:
+            spans.reverse()
+        latest = torch.arange(examples)
+        previous = torch.empty(starts[-1], dtype=torch.long)
+        for start, size in spans:
+            previous[start : start + size] = latest[:size]
+            latest[:size] = torch.arange(start, start + size) + examples
+        return cls(spans, previous.to(device))
+
+
+class Flow(NamedTuple):
+    """What one direction's multipliers are made of, each of shape (rows, H).
+
+    Args:
+        preactivation: z of the signal's tanh or ReLU. damping: ``|z| / (|z| + epsilon)``.
+        take: From the state's multiplier to the pre-activation's: the input gate times the secant.
+        keep: From the state's multiplier to the previous state's: the forget gate; None in a plain RNN.
+        emit: From the output's multiplier to the cell's: the output gate times tanh's secant; None without a cell.
+        reset: The gate on the hidden state inside the pre-activation (GRU), else None.
+        bias: The part of the pre-activation that is bias, or None.
+        output: What is projected, and the projection's damping (LSTM with ``proj_size``), or None.
+    """
+
+    preactivation: Tensor
+    damping: Tensor | float
+    take: Tensor
+    keep: Tensor | None = None
+    emit: Tensor | None = None
+    reset: Tensor | None = None
+    bias: Tensor | None = None
+    output: tuple[Tensor, Tensor | float] | None = None
+
+
+def _secant(value: Tensor, x: Tensor) -> Tensor:
+    """``tanh(x) / x``, 1 at 0; tanh is exact near 0, so the quotient is."""
+    return torch.where(x == 0, 1, value / torch.where(x == 0, 1, x))
+
+
+def _damping(z: Tensor, epsilon: float) -> Tensor | float:
+    return 1.0 if epsilon == 0 else (widened(z).abs() / (widened(z).abs() + epsilon)).to(z.dtype)
+
+
+def _mapped(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def _lstm_flow(
+    x: Tensor, before: Tensor, cell: Tensor, weights: Weights, layout: Layout, epsilon: float
+) -> tuple[Flow, int]:
+    z = _mapped(x, weights.input, weights.input_bias) + _mapped(before, weights.hidden, weights.hidden_bias)
+    let, forget, pre, out = z.chunk(4, 1)
+    let, forget, out, candidate = let.sigmoid(), forget.sigmoid(), out.sigmoid(), pre.tanh()
+    added = let * candidate
+    states, state = torch.empty_like(added), cell.detach().to(added.dtype).clone()
+    for start, size in layout.spans:
+        running = torch.addcmul(added[start : start + size], forget[start : start + size], state[:size])
+        states[start : start + size] = running
+        state[:size] = running
+    squashed = states.tanh()
+    hidden = out * squashed
+    output = None
+    if weights.projection is not None:
+        output = (hidden, _damping(_mapped(hidden, weights.projection, None), epsilon))
+    size = pre.shape[1]
+    return Flow(
+        pre, _damping(pre, epsilon), let * _secant(candidate, pre), keep=forget, emit=out * _secant(squashed, states),
+        bias=_signal_bias(weights, slice(2 * size, 3 * size)), output=output,
+    ), 2 * size  # fmt: skip
+
+
+def _gru_flow(x: Tensor, before: Tensor, weights: Weights, epsilon: float) -> tuple[Flow, int]:
+    own = _mapped(x, weights.input, weights.input_bias).chunk(3, 1)
+    held = _mapped(before, weights.hidden, weights.hidden_bias).chunk(3, 1)
+    reset, update = (own[0] + held[0]).sigmoid(), (own[1] + held[1]).sigmoid()
+    pre = own[2] + reset * held[2]
+    size = pre.shape[1]
+    bias = None
+    if weights.input_bias is not None and weights.hidden_bias is not None:
+        bias = weights.input_bias[2 * size :] + reset * weights.hidden_bias[2 * size :]
+    take = (1 - update) * _secant(pre.tanh(), pre)
+    return Flow(pre, _damping(pre, epsilon), take, keep=update, reset=reset, bias=bias), 2 * size
+
+
+def _rnn_flow(x: Tensor, before: Tensor, weights: Weights, kind: str, epsilon: float) -> tuple[Flow, int]:
+    pre = _mapped(x, weights.input, weights.input_bias) + _mapped(before, weights.hidden, weights.hidden_bias)
+    take = _secant(pre.tanh(), pre) if kind == "rnn_tanh" else (pre > 0).to(pre.dtype)
+    return Flow(pre, _damping(pre, epsilon), take, bias=_signal_bias(weights, slice(None))), 0
+
+
+def _signal_bias(weights: Weights, part: slice) -> Tensor | None:
+    if weights.input_bias is None or weights.hidden_bias is None:
+        return None
+    return weights.input_bias[part] + weights.hidden_bias[part]
+
+
+def _flow(
+    kind: str, x: Tensor, before: Tensor, cell: Tensor, weights: Weights, layout: Layout, epsilon: float
+) -> tuple[Flow, int]:
+    """The flow of one direction, and the first row of the signal's block in the weights."""
+    if kind == "lstm":
+        return _lstm_flow(x, before, cell, weights, layout, epsilon)
+    if kind == "gru":
+        return _gru_flow(x, before, weights, epsilon)
+    return _rnn_flow(x, before, weights, kind, epsilon)
+
+
+class Known(NamedTuple):
+    """The kernel's values of one direction: hidden states (rows, H), last hidden and last cell state (N, H)."""
+
+    hidden: Tensor
+    last: Tensor
+    cell: Tensor
+
+
+class _Direction(Function):
+    """One layer in one direction: the kernel's values forward, Arras's rule backward.
+
+    ``absorbed`` is a vector of two zeros whose gradient is what the biases and the stabilizer took: the ledger asks
+    for it, the explanation does not.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, initial: Tensor, cell: Tensor, absorbed: Tensor, known: Known, layout: Layout,
+        flow: Flow, into: tuple[Tensor, Tensor, Tensor | None],
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        ctx.layout, ctx.flow, ctx.into = layout, flow, into
+        return known.hidden.view_as(known.hidden), known.last.view_as(known.last), known.cell.view_as(known.cell)
+
+    @staticmethod
+    def backward(ctx: Any, output: Tensor, last: Tensor, cell: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        flow, (from_input, from_hidden, projection) = ctx.flow, ctx.into
+        sent, emitted, last, cell = _back_in_time(output, last, cell, flow, ctx.layout, from_hidden, projection)
+        taken = None
+        if ctx.needs_input_grad[3]:
+            taken = _taken(sent, emitted, flow)
+        return sent @ from_input, last, cell, taken, None, None, None, None
+
+
+def _back_in_time(
+    output: Tensor, last: Tensor, cell: Tensor, flow: Flow, layout: Layout, from_hidden: Tensor,
+    projection: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The multipliers of all pre-activations, of all outputs, of the initial hidden state and of the initial cell."""
+    take = flow.take * flow.damping
+    sent, last, cell = torch.empty_like(take), last.clone(), cell.clone()
+    emitted = torch.empty_like(output)
+    for start, size in reversed(layout.spans):
+        rows = slice(start, start + size)
+        m = last[:size] + output[rows]
+        emitted[rows] = m
+        if projection is not None and flow.output is not None:
+            damping = flow.output[1]
+            m = (m * damping[rows] if isinstance(damping, Tensor) else m) @ projection
+        state = m if flow.emit is None else torch.addcmul(cell[:size], m, flow.emit[rows])
+        pre = torch.mul(state, take[rows], out=sent[rows])
+        back = (pre if flow.reset is None else pre * flow.reset[rows]) @ from_hidden
+        if flow.emit is not None and flow.keep is not None:
+            cell[:size] = state * flow.keep[rows]
+        elif flow.keep is not None:
+            back = torch.addcmul(back, state, flow.keep[rows])
+        last[:size] = back
+    return sent, emitted, last, cell
+
+
+def _taken(sent: Tensor, emitted: Tensor, flow: Flow) -> Tensor:
+    """What the biases and the stabilizer absorbed; shape (2,)."""
+    bias = sent.new_zeros(()) if flow.bias is None else (sent * flow.bias).sum()
+    lost = sent.new_zeros(())
+    if isinstance(flow.damping, Tensor):
+        # m z (1 - d) with sent = m d, and 0 where z = 0
+        z, d = flow.preactivation, flow.damping
+        lost = torch.where(d == 0, 0, sent * z * (1 - d) / torch.where(d == 0, 1, d)).sum()
+    return torch.stack([bias, lost]) if flow.output is None else torch.stack([bias, lost + _projected(emitted, flow)])
+
+
+def _projected(emitted: Tensor, flow: Flow) -> Tensor:
+    assert flow.output is not None
+    value, damping = flow.output
+    return emitted.new_zeros(()) if not isinstance(damping, Tensor) else (emitted * value * (1 - damping)).sum()
+
+
+def directed(
+    kind: str, x: Tensor, initial: Tensor, cell: Tensor, weights: Weights, layout: Layout, known: Known,
+    epsilon: float, absorbed: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """One layer in one direction, differentiable; its values are the kernel's."""
+    with torch.no_grad():
+        before = torch.cat([initial.to(known.hidden.dtype), known.hidden])[layout.previous]
+        flow, signal = _flow(kind, x, before, cell, weights, layout, epsilon)
+    dtype, size = known.hidden.dtype, flow.take.shape[1]
+    block = slice(signal, signal + size)
+    into = (weights.input[block].to(dtype), weights.hidden[block].to(dtype),
+            None if weights.projection is None else weights.projection.to(dtype))  # fmt: skip
+    return _Direction.apply(x, initial, cell, absorbed, known, layout, flow, into)  # type: ignore[no-any-return]
