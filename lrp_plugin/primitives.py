@@ -35,12 +35,12 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _HALF else tensor
 
 
-def stabilize(tensor: Tensor, stabilizer: float) -> Tensor:
+def stabilize(tensor: Tensor, stabilizer: float | Tensor) -> Tensor:
     """``tensor + stabilizer * sign(tensor)`` with ``sign(0) = 1``, of ``tensor``'s shape."""
     return torch.where(tensor >= 0, tensor + stabilizer, tensor - stabilizer)
 
 
-def reciprocal(tensor: Tensor, stabilizer: float) -> Tensor:
+def reciprocal(tensor: Tensor, stabilizer: float | Tensor) -> Tensor:
     """``1 / stabilize(tensor)``, and 0 where ``tensor`` is 0: nothing there can receive relevance."""
     return torch.where(tensor == 0, 0, 1 / stabilize(tensor, stabilizer))
 
@@ -147,7 +147,7 @@ class _RedistributeWithPort(Function):
         return (None, None, *((total * factor).to(dtype) for factor, dtype in zip(factors, ctx.dtypes)))
 
 
-def redistribute(value: Tensor, carriers: Sequence[Carrier], stabilizer: float) -> Tensor:
+def redistribute(value: Tensor, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> Tensor:
     """``value`` in the forward pass; backward, carrier i receives ``share_i * m * value / stabilize(carrier_i)``.
 
     A carrier that is exactly zero receives nothing. Shapes: ``value`` and every carrier alike.
@@ -157,7 +157,9 @@ def redistribute(value: Tensor, carriers: Sequence[Carrier], stabilizer: float) 
     return _Redistribute.apply(value.detach(), factors, *(c.value for c in carriers))  # type: ignore[no-any-return]
 
 
-def redistribute_with_port(value: Tensor, carriers: Sequence[Carrier], stabilizer: float) -> tuple[Tensor, Tensor]:
+def redistribute_with_port(
+    value: Tensor, carriers: Sequence[Carrier], stabilizer: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """As `redistribute`, and a port: what arrives at either, ``R = value * m + r``, is shared out together.
 
     Returns:

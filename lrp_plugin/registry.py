@@ -33,8 +33,8 @@ class Rule:
             operation, or a function of the call and of a function from a signal to its port.
         affine: The operation adds constants (its value at zero signals is not zero): a routed port leaves them out.
         gate: The output is a gate (a sigmoid-like function), for the products' rule ``signal``.
-        folds: The rule looks at weight signs: a following BatchNorm is folded into the map, and the rule runs when
-            the next operation is known.
+        folds: The rule looks at weight signs (given its parameters, where it is a function): a following BatchNorm is
+            folded into the map, and the rule runs when the next operation is known.
         defers: For ``folds``: given the arguments by name and the signals, whether this call is such a map.
         follows: Given the arguments by name, whether the call may be folded into the map before it.
         transparent: Given the arguments by name, whether the call returns its first argument (dropout, evaluating).
@@ -50,7 +50,7 @@ class Rule:
     port: Port = "ends"
     affine: bool = False
     gate: bool = False
-    folds: bool = False
+    folds: bool | Callable[[Mapping[str, Any]], bool] = False
     defers: Callable[..., bool] = _always
     follows: Callable[..., bool] | None = None
     transparent: Callable[..., bool] | None = None

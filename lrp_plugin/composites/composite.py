@@ -50,6 +50,12 @@ class Choice:
         shown = {key: value for key, value in self.parameters.items() if not hasattr(value, "shape")}
         return str(RuleSpec(self.rule.name, shown))
 
+    @property
+    def folds(self) -> bool:
+        """The rule, with these parameters, waits for the next operation."""
+        wanted = self.rule.folds
+        return wanted(self.parameters) if callable(wanted) else wanted
+
     @classmethod
     def native(cls, operation: str) -> Choice:
         """No rule is known: the operation keeps its own gradient."""

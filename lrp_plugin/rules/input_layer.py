@@ -81,3 +81,29 @@ def zbox(call: Call, *, low: Any = 0.0, high: Any = 1.0, stabilizer: float = 1e-
     value = whole - f.apply(port * low, positive, upper) - f.apply(port * high, negative, lower)
     # Bias parts cancel: b - b+ - b- = 0, so all of the relevance reaches the pixels.
     return f.redistribute([Carrier(value)], stabilizer)
+
+
+@register_rule("pass", *MAPS, ports=True)
+def pass_through(call: Call) -> Tensor:
+    """Pass: an entry of the output gives its relevance to the input's entry of the same place, ``R_i = R_i``.
+
+    For maps that stand for a change of basis or a correction, whose weights are not to be looked at.
+
+    Raises:
+        ValueError: Where the map changes the shape.
+    """
+    if _two_signals(call):
+        return uniform_product(call)
+    f = LinearMap(call, "ignore")
+    if f.x.shape != f.z.shape:
+        raise ValueError(
+            f"rule 'pass' for operation {call.operation!r}: input {tuple(f.x.shape)} and output {tuple(f.z.shape)} "
+            f"differ, so no entry has a counterpart; choose another rule there"
+        )
+    return f.redistribute([Carrier(call.port(f.x))], 0.0)
+
+
+@register_rule("identity", *MAPS, ports=True)
+def identity_map(call: Call) -> Tensor:
+    """Identity: another name of pass."""
+    return pass_through(call)

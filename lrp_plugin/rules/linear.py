@@ -6,6 +6,7 @@ With f the map, z = f(x, W, b), m the multiplier of z, and x+, x-, W+, W-, b+, b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,7 +34,12 @@ def _is_product(call: Call) -> bool:
     return signals > 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
 
 
-@register_rule("epsilon", *MAPS)
+def _distributes(parameters: Mapping[str, Any]) -> bool:
+    """A shift that is handed on belongs to the unit whose value it is part of: BatchNorm is folded in then."""
+    return parameters.get("bias") == "distribute"
+
+
+@register_rule("epsilon", *MAPS, folds=_distributes, defers=_one_signal)
 def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, bias: str = "absorb") -> Tensor:
     """LRP-epsilon: each input gets its share of z, damped where z is small.
 
@@ -50,7 +56,7 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
         return uniform_product(call)
     if bias != "absorb":
         f = LinearMap(call, bias)
-        return f.redistribute([f.whole()], max(epsilon, 1e-30))
+        return f.redistribute([f.whole()], epsilon * _typical(widened(f.z)) if relative else epsilon)
     z = call.native()
     added = call.at_zero if call.row is not None else None
     if epsilon == 0:
@@ -60,14 +66,18 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
         return z  # type: ignore[no-any-return]
     value = widened(z.detach())
     if relative:
-        typical = value.abs().flatten(1).mean(1).view(-1, *[1] * (z.dim() - 1)) if z.dim() > 1 else value.abs().mean()
-        return _relative(call, z, epsilon * typical, added)
+        return _relative(call, z, epsilon * _typical(value), added)
     if added is not None:
         constant = added()
         factor = value.abs() / (value.abs() + epsilon)
         call.absorb("bias", lambda m: m * constant * factor)
         call.absorb("stabilizer", lambda m: m * value * (epsilon / (value.abs() + epsilon)))
     return damp(z, epsilon)
+
+
+def _typical(value: Tensor) -> Tensor:
+    """Each example's mean ``|z|``, broadcastable to z."""
+    return value.abs().flatten(1).mean(1).view(-1, *[1] * (value.dim() - 1)) if value.dim() > 1 else value.abs().mean()
 
 
 def _relative(call: Call, z: Tensor, epsilon: Tensor, added: Any) -> Tensor:
@@ -81,7 +91,7 @@ def _relative(call: Call, z: Tensor, epsilon: Tensor, added: Any) -> Tensor:
     return scale(z, factor)
 
 
-@register_rule("zero", *MAPS)
+@register_rule("zero", *MAPS, folds=_distributes, defers=_one_signal)
 def zero(call: Call, *, bias: str = "absorb") -> Tensor:
     """LRP-0: the epsilon rule with epsilon = 0; on a piecewise-linear network gradient times input.
 
@@ -212,3 +222,17 @@ def gamma_montavon(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9,
     lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
     raised = None if f.carried_bias is None else f.carried_bias + gamma * f.carried_bias.clamp(min=0)
     return f.redistribute([f.share_out(f.apply(f.x, lifted, raised), f.placed(raised))], stabilizer)
+
+
+@register_rule("excitation_backprop", *MAPS, folds=True, defers=_one_signal)
+def excitation_backprop(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
+    """Excitation backprop: activations over excitatory weights alone; the bias takes no part.
+
+    ``R_i = sum_j x_i w_ij+ R_j / sum_i' x_i' w_i'j+``: Zhang et al. 2016 (ECCV, arXiv 1608.00507), eq. 5, the marginal
+    winning probability. On non-negative input it is z+ with ``bias="ignore"``; it is meant for no other.
+    """
+    if _is_product(call):
+        return uniform_product(call)
+    f = LinearMap(call, "ignore")
+    excitatory = f.weights("positive", lambda w: w.clamp(min=0))
+    return f.redistribute([Carrier(f.apply(f.x, excitatory))], stabilizer)

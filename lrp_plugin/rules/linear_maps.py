@@ -55,7 +55,10 @@ class LinearMap:
         self.call = call
         self.mode = bias
         self.cache: WeightCache = call.weights if call.weights is not None else WeightCache()
+        self._addend: Tensor | None = None
+        self._names: tuple[str, str, str] | None = None
         self._read(call)
+        self._source = self.weight
         self.z = call.value if call.value is not None else call.native().detach()
         self.sources: tuple[Tensor, ...] = tuple(t for t in (self.weight, self.bias) if t is not None)
         if call.followers:
@@ -72,11 +75,11 @@ class LinearMap:
             self._read_factor(call)
             return
         self.x, self.weight, self.bias = names[first], names[second], names.get(third) if third else None
-        self._names = (first, second, third)
+        if third == "input":
+            assert self.bias is not None
+            self._addend, self.bias = self.bias, self.bias * names.get("beta", 1)
+        self._names = (first, second, third) if third == "bias" else None
         self._rest = {key: value for key, value in names.items() if key not in (first, second, third)}
-        if third == "input" and self.bias is not None and self._rest.get("beta", 1) != 1:
-            self.bias = self.bias * self._rest["beta"]
-            self._rest["beta"] = 1
 
     def _read_factor(self, call: Call) -> None:
         """A product with a constant first factor, or an einsum: the signal keeps its place."""
@@ -84,23 +87,17 @@ class LinearMap:
         self.x = next(t for t in tensors if call.is_signal(t))
         self.weight = next((t for t in tensors if not call.is_signal(t)), torch.ones_like(self.x))
         self.bias = None
-        self._names = None
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The map with another input, weight or bias."""
         if self._names is None:
-            swap = {id(self.x): x, id(self.weight): weight}
-            return self.call.replaced(lambda t: swap.get(id(t), t))  # type: ignore[no-any-return]
+            swap = {id(self._source): weight, id(self.x): x}
+            if self._addend is not None:  # addmm and its kind must be given one
+                swap[id(self._addend)] = torch.zeros_like(self._addend)
+            value = self.call.replaced(lambda t: swap.get(id(t), t))
+            return value if bias is None else value + bias  # type: ignore[no-any-return]
         first, second, third = self._names
-        named = {**self._rest, first: x, second: weight}
-        if third == "input":  # addmm and its kind need the addend
-            zero = x.new_zeros(()) if bias is None else bias
-            return self.call.function(**named, input=zero)  # type: ignore[no-any-return]
-        if third is not None:
-            named[third] = bias
-        elif bias is not None:
-            return self.call.function(**named) + bias  # type: ignore[no-any-return]
-        return self.call.function(**named)  # type: ignore[no-any-return]
+        return self.call.function(**{**self._rest, first: x, second: weight, third: bias})  # type: ignore[no-any-return]
 
     def weights(self, variant: str, make: Callable[[Tensor], Tensor]) -> Tensor:
         """A modified weight, computed once until the parameter changes."""
@@ -186,7 +183,7 @@ class LinearMap:
             weight = self.weights("positive", lambda w: w.clamp(min=0))
             return self.share_out(self.apply(self.x, weight, bias), self.placed(bias))
         whole, absolute = self._signed()
-        return self.share_out(_guarded((whole + absolute) / 2, absolute), self.placed(bias))
+        return self.share_out(self._guarded((whole + absolute) / 2, absolute), self.placed(bias))
 
     def negative(self) -> Carrier:
         """``f(x+, W-, b-) + f(x-, W+)``: the negative contributions."""
@@ -195,10 +192,10 @@ class LinearMap:
             weight = self.weights("negative", lambda w: w.clamp(max=0))
             with torch.no_grad():
                 positive = self.positive_value()
-                value = _guarded(self.carried_value() - positive, positive)
+                value = self._guarded(self.carried_value() - positive, positive)
             return self.share_out(self.known(value, weight), self.placed(bias))
         whole, absolute = self._signed()
-        return self.share_out(_guarded((whole - absolute) / 2, absolute), self.placed(bias))
+        return self.share_out(self._guarded((whole - absolute) / 2, absolute), self.placed(bias))
 
     def carried_value(self) -> Tensor:
         """z, less the bias where it is ignored."""
@@ -231,26 +228,40 @@ class LinearMap:
             self._absolute = (self.known(self.carried_value(), self.weight), absolute)
         return self._absolute
 
+    def _guarded(self, part: Tensor, scale: Tensor) -> Tensor:
+        """``part``, exactly zero where rounding alone filled it."""
+        scale = scale.detach().abs()
+        if self.mode == "ignore" and (ignored := self.placed(self.bias)) is not None:
+            scale = scale + ignored.abs()  # z - b is rounded in units of b
+        bound = _EMPTY_ULPS * torch.finfo(scale.dtype).eps * scale
+        return torch.where(part.detach().abs() <= bound, 0, part)
+
     # ---- the end of every rule ---------------------------------------------------------------------------------
-    def redistribute(self, carriers: Sequence[Carrier], stabilizer: float) -> Tensor:
+    def redistribute(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> Tensor:
         """z, its relevance shared among the carriers, and the ledger's account of it."""
         z = self.z
+        spare: list[Carrier] = []
         if self.mode == "distribute":
-            carriers = [*carriers, self._spare(carriers)]
+            carriers, spare = self._with_spare(carriers, stabilizer)
         if self.call.row is not None:
             self._account(carriers, stabilizer)
+        carriers = [*carriers, *spare]
         if not self.call.ports:
             return redistribute(z, carriers, stabilizer)
         carriers = [Carrier(c.value.expand_as(z), c.share, c.bias) for c in carriers]
         value, self.call.out_port = redistribute_with_port(z, carriers, stabilizer)
         return value
 
-    def _spare(self, carriers: Sequence[Carrier]) -> Carrier:
-        """Where no carrier can take relevance up, ``distribute`` spreads it evenly."""
+    def _with_spare(
+        self, carriers: Sequence[Carrier], stabilizer: float | Tensor
+    ) -> tuple[list[Carrier], list[Carrier]]:
+        """Where no carrier can take relevance up, ``distribute`` spreads it evenly, all of it: no stabilizer's part."""
         empty = torch.stack([(c.value.detach() == 0).expand_as(self.z) for c in carriers]).all(0)
-        return Carrier(self.evenly().expand_as(self.z), empty.to(self.z.dtype))
+        even = self.evenly().expand_as(self.z)
+        share = torch.where(empty, even.detach() * (1 + stabilizer), 0)
+        return [c._replace(share=torch.where(empty, 0, c.share)) for c in carriers], [Carrier(even, share)]
 
-    def _account(self, carriers: Sequence[Carrier], stabilizer: float) -> None:
+    def _account(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> None:
         z = widened(self.z)
         bias, stabilized, lost = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(z)
         for carrier in carriers:
@@ -266,12 +277,6 @@ class LinearMap:
         if self.mode == "distribute" and self.bias is not None:
             bias_share = self.placed(self.bias).detach() * reciprocal(z, stabilizer)  # type: ignore[union-attr]
             self.call.absorb("distributed", lambda m: m * z * bias_share)
-
-
-def _guarded(part: Tensor, scale: Tensor) -> Tensor:
-    """``part``, exactly zero where rounding alone filled it."""
-    bound = _EMPTY_ULPS * torch.finfo(scale.dtype).eps * scale.detach().abs()
-    return torch.where(part.detach().abs() <= bound, 0, part)
 
 
 def _flat(args: Any) -> list[Any]:
