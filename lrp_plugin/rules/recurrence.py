@@ -64,7 +64,7 @@ class Flow(NamedTuple):
         emit: From the output's multiplier to the cell's: the output gate times tanh's secant; None without a cell.
         reset: The gate on the hidden state inside the pre-activation (GRU), else None.
         bias: The part of the pre-activation that is bias, or None.
-        output: What is projected, and the projection's damping (LSTM with ``proj_size``), or None.
+        output: The projected output, and its damping (LSTM with ``proj_size``), or None.
     """
 
     preactivation: Tensor
@@ -106,7 +106,8 @@ def _lstm_flow(
     hidden = out * squashed
     output = None
     if weights.projection is not None:
-        output = (hidden, _damping(_mapped(hidden, weights.projection, None), epsilon))
+        projected = _mapped(hidden, weights.projection, None)
+        output = (projected, _damping(projected, epsilon))
     size = pre.shape[1]
     return Flow(
         pre, _damping(pre, epsilon), let * _secant(candidate, pre), keep=forget, emit=out * _secant(squashed, states),
