@@ -210,6 +210,32 @@ def end_port(tensor: Tensor, stabilizer: float) -> Tensor:
     return _EndPort.apply(tensor, stabilizer)  # type: ignore[no-any-return]
 
 
+class _Overwrite(Function):
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, value: Tensor, like: Tensor) -> Tensor:
+        ctx.place = like.size(), like.stride(), like.storage_offset()
+        written = flat.clone()
+        written.as_strided(*ctx.place).copy_(value)
+        return written
+
+    @staticmethod
+    def backward(ctx: Any, multiplier: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        kept = multiplier.clone(memory_format=torch.contiguous_format)
+        place = kept.as_strided(*ctx.place)
+        written = place.clone()
+        place.zero_()
+        return kept, written, None
+
+
+def overwrite(flat: Tensor, value: Tensor, like: Tensor) -> Tensor:
+    """``flat``, shape (n,), with ``value`` written where ``like`` lies in its own storage.
+
+    torch.as_strided_scatter does this too, but its backward (torch 2.15) also sends the overwritten entries' gradient
+    to ``flat``: relevance would count twice.
+    """
+    return _Overwrite.apply(flat, value, like)  # type: ignore[no-any-return]
+
+
 class _Tap(Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, sink: Callable[[Tensor, Tensor], None]) -> Tensor:

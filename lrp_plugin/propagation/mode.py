@@ -410,7 +410,8 @@ class Propagation(TorchFunctionMode):
         return tap(tensor, self.recorder.output_sink(call.row, place))
 
     def _write(self, target: Tensor, value: Any) -> Tensor:
-        value = target if value is None else value
+        if value is None or value is target:  # dropout that drops nothing
+            return target
         signal = self.signals.get(target)
         if signal is None or signal.viewed or target._is_view():
             self.storages.write(target, self.value_of(value), self.value_of)

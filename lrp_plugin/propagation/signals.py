@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Signal
+from lrp_plugin.primitives import overwrite
 
 
 class Signals:
@@ -75,9 +76,6 @@ class Storages:
             base = tensor if tensor._base is None else tensor._base
             size = base.untyped_storage().nbytes() // base.element_size()
             whole = torch.empty(0, dtype=base.dtype, device=base.device).set_(base.untyped_storage())
-            flat = torch.as_strided_scatter(
-                whole.detach().clone(), content(base), base.size(), base.stride(), base.storage_offset()
-            ) if size else base  # fmt: skip
+            flat = overwrite(whole.detach(), content(base), base) if size else base
         value = value.to(tensor.dtype).expand(tensor.size())
-        flat = torch.as_strided_scatter(flat, value, tensor.size(), tensor.stride(), tensor.storage_offset())
-        self._flat[key] = (tensor, flat)
+        self._flat[key] = (tensor, overwrite(flat, value, tensor))
