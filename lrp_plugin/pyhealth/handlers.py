@@ -1,0 +1,196 @@
+"""PyHealth's layer handlers: a way to give a kind of layer one's own relevance, on top of this package's rules."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from lrp_plugin.call import Call
+from lrp_plugin.composites import Composite, Site, predicate
+from lrp_plugin.composites import rule as rule_spec
+from lrp_plugin.propagation.paths import ModulePaths
+from lrp_plugin.registry import Registry
+
+
+class LRPLayerHandler(ABC):
+    """How one kind of layer hands relevance to its input.
+
+    A handler carries relevance through layers that run one operation with a rule here (Conv2d, Linear, ReLU, pools,
+    norms, ...). For a layer of several operations register rules for those (`lrp_plugin.register_rule`).
+
+    Args:
+        name: For listings, unique in a registry.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def supports(self, layer: nn.Module) -> bool:
+        """Whether this handler is for that layer."""
+
+    def forward_hook(  # noqa: B027 - a handler may need nothing of the forward pass
+        self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor
+    ) -> None:
+        """Called in the forward pass, with detached tensors; remember here what `backward_relevance` needs."""
+
+    @abstractmethod
+    def backward_relevance(self, layer: nn.Module, relevance_output: Tensor, rule: str, **parameters: Any) -> Tensor:
+        """Relevance of the layer's input, of its shape, given that of its output.
+
+        Args:
+            layer: The layer.
+            relevance_output: Of the layer's output's shape, in the units of the explained output.
+            rule: The rule `UnifiedLRP` was made with.
+            **parameters: ``epsilon``, ``alpha`` and ``beta``.
+        """
+
+    def clear_cache(self) -> None:  # noqa: B027 - nor remember anything
+        """Called after each explanation; forget here what `forward_hook` remembered."""
+
+
+class _Handled(Function):
+    """The layer's value and a port; backward, the handler's relevance for the input's port."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, hand_on: Any, port: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(value, port)
+        ctx.hand_on = hand_on
+        ctx.set_materialize_grads(False)
+        return value.detach(), torch.ones_like(value)
+
+    @staticmethod
+    def backward(ctx: Any, multiplier: Tensor | None, relevance: Tensor | None) -> Any:  # type: ignore[override]
+        value, port = ctx.saved_tensors
+        total = torch.zeros_like(value) if multiplier is None else value * multiplier
+        received = ctx.hand_on(total if relevance is None else total + relevance)
+        if received.shape != port.shape:
+            raise ValueError(
+                f"backward_relevance returned {tuple(received.shape)} for an input of {tuple(port.shape)}; "
+                "relevance has the input's shape"
+            )
+        return None, None, received
+
+
+class LRPHandlerRegistry:
+    """Handlers of one's own; the last registered that supports a layer is asked, before every built-in rule.
+
+    Local to the `UnifiedLRP` that is made with it. Layers that no handler supports keep this package's rules.
+
+    Args:
+        built_in: The rules below the handlers, for listings.
+    """
+
+    def __init__(self, built_in: Registry | None = None) -> None:
+        from lrp_plugin.registry import registry
+
+        self.built_in = registry if built_in is None else built_in
+        self._handlers: list[LRPLayerHandler] = []
+
+    def register(self, handler: LRPLayerHandler) -> None:
+        """Adds a handler, before all others.
+
+        Raises:
+            TypeError: It is no `LRPLayerHandler`.
+            ValueError: One of that name is registered.
+        """
+        if not isinstance(handler, LRPLayerHandler):
+            raise TypeError(f"handler is a {type(handler).__name__}; give an object of a subclass of LRPLayerHandler")
+        if handler.name in [known.name for known in self._handlers]:
+            raise ValueError(f"a handler {handler.name!r} is registered already; unregister({handler.name!r}) it first")
+        self._handlers.insert(0, handler)
+
+    def unregister(self, name: str) -> None:
+        """Removes a handler.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+        kept = [known for known in self._handlers if known.name != name]
+        if len(kept) == len(self._handlers):
+            known = ", ".join(handler.name for handler in self._handlers)
+            raise KeyError(f"no handler {name!r}; registered are: {known or 'none'}")
+        self._handlers = kept
+
+    def get_handler(self, layer: nn.Module) -> LRPLayerHandler | None:
+        """The handler for a layer; None where the built-in rules serve it."""
+        return next((known for known in self._handlers if known.supports(layer)), None)
+
+    def list_handlers(self) -> list[str]:
+        """Names: one's own handlers, then the operations that have a built-in rule."""
+        operations = {str(found.operation) for found in self.built_in}
+        return [*(known.name for known in self._handlers), *sorted(operations)]
+
+    def clear(self) -> None:
+        """Removes all handlers of one's own."""
+        self._handlers = []
+
+    @property
+    def handlers(self) -> tuple[LRPLayerHandler, ...]:
+        """One's own, the first to be asked first."""
+        return tuple(self._handlers)
+
+    def __len__(self) -> int:
+        """How many names `list_handlers` returns."""
+        return len(self.list_handlers())
+
+    def applied_to(
+        self, composite: Composite, registry: Registry, rule: str, parameters: Mapping[str, Any]
+    ) -> tuple[Composite, Registry]:
+        """The composite and the registry with these handlers before everything else.
+
+        Args:
+            composite: Which rule where, without handlers.
+            registry: The rules; it is not changed.
+            rule: Told to the handlers.
+            parameters: Told to the handlers.
+        """
+        own = registry.copy()
+        for handler in reversed(self._handlers):
+            name = f"handler {handler.name}"
+            operations = sorted({found.operation for found in registry if isinstance(found.operation, str)})
+            own.register(name, *operations, ports=True)(_formula(handler, rule, parameters))
+            composite = composite.with_rule(predicate(_supported_by(handler), name), rule_spec(name))
+        return composite, own
+
+
+def create_default_registry() -> LRPHandlerRegistry:
+    """A registry without handlers of one's own: this package's rules serve every layer."""
+    return LRPHandlerRegistry()
+
+
+def _supported_by(handler: LRPLayerHandler) -> Any:
+    def supported(site: Site) -> bool:
+        return site.module is not None and handler.supports(site.module)
+
+    return supported
+
+
+def _formula(handler: LRPLayerHandler, rule: str, parameters: Mapping[str, Any]) -> Any:
+    running = ModulePaths(_formula)
+
+    def carry(call: Call) -> Tensor:
+        """Relevance by a handler of the user's."""
+        layer = running.current()[1]
+        signals = [tensor for tensor in (*call.args, *call.kwargs.values()) if call.is_signal(tensor)]
+        assert layer is not None
+        if len(signals) != 1:
+            raise ValueError(
+                f"handler {handler.name!r} got {call.operation!r} of {len(signals)} signals in "
+                f"{type(layer).__name__}; a handler serves layers of one input"
+            )
+        value = call.native().detach()
+        handler.forward_hook(layer, (signals[0].detach(),), value)
+
+        def hand_on(relevance: Tensor) -> Tensor:
+            return handler.backward_relevance(layer, relevance, rule, **parameters)
+
+        value, call.out_port = _Handled.apply(value, hand_on, call.port(signals[0]))
+        return value
+
+    return carry
