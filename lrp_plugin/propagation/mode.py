@@ -21,6 +21,7 @@ from lrp_plugin.primitives import end_port, tap
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Signals, Storages
 from lrp_plugin.propagation.spelling import Spelling, bind, opened, spelling_of
+from lrp_plugin.propagation.tokens import propagate
 from lrp_plugin.propagation.unseen import cut, find_sources
 
 _REMEDY = (
@@ -105,6 +106,14 @@ class Propagation(TorchFunctionMode):
         tensors = tensors_in(kwargs, tensors_in(args, []))
         found = {id(tensor): signal for tensor in tensors if (signal := self._find(tensor)) is not None}
         spelling = spelling_of(func)
+        if any(signal.token for signal in found.values()):
+            return propagate(self, func, spelling, args, kwargs, tensors, found)
+        return self.dispatch(func, spelling, args, kwargs, tensors, found)
+
+    def dispatch(
+        self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
+    ) -> Any:
+        """Carries one call out, given what is known of the signals among its arguments."""
         if not found:
             return self._constant(func, spelling, args, kwargs, tensors)
         rule = self.chooser.default(spelling.operation)
@@ -112,13 +121,13 @@ class Propagation(TorchFunctionMode):
             return self._unregistered(func, spelling, args, kwargs, tensors, found)
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
-            return self._write(args[0], self._apply(spelling, args, kwargs, tensors, found))
+            return self.write(args[0], self._apply(spelling, args, kwargs, tensors, found))
         if kwargs.get("out") is not None:
             raise UnsupportedOperationError(
                 f"operation {spelling.operation!r} in {self._where()} writes a signal into out=; assign its result instead"
             )
         value = self._apply(spelling, args, kwargs, tensors, found)
-        return self._write(args[0], value) if spelling.writes else value
+        return self.write(args[0], value) if spelling.writes else value
 
     def _find(self, tensor: Tensor) -> Signal | None:
         signal = self.signals.get(tensor)
@@ -153,7 +162,7 @@ class Propagation(TorchFunctionMode):
         if spelling.writes and isinstance(args[0], Tensor) and (self.storages.holds(args[0]) or self._is_state(args[0])):
             function = _on_a_clone(spelling.function) if spelling.clones else spelling.function
             value = function(*map_tensors(args, self._current), **map_tensors(kwargs, self._current))
-            return self._write(args[0], value)
+            return self.write(args[0], value)
         if self.storages:
             args, kwargs = map_tensors(args, self._current), map_tensors(kwargs, self._current)
         value = func(*args, **kwargs)
@@ -220,16 +229,18 @@ class Propagation(TorchFunctionMode):
         self, choice: Choice, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor],
         found: dict[int, Signal], row: Row | None,
     ) -> Any:  # fmt: skip
-        call = self._call(choice, spelling, args, kwargs, tensors, found, row)
+        call = self.make_call(choice, spelling, args, kwargs, tensors, found, row)
         value = call.native() if choice.rule.formula is None else choice.rule.formula(call, **choice.parameters)
         return self._register(value, call, choice, tuple(found.values()))
 
-    def _call(
+    def make_call(
         self, choice: Choice, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor],
         found: dict[int, Signal], row: Row | None, rectified: bool = False,
     ) -> Call:  # fmt: skip
+        """What a rule is given: signals as differentiable tensors, everything else without a graph."""
         given: dict[int, Tensor] = {}
         signals: dict[int, Signal] = {}
+        sources: dict[int, Tensor] = {}  # a port that starts here must not lead back through this call's taps
         for tensor in tensors:
             if id(tensor) in given:
                 continue
@@ -238,13 +249,14 @@ class Propagation(TorchFunctionMode):
                 current = self._current(tensor)
                 given[id(tensor)] = current.detach() if current.requires_grad else current
                 continue
-            value = self._settled(tensor, signal, choice.rule.rectifies)
+            value = untapped = self._settled(tensor, signal, choice.rule.rectifies)
             if row is not None and self.recorder is not None and value.requires_grad:
                 value = tap(value, self.recorder.input_sink(row))
             elif id(value) in signals:  # two tensors with one current value
                 value = value.view_as(value)
             given[id(tensor)] = value
             signals[id(value)] = signal
+            sources[id(value)] = untapped
 
         def replace(tensor: Tensor) -> Tensor:
             return given[id(tensor)]
@@ -253,7 +265,7 @@ class Propagation(TorchFunctionMode):
         call = Call(
             spelling.operation, spelling.function, args, kwargs, signals, bind(spelling.function, args, kwargs),
             row=row, ports=self.ports, weights=self.weights,
-            port_of=lambda tensor: self._port(tensor, signals[id(tensor)], row),
+            port_of=lambda tensor: self._port(sources[id(tensor)], signals[id(tensor)], row),
         )  # fmt: skip
         call.rectified = rectified
         if spelling.clones:
@@ -290,7 +302,7 @@ class Propagation(TorchFunctionMode):
         def settle(value: Tensor, rectified: bool, followers: tuple[Call, ...] = ()) -> tuple[Tensor, Tensor | None]:
             joined = "+".join([name, *(str(follower.operation) for follower in followers)])
             row = self._row(path, joined, choice) if self.recorder is not None else None
-            call = self._call(choice, spelling, args, kwargs, list(held.values()), settled_signals, row, rectified)
+            call = self.make_call(choice, spelling, args, kwargs, list(held.values()), settled_signals, row, rectified)
             call.value, call.followers = value, followers
             out = choice.rule.formula(call, **choice.parameters)
             return self._tapped(out, call, 0), self._tapped_port(call)
@@ -338,7 +350,7 @@ class Propagation(TorchFunctionMode):
             return map_tensors(value, lambda t: t.detach())
         place = 0
         rule = choice.rule
-        ports = iter(self._out_ports(value, call, rule)) if self.ports or call.out_port is not None else None
+        ports = iter(self.out_ports(value, call, rule)) if self.ports or call.out_port is not None else None
 
         def record(tensor: Tensor) -> Tensor:
             nonlocal place
@@ -365,7 +377,8 @@ class Propagation(TorchFunctionMode):
     def _gated(call: Call) -> bool:
         return any(signal.gate for signal in call.signals.values())
 
-    def _out_ports(self, value: Any, call: Call, rule: Any) -> list[Tensor | None]:
+    def out_ports(self, value: Any, call: Call, rule: Any) -> list[Tensor | None]:
+        """The ports of an operation's outputs."""
         count = len(tensors_in(value, []))
         if call.out_port is not None:
             return [self._tapped_port(call)] + [None] * (count - 1)
@@ -409,7 +422,8 @@ class Propagation(TorchFunctionMode):
             return tensor
         return tap(tensor, self.recorder.output_sink(call.row, place))
 
-    def _write(self, target: Tensor, value: Any) -> Tensor:
+    def write(self, target: Tensor, value: Any) -> Tensor:
+        """Records that ``target`` now holds ``value``; its memory is not written."""
         if value is None or value is target:  # dropout that drops nothing
             return target
         signal = self.signals.get(target)
@@ -428,6 +442,10 @@ class Propagation(TorchFunctionMode):
         return target
 
     # ---- rows, warnings ----------------------------------------------------------------------------------------
+    def open_row(self, operation: str, choice: Choice) -> Row | None:
+        """A row for the operation at the running module, or None while no ledger is kept."""
+        return None if self.recorder is None else self._row(self.paths.current()[0], operation, choice)
+
     def _row(self, path: str, operation: str, choice: Choice) -> Row:
         assert self.recorder is not None
         return self.recorder.open_row(path, operation, choice.text)
