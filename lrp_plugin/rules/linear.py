@@ -21,7 +21,7 @@ from lrp_plugin.rules.products import uniform_product
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PRODUCTS = ("matmul", "mm", "bmm", "mv", "einsum")
 ADDED_PRODUCTS = ("addmm", "baddbmm")
-MAPS = ("linear", *CONVOLUTIONS, *ADDED_PRODUCTS, *PRODUCTS, "embedding_bag", "bilinear")
+MAPS = ("linear", *CONVOLUTIONS, *ADDED_PRODUCTS, *PRODUCTS, "bilinear")
 
 
 def _one_signal(names: Any, signals: Any) -> bool:
@@ -144,11 +144,8 @@ def alphabeta(
         return zplus(call, stabilizer=stabilizer, bias=bias)
     f = LinearMap(call, bias)
     positive, negative = f.both()
-    no_positive, no_negative = positive.value.detach() == 0, negative.value.detach() == 0
-    upper = torch.where(no_negative, 1.0, torch.where(no_positive, 0.0, alpha)).to(f.z.dtype)
-    return f.redistribute(
-        [positive._replace(share=upper), negative._replace(share=(1 - upper))], stabilizer
-    )
+    upper = positive._replace(share=alpha, partner=negative.value)
+    return f.redistribute([upper, negative._replace(share=-beta, partner=positive.value)], stabilizer)
 
 
 def check_alpha_beta(alpha: float, beta: float) -> None:
@@ -174,7 +171,7 @@ def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bia
         return uniform_product(call)
     f = LinearMap(call, bias)
     if bias != "distribute" and f.nonnegative:
-        return f.redistribute([_favoured(f, gamma)], stabilizer)
+        return f.redistribute(_favoured(f, gamma), stabilizer)
     whole = f.whole()
     if call.rectified:
         return f.redistribute([_combined(whole, f.positive(), gamma)], stabilizer)
@@ -190,23 +187,23 @@ def _combined(whole: Carrier, side: Carrier, gamma: float) -> Carrier:
     return Carrier(whole.value + gamma * side.value, bias=bias)
 
 
-def _favoured(f: LinearMap, gamma: float) -> Carrier:
-    """gamma's carrier on a non-negative input: one or two modified weights instead of three maps."""
+def _favoured(f: LinearMap, gamma: float) -> list[Carrier]:
+    """gamma's carriers on a non-negative input: one or two modified weights instead of three maps."""
     bias = f.carried_bias
     lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
+    raised = None if bias is None else bias + gamma * bias.clamp(min=0)
     if f.call.rectified:
-        raised = None if bias is None else bias + gamma * bias.clamp(min=0)
-        return Carrier(f.apply(f.x, lifted, raised), bias=f.placed(raised))
+        return [Carrier(f.apply(f.x, lifted, raised), bias=f.placed(raised))]
     lowered = f.weights(f"gamma-{gamma}", lambda w: w + gamma * w.clamp(max=0))
+    sunk = None if bias is None else bias + gamma * bias.clamp(max=0)
     whole, positive = f.carried_value(), f.positive_value()
-    up = f.known(whole + gamma * positive, lifted)
-    down = f.known(whole + gamma * (whole - positive), lowered)
-    above = f.z >= 0
-    carried = torch.where(above, up, down)
-    if bias is None:
-        return Carrier(carried)
-    upper, lower = f.placed(bias + gamma * bias.clamp(min=0)), f.placed(bias + gamma * bias.clamp(max=0))
-    return Carrier(carried, bias=torch.where(above, upper, lower))  # type: ignore[arg-type]
+    with torch.no_grad():
+        up = torch.add(whole, positive, alpha=gamma)
+        down = torch.add(whole, whole - positive, alpha=gamma)
+    return [
+        Carrier(f.known(up, lifted), bias=f.placed(raised), side=1),
+        Carrier(f.known(down, lowered), bias=f.placed(sunk), side=-1),
+    ]
 
 
 @register_rule("gamma_montavon", *MAPS, folds=True, defers=_one_signal)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call
+from lrp_plugin.blockwise import blockwise
 from lrp_plugin.primitives import Carrier, reciprocal, redistribute, redistribute_with_port, substitute, widened
 from lrp_plugin.rules.weights import WeightCache, folded_weights
 
@@ -181,9 +182,8 @@ class LinearMap:
         bias = None if self.carried_bias is None else self.carried_bias.clamp(min=0)
         if self.nonnegative:
             weight = self.weights("positive", lambda w: w.clamp(min=0))
-            return self.share_out(self.apply(self.x, weight, bias), self.placed(bias))
-        whole, absolute = self._signed()
-        return self.share_out(self._guarded((whole + absolute) / 2, absolute), self.placed(bias))
+            return self.share_out(self.apply(self.x, weight, bias), self.placed(bias))._replace(sign=1)
+        return self.share_out(self._half(1), self.placed(bias))._replace(sign=1)
 
     def negative(self) -> Carrier:
         """``f(x+, W-, b-) + f(x-, W+)``: the negative contributions."""
@@ -191,11 +191,9 @@ class LinearMap:
         if self.nonnegative:
             weight = self.weights("negative", lambda w: w.clamp(max=0))
             with torch.no_grad():
-                positive = self.positive_value()
-                value = self._guarded(self.carried_value() - positive, positive)
-            return self.share_out(self.known(value, weight), self.placed(bias))
-        whole, absolute = self._signed()
-        return self.share_out(self._guarded((whole - absolute) / 2, absolute), self.placed(bias))
+                value = self._part(self.carried_value(), self.positive_value(), -1.0, 1.0)
+            return self.share_out(self.known(value, weight), self.placed(bias))._replace(sign=-1)
+        return self.share_out(self._half(-1), self.placed(bias))._replace(sign=-1)
 
     def carried_value(self) -> Tensor:
         """z, less the bias where it is ignored."""
@@ -228,19 +226,40 @@ class LinearMap:
             self._absolute = (self.known(self.carried_value(), self.weight), absolute)
         return self._absolute
 
-    def _guarded(self, part: Tensor, scale: Tensor) -> Tensor:
-        """``part``, exactly zero where rounding alone filled it."""
-        scale = scale.detach().abs()
-        if self.mode == "ignore" and (ignored := self.placed(self.bias)) is not None:
-            scale = scale + ignored.abs()  # z - b is rounded in units of b
-        bound = _EMPTY_ULPS * torch.finfo(scale.dtype).eps * scale
-        return torch.where(part.detach().abs() <= bound, 0, part)
+    def _half(self, sign: int) -> Tensor:
+        """``(z + sign A) / 2``: all contributions of one sign, on an input of both."""
+        whole, absolute = self._signed()
+        with torch.no_grad():
+            value = self._part(whole.detach(), absolute.detach(), float(sign), 0.5)
+
+        def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
+            half = m * 0.5
+            return half, half if sign > 0 else -half
+
+        return substitute(value, pullback, whole, absolute)
+
+    def _part(self, whole: Tensor, other: Tensor, sign: float, weight: float) -> Tensor:
+        """``weight (whole + sign other)``, of that sign, exactly zero where rounding alone filled it."""
+        ulps = _EMPTY_ULPS * torch.finfo(other.dtype).eps
+        ignored = self.placed(self.bias) if self.mode == "ignore" else None
+        if ignored is not None:  # z - b is rounded in units of b
+            part, bound = weight * (whole + sign * other), ulps * (other + ignored.abs())
+            return torch.where(part * sign <= bound, 0, part)
+
+        def formula(z: Tensor, a: Tensor, out: Tensor | None) -> Tensor:
+            part = torch.add(z, a, alpha=sign, out=out).mul_(weight)
+            empty = part <= a * ulps if sign > 0 else part >= a * -ulps
+            return part.masked_fill_(empty, 0)
+
+        return blockwise(formula, whole, other)
 
     # ---- the end of every rule ---------------------------------------------------------------------------------
     def redistribute(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> Tensor:
         """z, its relevance shared among the carriers, and the ledger's account of it."""
         z = self.z
         spare: list[Carrier] = []
+        if self.mode == "distribute" or self.call.row is not None or self.call.ports:
+            carriers = [carrier.plain(z) for carrier in carriers]
         if self.mode == "distribute":
             carriers, spare = self._with_spare(carriers, stabilizer)
         if self.call.row is not None:

@@ -1,0 +1,63 @@
+"""Elementwise formulas of several steps, computed block by block where the blocks stay in a core's cache.
+
+On a CPU such a formula is bound by memory: each step of PyTorch's writes a fresh tensor, whose pages cost more than
+its arithmetic (a product of 8 M floats: 5 ms into known memory, 24 ms into fresh; a redistribution factor: 227 ms in
+whole-tensor steps, 9 ms in blocks). On other devices, and while a tracer looks on, the formula runs as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+# A block of three float32 arrays stays in L2; smaller ones pay for PyTorch's calls (8 k entries: twice the time).
+BLOCK = 1 << 17
+
+
+def blockwise(formula: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """``formula(*tensors, out=None)``, in blocks where that is possible.
+
+    Args:
+        formula: Elementwise in all of ``tensors``; given ``out`` it writes its result there.
+        tensors: Of one shape.
+
+    Returns:
+        The formula's value, laid out in memory as the first tensor is.
+    """
+    flat = _flattened(tensors)
+    if flat is None:
+        return formula(*tensors, out=None)
+    out = torch.empty_like(tensors[0])
+    target = _memory_order(out)
+    assert target is not None
+    for *pieces, place in zip(*(tensor.split(BLOCK) for tensor in (*flat, target))):
+        formula(*pieces, out=place)
+    return out
+
+
+def _flattened(tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
+    """Every tensor as one dimension in one order of memory; None where blocks are no gain, or not possible."""
+    first = tensors[0]
+    if first.device.type != "cpu" or first.numel() <= 4 * BLOCK or _observed():
+        return None
+    for tensor in tensors:
+        alike = tensor.shape == first.shape and tensor.stride() == first.stride() and tensor.dtype == first.dtype
+        if type(tensor) is not Tensor or not alike or (tensor.requires_grad and torch.is_grad_enabled()):
+            return None
+    flat = [view for tensor in tensors if (view := _memory_order(tensor.detach())) is not None]
+    return flat if len(flat) == len(tensors) else None
+
+
+def _observed() -> bool:
+    """Whether a tracer or a function transform (vmap) looks on: it wants one plain formula."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def _memory_order(tensor: Tensor) -> Tensor | None:
+    if tensor.is_contiguous():
+        return tensor.view(-1)
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1).view(-1)
+    return None
