@@ -42,8 +42,8 @@ def build_explainer(name: str, model: CXRClassifier) -> AttributionMethod:
     """A method by its short name: a gradient method, an LRP rule, or a ready composite.
 
     Args:
-        name: one of :func:`method_names`. ``epsilon_gamma_box`` takes the range of pixels, 0 to 1, as the first
-            layer sees it.
+        name: one of :func:`method_names`. ``epsilon_gamma_box`` takes the range of pixels, 0 to 1, as the
+            first layer sees it.
         model: the classifier.
 
     Raises:
@@ -72,7 +72,8 @@ class EvidenceScores:
         labels: true class of each picture, ``(N,)``; its logit is the one explained.
         shares: region -> method -> share of positive relevance inside the region, ``(N,)``, in [0, 1]; NaN
             where the picture has no such region or the map nothing positive.
-        areas: region -> the region's share of the picture, ``(N,)``: what chance scores. NaN where it has none.
+        areas: region -> the region's share of the picture, ``(N,)``: what chance scores. NaN where it has
+            none.
     """
 
     class_names: tuple[str, ...]

@@ -160,9 +160,7 @@ def train_run(
     model = build_model(settings.model, len(parts.whole.classes), settings.weights)
     trainer = Trainer(model, parts.whole.classes, output=folder, seed=settings.seed, progress=progress)
     loaders = [
-        get_dataloader(
-            part, settings.batch_size, shuffle, num_workers=settings.workers, seed=settings.seed
-        )
+        get_dataloader(part, settings.batch_size, shuffle, num_workers=settings.workers, seed=settings.seed)
         for part, shuffle in ((parts.train, True), (parts.val, False))
     ]
     if not (folder / SETTINGS_FILE).exists():

@@ -1,0 +1,97 @@
+"""``lrp-plugin demo``: train on synthetic radiographs, explain, and show where the evidence lies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lrp_plugin.attribution import UnifiedLRP
+from lrp_plugin.cxr.report import Example
+from lrp_plugin.visualization import plot_ledger, save_figure
+
+from .example_figures import file_stem, plot_evidence, plot_example
+from .explaining import DEFAULT_METHODS, evidence_table
+from .models import CXRClassifier
+from .plots import plot_class_examples, plot_confusion_matrix
+from .reporting import Findings, build_report, examine, explain_examples, write_findings
+from .runfolder import Parts, RunSettings, open_parts, train_run
+
+FULL = RunSettings()
+QUICK = RunSettings(size=64, count=480, epochs=8)
+
+
+def run_demo(folder: Path, *, quick: bool = False, progress: bool = True) -> None:
+    """Train the reference model on the embedded data, explain its test pictures, write everything to ``folder``.
+
+    Each file is written whole. A demo that was stopped continues where it was when called again.
+
+    Args:
+        folder: gets the run (``run.json``, weights, ``history.csv``), ``figures/``, ``report.html``,
+            ``evidence.csv`` and ``metrics.json``.
+        quick: smaller pictures and fewer of them, for trying out; the figures are then less telling.
+        progress: show bars on stderr.
+
+    Raises:
+        CheckpointError: the folder holds a run of other settings.
+        OSError: something cannot be written.
+    """
+    settings, start = QUICK if quick else FULL, time.perf_counter()
+    print(f"Drawing {settings.count} radiographs of {settings.size} x {settings.size} pixels")
+    parts = open_parts(settings)
+    print(f"Training {settings.model} on {len(parts.train)} of them, {settings.epochs} epochs")
+    model, _ = train_run(settings, parts, folder, resume="auto", progress=progress)
+    trained = time.perf_counter()
+    print(f"Explaining {len(parts.test)} test pictures: {', '.join(DEFAULT_METHODS)}")
+    findings = examine(model, parts, DEFAULT_METHODS, progress=progress)
+    examples = explain_examples(model, parts, findings)
+    report = build_report(model, settings, parts, findings, examples, _command(folder, quick))
+    written = [
+        *write_findings(folder, report, findings),
+        *_write_figures(folder / "figures", model, parts, findings, examples),
+    ]
+    print(f"\nTest accuracy {findings.metrics['accuracy']:.3f} on {len(findings.labels)} pictures\n")
+    print(evidence_table(findings.scores.intervals("evidence"), "evidence"))
+    seconds = time.perf_counter() - start
+    print(f"\n{seconds:.0f} s, of which data and training {trained - start:.0f} s. Written:")
+    for path in written:
+        print(f"  {path}")
+    print(f"\nOpen {written[0].resolve().as_uri()}")
+
+
+def _command(folder: Path, quick: bool) -> str:
+    return f"lrp-plugin demo --out {folder}" + (" --quick" if quick else "")
+
+
+def _write_figures(
+    folder: Path, model: CXRClassifier, parts: Parts, findings: Findings, examples: Sequence[Example]
+) -> list[Path]:
+    """One figure for each class's first example, and those about the whole test set."""
+    firsts = {example.true_class: example for example in reversed(examples)}
+    ledger_of = next(iter(examples))
+    figures = {
+        "classes": plot_class_examples(parts.test),
+        "confusion": plot_confusion_matrix(findings.metrics["confusion_matrix"], parts.whole.classes),
+        **{
+            f"explained-{file_stem(name)}": plot_example(firsts[name]) for name in parts.whole.classes if name in firsts
+        },
+        "evidence": plot_evidence(findings.scores.intervals("evidence"), "evidence"),
+        "lungs": plot_evidence(findings.scores.intervals("lungs"), "lungs"),
+        "ledger": _plot_ledger(model, parts, ledger_of),
+    }
+    return [save_figure(figure, folder / f"{name}.png", dpi=200) for name, figure in figures.items()]
+
+
+def _plot_ledger(model: CXRClassifier, parts: Parts, example: Example) -> Figure:
+    """Where the example's logit went under ``epsilon_plus_flat``, operation by operation."""
+    target = parts.whole.label_vocab[example.predicted_class]
+    image = example.image if isinstance(example.image, Tensor) else Tensor(example.image)
+    device = next(model.parameters()).device
+    ledger = UnifiedLRP(model, composite="epsilon_plus_flat").ledger(image[None].to(device), target)
+    return plot_ledger(
+        ledger.rows,
+        title=f"{example.identifier}: the logit of {example.predicted_class}, {example.logit:.2f}, epsilon_plus_flat",
+    )

@@ -1,0 +1,95 @@
+"""Figures and files of explained radiographs, and of how much relevance lies inside a region."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from lrp_plugin.cxr.report import Example
+from lrp_plugin.visualization import plot_comparison, save_figure
+from lrp_plugin.visualization.saving import write_atomically
+
+from .explaining import EvidenceRow
+
+# Distinct for the colour-blind (Okabe & Ito).
+_COLOURS = ("#000000", "#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
+
+
+def plot_example(example: Example) -> Figure:
+    """One radiograph and each method's map over it; the finding outlined, or the lungs where there is none."""
+    right = example.predicted_class == example.true_class
+    truth = "" if right else f", in truth {example.true_class}"
+    return plot_comparison(
+        example.image,
+        {entry.method: entry.relevance for entry in example.explanations},
+        logit=example.logit,
+        totals=[entry.method for entry in example.explanations if entry.total is not None],
+        mask=example.lungs if example.finding is None else example.finding,
+        title=f"{example.identifier}: {example.predicted_class}, {100 * example.probability:.1f} %{truth}",
+    )
+
+
+def save_example(folder: Path, example: Example) -> list[Path]:
+    """Write the figure (PNG), the maps (npz, one array for each method) and the figures of merit (JSON)."""
+    stem = file_stem(example.identifier)
+    maps = io.BytesIO()
+    arrays: dict[str, Any] = {entry.method: np.asarray(entry.relevance) for entry in example.explanations}
+    np.savez_compressed(maps, **arrays)
+    facts = {
+        "picture": example.identifier,
+        "true_class": example.true_class,
+        "predicted_class": example.predicted_class,
+        "probability": example.probability,
+        "logit": example.logit,
+        "methods": {entry.method: {"inside_lungs": entry.inside, "sum": entry.total} for entry in example.explanations},
+    }
+    return [
+        save_figure(plot_example(example), folder / f"{stem}.png"),
+        write_atomically(folder / f"{stem}.npz", maps.getvalue()),
+        write_atomically(folder / f"{stem}.json", (json.dumps(facts, indent=2) + "\n").encode()),
+    ]
+
+
+def file_stem(name: str) -> str:
+    """A name as part of a file name: ``synthetic:17`` becomes ``synthetic-17``."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", Path(name).stem).strip("-")
+
+
+def plot_evidence(rows: Sequence[EvidenceRow], region: str) -> Figure:
+    """Mean share inside ``region`` with its interval, a group for each class, a colour for each method.
+
+    Raises:
+        ValueError: there are no rows.
+    """
+    if not rows:
+        raise ValueError(f"no picture has the region {region!r}: nothing to draw")
+    classes = list(dict.fromkeys(row.class_name for row in rows))
+    methods = list(dict.fromkeys(row.method for row in rows))
+    figure = Figure(figsize=(7.0, 0.6 + 0.16 * (len(methods) + 1.5) * len(classes)), layout="constrained")
+    ax = figure.subplots()
+    step = 1.0 / (len(methods) + 1.5)
+    for row in rows:
+        place = classes.index(row.class_name) + (methods.index(row.method) - (len(methods) - 1) / 2) * step
+        colour = _COLOURS[methods.index(row.method) % len(_COLOURS)]
+        ax.plot([100 * row.inside.low, 100 * row.inside.high], [place] * 2, color=colour, lw=2)
+        ax.plot(100 * row.inside.mean, place, "o", ms=4, color=colour)
+        if row.method == methods[0]:
+            edges = classes.index(row.class_name) - 0.45, classes.index(row.class_name) + 0.45
+            ax.vlines(100 * row.chance, *edges, color="#9aa3ad", lw=1.2, linestyles="--")
+    ax.set_yticks(range(len(classes)), classes)
+    ax.set_ylim(len(classes) - 0.5, -0.5)
+    ax.set_xlim(left=0)
+    ax.set_xlabel(f"positive relevance inside the {region}, % (95 % bootstrap interval)")
+    ax.spines[["top", "right"]].set_visible(False)
+    handles = [Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker="o", ms=4, lw=2) for i in range(len(methods))]
+    handles.append(Line2D([], [], color="#9aa3ad", lw=1.2, ls="--"))
+    figure.legend(handles, [*methods, "chance (area)"], loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    return figure
