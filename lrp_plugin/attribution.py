@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
 from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, ready_composite, rule
 from lrp_plugin.composites.composite import Choice
+from lrp_plugin.composites.ready import handing_on
 from lrp_plugin.evaluation import evaluating
 from lrp_plugin.explained import ExplainedInputs, select_output
 from lrp_plugin.ledger import Ledger, Recorder
@@ -88,7 +89,7 @@ class UnifiedLRP(GradientAttribution):
             legal = sorted({found.name for found in self.registry if found.operation in ("linear", "conv2d")})
             raise ValueError(f"unknown rule {name!r}; legal are {', '.join(legal)}")
         taken = {key: value for key, value in given.items() if key in maps[0].parameters}
-        return Composite([(linear_maps(), rule(name, **taken))], name)
+        return Composite([(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])], name)
 
     @torch._disable_dynamo  # type: ignore[misc]
     def attribute(  # type: ignore[override]

@@ -223,6 +223,38 @@ def substitute(value: Tensor, pullback: Callable[[Tensor], Any], *inputs: Tensor
     return _Substitute.apply(value, pullback, *inputs)  # type: ignore[no-any-return]
 
 
+class _HandOn(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor, tensor: Tensor, port: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(shift)
+        ctx.pullback = pullback
+        ctx.set_materialize_grads(False)
+        return value.detach(), torch.ones_like(value)
+
+    @staticmethod
+    def backward(ctx: Any, multiplier: Tensor | None, relevance: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
+        if multiplier is None:
+            return (None, None, None, None, relevance)
+        (shift,) = ctx.saved_tensors
+        moved = multiplier * shift
+        return (None, None, None, ctx.pullback(multiplier), moved if relevance is None else moved + relevance)
+
+
+def hand_on(
+    value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor, tensor: Tensor, port: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``value`` and its port; backward, ``tensor`` receives ``pullback(m)`` and its ``port`` ``m * shift + r``.
+
+    Args:
+        value: The operation's value. shift: The constant it adds, broadcastable to it.
+        pullback: From the value's multiplier to the tensor's.
+        tensor, port: The operation's input and its port, of ``value``'s shape.
+    """
+    return _HandOn.apply(value, pullback, shift, tensor, port)  # type: ignore[no-any-return]
+
+
 class _EndPort(Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, stabilizer: float) -> Tensor:

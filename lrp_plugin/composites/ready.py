@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from lrp_plugin.composites.composite import Composite, rule
-from lrp_plugin.composites.selectors import convolutions, dense, first, linear_maps, operation
+from lrp_plugin.composites.composite import Composite, RuleSpec, rule
+from lrp_plugin.composites.selectors import Selector, convolutions, dense, first, linear_maps, operation
+
+
+def handing_on(bias: str) -> list[tuple[Selector, RuleSpec]]:
+    """What ``bias="distribute"`` asks of operations that are no linear maps: their shifts are handed on as well."""
+    if bias != "distribute":
+        return []
+    return [
+        (operation("batch_norm"), rule("affine", bias=bias)),
+        (~linear_maps(), rule("identity", bias=bias)),
+    ]
 
 
 def epsilon_plus(epsilon: float = 1e-6, stabilizer: float = 1e-6, bias: str = "absorb") -> Composite:
@@ -21,6 +31,7 @@ def epsilon_plus(epsilon: float = 1e-6, stabilizer: float = 1e-6, bias: str = "a
         [
             (convolutions(), rule("zplus", stabilizer=stabilizer, bias=bias)),
             (dense(), rule("epsilon", epsilon=epsilon, bias=bias)),
+            *handing_on(bias),
         ],
         "epsilon_plus",
     )
@@ -37,6 +48,7 @@ def epsilon_alpha2_beta1(epsilon: float = 1e-6, stabilizer: float = 1e-6, bias: 
     pairs = [
         (convolutions(), rule("alphabeta", alpha=2.0, beta=1.0, stabilizer=stabilizer, bias=bias)),
         (dense(), rule("epsilon", epsilon=epsilon, bias=bias)),
+        *handing_on(bias),
     ]
     return Composite(pairs, "epsilon_alpha2_beta1")
 
@@ -61,6 +73,7 @@ def epsilon_gamma_box(
         (first(), rule("zbox", low=low, high=high, stabilizer=stabilizer)),
         (convolutions(), rule("gamma", gamma=gamma, stabilizer=stabilizer, bias=bias)),
         (dense(), rule("epsilon", epsilon=epsilon, bias=bias)),
+        *handing_on(bias),
     ]
     return Composite(pairs, "epsilon_gamma_box")
 
@@ -70,6 +83,7 @@ def deep_taylor(stabilizer: float = 1e-6, bias: str = "absorb") -> Composite:
     pairs = [
         (first(), rule("wsquare", stabilizer=stabilizer)),
         (linear_maps(), rule("zplus", stabilizer=stabilizer, bias=bias)),
+        *handing_on(bias),
     ]
     return Composite(pairs, "deep_taylor")
 

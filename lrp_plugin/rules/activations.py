@@ -12,7 +12,7 @@ from torch import Tensor
 from lrp_plugin.call import Call
 from lrp_plugin.primitives import scale, substitute, widened
 from lrp_plugin.registry import register_rule
-from lrp_plugin.rules.routing import book_constant
+from lrp_plugin.rules.routing import book_constant, distributed
 
 @register_rule("native", "relu", sign="nonnegative", port="keeps", rectifies=True)
 def relu(call: Call) -> Tensor:
@@ -26,8 +26,10 @@ def absolute(call: Call) -> Tensor:
     return call.native()  # type: ignore[no-any-return]
 
 
-def elementwise(call: Call) -> Tensor:
+def elementwise(call: Call, *, bias: str = "absorb") -> Tensor:
     """The secant from the origin: ``m * (f(x) - f(0)) / x``, f'(0) at x = 0; f(0) is booked as a constant.
+
+    ``bias="distribute"`` hands f(0)'s relevance on to the entry of the same place (by its port).
 
     The identity rule of AttnLRP (Achtibat et al. 2024, arXiv 2402.05602, eq. 9) where f(0) = 0: all relevance passes.
     """
@@ -41,6 +43,8 @@ def elementwise(call: Call) -> Tensor:
         close = wide.abs() <= near
         secant = (widened(value) - at_zero) / torch.where(close, 1, wide)
         factor = torch.where(close, slope + bend * wide / 2, secant)
+    if bias == "distribute" and at_zero:
+        return distributed(call, value, lambda m: (m * factor).to(x.dtype), torch.full_like(x.detach(), at_zero))
     if call.row is not None and at_zero:
         book_constant(call, torch.full_like(wide, at_zero))
     return _valued(value, x, factor)

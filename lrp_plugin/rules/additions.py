@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,33 @@ def _operands(call: Call) -> tuple[Any, Any]:
     return call["input"], call.get("other", call.args[1] if len(call.args) > 1 else None)
 
 
-@register_rule("epsilon", "add", "sub", "rsub", "add_relu", sign="any")
+def _terms(call: Call, left: Any, right: Any) -> tuple[Any, Any]:
+    """The two addends with their signs and alpha: their sum is the value."""
+    alpha = call.get("alpha", 1)
+    if call.operation == "rsub":
+        return -alpha * left, right
+    return left, (-alpha if call.operation == "sub" else alpha) * right
+
+
+def _magnitude_share(call: Call) -> Tensor:
+    """``|a| / (|a| + |b|)`` of the two addends, a half where both are zero."""
+    held = [t.detach() if isinstance(t, Tensor) else t for t in _operands(call)]
+    first, second = (abs(term) for term in _terms(call, *held))
+    total = first + second
+    return torch.where(total == 0, 0.5, first / torch.where(total == 0, 1, total))
+
+
+def shared_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Relevance without a value is split by the addends' magnitudes: a + b may be near 0, |a| + |b| is not."""
+    left, right = _operands(call)
+    if not (call.is_signal(left) and call.is_signal(right)):
+        only = port_of(left if call.is_signal(left) else right)
+        return only.expand(torch.broadcast_shapes(*(t.shape for t in (left, right) if isinstance(t, Tensor))))
+    share = _magnitude_share(call)
+    return share * port_of(left) + (1 - share) * port_of(right)
+
+
+@register_rule("epsilon", "add", "sub", "rsub", "add_relu", sign="any", port=shared_port)
 def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
     """Each addend gets its signed part: ``R_a = a R / (a + b + epsilon sign)``, the literature's rule.
 
@@ -49,27 +76,15 @@ def _shared(call: Call, share: Tensor | float) -> Any:
     value = call.native().detach()
     if not call.ports:
         return _by_multiplier(call, value, share)
-    first, second = (_port_carrier(call, operand, value) for operand in (left, right))
+    first, second = (call.port(operand).expand_as(value) for operand in (left, right))
     carriers = [Carrier(first, share), Carrier(second, 1 - share)]
     out, call.out_port = redistribute_with_port(value, carriers, 0.0)
     return out
 
 
-def _port_carrier(call: Call, operand: Tensor, value: Tensor) -> Tensor:
-    """Ones of the sum's shape; where the operand was broadcast its port's entries share."""
-    port = call.port(operand).expand_as(value)
-    return port
-
-
 def _by_multiplier(call: Call, value: Tensor, share: Tensor | float) -> Any:
     left, right = _operands(call)
-    sign = -1 if call.operation in ("sub", "rsub") else 1
-    alpha = call.get("alpha", 1)
-    terms = (left.expand_as(value), right.expand_as(value))
-    if call.operation == "rsub":
-        terms = (terms[0] * sign, terms[1] * alpha)
-    else:
-        terms = (terms[0] * 1, terms[1] * (sign * alpha))
+    terms = _terms(call, left.expand_as(value), right.expand_as(value))
     carriers = [Carrier(terms[0], share), Carrier(terms[1], 1 - share)]
     if call.row is not None:
         for carrier in carriers:
@@ -86,15 +101,13 @@ def ratio(call: Call) -> Any:
     left, right = _operands(call)
     if not (call.is_signal(left) and call.is_signal(right)):
         return native_affine(call)
-    a, b = left.detach().abs(), right.detach().abs()
-    total = a + b
-    share = torch.where(total == 0, 0.5, a / torch.where(total == 0, 1, total))
     if call.ports:
-        return _shared(call, share)
+        return _shared(call, _magnitude_share(call))
     # R_a = s m (a + b) sent as the multiplier s m (a + b) / a = m (a + b) sign(a) / (|a| + |b|): no small divisor.
     value = call.native().detach()
+    first, second = _terms(call, left.expand_as(value), right.expand_as(value))
+    total = first.detach().abs() + second.detach().abs()
     bounded = torch.where(total == 0, 0, value / torch.where(total == 0, 1, total))
-    first, second = left.expand_as(value) * 1, right.expand_as(value) * 1
     signs = first.detach().sign(), second.detach().sign()
     return substitute(value, lambda m: (m * bounded * signs[0], m * bounded * signs[1]), first, second)
 

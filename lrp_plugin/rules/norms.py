@@ -12,6 +12,7 @@ from torch.nn import functional
 from lrp_plugin.call import Call
 from lrp_plugin.primitives import substitute, widened
 from lrp_plugin.registry import register_rule
+from lrp_plugin.rules.routing import distributed
 from lrp_plugin.rules.weights import batch_norm_affine
 
 
@@ -23,54 +24,69 @@ def _uses_running_statistics(names: Any) -> bool:
     return not names.get("training", False) and names.get("running_mean") is not None
 
 
-@register_rule("affine", "batch_norm", port="keeps", follows=_uses_running_statistics)
-def batch_norm(call: Call) -> Tensor:
+def _folds_into(names: Any, operation: Any) -> bool:
+    """Whether the channels are the map's outputs: of a linear layer over the last of several dimensions they are not."""
+    fits = str(operation).startswith("conv") or (operation == "linear" and names["input"].dim() == 2)
+    return fits and _uses_running_statistics(names)
+
+
+@register_rule("affine", "batch_norm", port="keeps", follows=_folds_into)
+def batch_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     """BatchNorm with running statistics is an affine map of each channel; its shift is booked as bias.
+
+    ``bias="distribute"`` hands the shift's relevance on to the entry of the same place (by its port).
 
     Directly behind a convolution or linear layer whose rule looks at weight signs it is folded into that layer.
     Without running statistics the batch's deviation is held constant.
     """
     if not _uses_running_statistics(call.names):
-        return _normalized(call, [0, *range(2, call["input"].dim())])
+        return _normalized(call, [0, *range(2, call["input"].dim())], bias)
     x = call["input"]
     with torch.no_grad():
         value = call.native()
         scale, shift = batch_norm_affine(call.names)
     factor = _over_channels(scale, x).to(x.dtype)
+    if bias == "distribute":
+        return distributed(call, value, lambda m: m * factor, _over_channels(shift, x).to(x.dtype))
     call.absorb("bias", lambda m: widened(m) * _over_channels(shift, x))
     return substitute(value, lambda m: m * factor, x)
 
 
-def _centred(x: Tensor, dims: Sequence[int], eps: float) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def _centred(x: Tensor, dims: Sequence[int], eps: float) -> Callable[[Tensor], Tensor]:
     wide = widened(x.detach())
     rstd = torch.rsqrt(wide.var(tuple(dims), unbiased=False, keepdim=True) + eps)
-    return (lambda m: (m - m.mean(tuple(dims), keepdim=True)) * rstd), rstd
+    return lambda m: (m - m.mean(tuple(dims), keepdim=True)) * rstd
 
 
-def _affine(call: Call, weight: Tensor | None, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
-    """Books the shift; returns what the scale makes of a multiplier."""
-    if bias is not None:
-        shift = bias.detach()
-        call.absorb("bias", lambda m: m * shift)
-    if weight is None:
-        return lambda m: m
-    factor = weight.detach()
-    return lambda m: m * factor
+def _affine(
+    call: Call, value: Tensor, pull: Callable[[Tensor], Tensor], weight: Tensor | None, shift: Tensor | None, mode: str
+) -> Tensor:
+    """The value; its multiplier goes through the scale and then ``pull``, the shift's relevance by ``mode``."""
+    x = call["input"]
+
+    def pullback(m: Tensor) -> Tensor:
+        return pull(widened(m if weight is None else m * weight.detach())).to(x.dtype)
+
+    if mode == "distribute":
+        return distributed(call, value, pullback, torch.zeros(()).to(x) if shift is None else shift.detach())
+    if shift is not None:
+        held = shift.detach()
+        call.absorb("bias", lambda m: m * held)
+    return substitute(value, pullback, x)
 
 
-def _normalized(call: Call, dims: Sequence[int]) -> Tensor:
+def _normalized(call: Call, dims: Sequence[int], mode: str) -> Tensor:
     """Centred over ``dims``, divided by a deviation that is held constant, then the channels' affine map."""
-    x, weight, bias = call["input"], call.get("weight"), call.get("bias")
+    x = call["input"]
     with torch.no_grad():
         value = call.native()
-        pull, _ = _centred(x, dims, call.get("eps", 1e-5))
-    places = [None if vector is None else _over_channels(vector, x) for vector in (weight, bias)]
-    lift = _affine(call, *places)
-    return substitute(value, lambda m: pull(widened(lift(m))).to(x.dtype), x)
+        pull = _centred(x, dims, call.get("eps", 1e-5))
+    weight, shift = (None if v is None else _over_channels(v, x) for v in (call.get("weight"), call.get("bias")))
+    return _affine(call, value, pull, weight, shift, mode)
 
 
 @register_rule("identity", "layer_norm")
-def layer_norm(call: Call) -> Tensor:
+def layer_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     """LayerNorm, its standard deviation held constant; the shift is booked as bias.
 
     The identity rule of AttnLRP (Achtibat et al. 2024, arXiv 2402.05602, Proposition 3.4) for the normalization, exact
@@ -79,13 +95,12 @@ def layer_norm(call: Call) -> Tensor:
     x, shape = call["input"], call["normalized_shape"]
     with torch.no_grad():
         value = call.native()
-        pull, _ = _centred(x, range(-len(tuple(shape)), 0), call.get("eps", 1e-5))
-    lift = _affine(call, call.get("weight"), call.get("bias"))
-    return substitute(value, lambda m: pull(widened(lift(m))).to(x.dtype), x)
+        pull = _centred(x, range(-len(tuple(shape)), 0), call.get("eps", 1e-5))
+    return _affine(call, value, pull, call.get("weight"), call.get("bias"), bias)
 
 
 @register_rule("identity", "rms_norm")
-def rms_norm(call: Call) -> Tensor:
+def rms_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     """RMSNorm, its root mean square held constant."""
     x, shape = call["input"], tuple(call["normalized_shape"])
     wide = widened(x.detach())
@@ -93,31 +108,27 @@ def rms_norm(call: Call) -> Tensor:
     with torch.no_grad():
         value = call.native()
         root = torch.rsqrt(wide.square().mean(tuple(range(-len(shape), 0)), keepdim=True) + eps)
-    lift = _affine(call, call.get("weight"), None)
-    return substitute(value, lambda m: (widened(lift(m)) * root).to(x.dtype), x)
+    return _affine(call, value, lambda m: m * root, call.get("weight"), None, bias)
 
 
 @register_rule("identity", "group_norm")
-def group_norm(call: Call) -> Tensor:
+def group_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     """GroupNorm, its standard deviation held constant; the shift is booked as bias."""
     x, groups = call["input"], call["num_groups"]
     with torch.no_grad():
         value = call.native()
         grouped = x.detach().reshape(x.shape[0], groups, -1)
-        pull, _ = _centred(grouped, [-1], call.get("eps", 1e-5))
-    places = [None if v is None else _over_channels(v, x) for v in (call.get("weight"), call.get("bias"))]
-    lift = _affine(call, *places)
-    return substitute(
-        value, lambda m: pull(widened(lift(m)).reshape(grouped.shape)).reshape(x.shape).to(x.dtype), x
-    )
+        pull = _centred(grouped, [-1], call.get("eps", 1e-5))
+    weight, shift = (None if v is None else _over_channels(v, x) for v in (call.get("weight"), call.get("bias")))
+    return _affine(call, value, lambda m: pull(m.reshape(grouped.shape)).reshape(x.shape), weight, shift, bias)
 
 
 @register_rule("identity", "instance_norm")
-def instance_norm(call: Call) -> Tensor:
+def instance_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     """InstanceNorm, its standard deviation held constant; with running statistics an affine map."""
     if call.get("running_mean") is None or call.get("use_input_stats", True):
-        return _normalized(call, range(2, call["input"].dim()))
-    return batch_norm(call)
+        return _normalized(call, range(2, call["input"].dim()), bias)
+    return batch_norm(call, bias=bias)
 
 
 @register_rule("identity", "normalize")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,7 +41,54 @@ def _factors(call: Call) -> tuple[Any, Any]:
     return call["input"], call.get("other", call.args[1] if len(call.args) > 1 else None)
 
 
-@register_rule("uniform", "mul", sign="keeps")
+def _split_port(call: Call, port_of: Callable[[Tensor], Tensor], share: Tensor | float) -> Tensor:
+    left, right = _factors(call)
+    shape = torch.broadcast_shapes(*(t.shape for t in (left, right) if isinstance(t, Tensor)))
+    if call.is_signal(left) and call.is_signal(right):
+        return share * port_of(left).expand(shape) + (1 - share) * port_of(right).expand(shape)
+    return port_of(left if call.is_signal(left) else right).expand(shape)
+
+
+def halved_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Relevance without a value is split as the rest is: half to each of two signals."""
+    return _split_port(call, port_of, 0.5)
+
+
+def signal_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """All to the signal, none to the gate."""
+    gates = _gates(call)
+    return _split_port(call, port_of, 0.5 if gates[0] == gates[1] else float(gates[1]))
+
+
+def ratio_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """By the factors' magnitudes."""
+    return _split_port(call, port_of, _magnitude_share(*_factors(call)))
+
+
+def numerator_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """All to the numerator."""
+    numerator, divisor = _factors(call)
+    shape = torch.broadcast_shapes(numerator.shape, divisor.shape if isinstance(divisor, Tensor) else ())
+    return port_of(numerator).expand(shape)
+
+
+def _gates(call: Call) -> list[bool]:
+    """For each of two factors, whether it is a gate."""
+    left, right = _factors(call)
+    if not (call.is_signal(left) and call.is_signal(right)):
+        return [False, False]
+    return [call.signal(t).gate or t.numel() < other.numel() for t, other in ((left, right), (right, left))]
+
+
+def _magnitude_share(left: Any, right: Any) -> Tensor | float:
+    """``|a| / (|a| + |b|)``, a half where both are zero."""
+    if not (isinstance(left, Tensor) and isinstance(right, Tensor)):
+        return 0.5
+    total = left.detach().abs() + right.detach().abs()
+    return torch.where(total == 0, 0.5, left.detach().abs() / torch.where(total == 0, 1, total))
+
+
+@register_rule("uniform", "mul", sign="keeps", port=halved_port)
 def uniform(call: Call) -> Any:
     """Each of two signals gets half; a constant factor is a coefficient and gets nothing.
 
@@ -49,7 +97,7 @@ def uniform(call: Call) -> Any:
     return scale(call.native(), 0.5) if all(call.is_signal(t) for t in _factors(call)) else call.native()
 
 
-@register_rule("signal", "mul", sign="keeps")
+@register_rule("signal", "mul", sign="keeps", port=signal_port)
 def signal_takes_all(call: Call) -> Any:
     """All to the signal, none to the gate (Arras et al. 2017, arXiv 1706.07206, eq. 5 and following).
 
@@ -59,27 +107,26 @@ def signal_takes_all(call: Call) -> Any:
     left, right = _factors(call)
     if not (call.is_signal(left) and call.is_signal(right)):
         return call.native()
-    gates = [call.signal(t).gate or t.numel() < other.numel() for t, other in ((left, right), (right, left))]
+    gates = _gates(call)
     if gates[0] == gates[1]:
         return scale(call.native(), 0.5)
     gate = left if gates[0] else right
     return call.replaced(lambda t: t.detach() if t is gate else t)
 
 
-@register_rule("ratio", "mul", sign="keeps")
+@register_rule("ratio", "mul", sign="keeps", port=ratio_port)
 def ratio_product(call: Call) -> Any:
     """Each factor gets the part ``|a| / (|a| + |b|)`` of the relevance (Otsuki et al., ECCV 2024)."""
     left, right = _factors(call)
     if not (call.is_signal(left) and call.is_signal(right)):
         return call.native()
-    total = left.detach().abs() + right.detach().abs()
-    share = torch.where(total == 0, 0.5, left.detach().abs() / torch.where(total == 0, 1, total))
+    share = _magnitude_share(left, right)
     first, second = left * right.detach(), left.detach() * right
     value = call.native().detach()
     return substitute(value, lambda m: (m * share, m * (1 - share)), first, second)
 
 
-@register_rule("native", "div", sign="keeps")
+@register_rule("native", "div", sign="keeps", port=numerator_port)
 def division(call: Call) -> Any:
     """The divisor is held constant (Ali et al. 2022, arXiv 2202.07304); a constant over a signal carries nothing."""
     numerator, divisor = _factors(call)

@@ -6,13 +6,14 @@ a mask's value, a class token) is booked as ``constant``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call
-from lrp_plugin.primitives import widened
+from lrp_plugin.primitives import hand_on, reciprocal, widened
 from lrp_plugin.registry import register_rule
 
 
@@ -29,6 +30,14 @@ def book_constant(call: Call, constant: Tensor, output: int = 0) -> None:
     """Books ``m * constant``, the share of an added constant."""
     finite = torch.where(torch.isfinite(constant), constant, 0)
     call.absorb("constant", lambda m: m * finite, output)
+
+
+def distributed(call: Call, value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor) -> Tensor:
+    """``bias="distribute"`` for an operation entry by entry: what the shift would absorb goes to the input's port."""
+    x = call["input"]
+    out, call.out_port = hand_on(value, pullback, shift, x, call.port(x))
+    call.absorb("distributed", lambda m: m * shift)
+    return out
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -67,18 +76,37 @@ def native_pad(call: Call) -> Any:
     return native_affine(call)
 
 
+def spread_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """The reduction of the input's port, brought back to ones: relevance is spread by the reduction's own weights."""
+    total = call.replaced(lambda t: port_of(t) if call.is_signal(t) else t)
+    return total * reciprocal(total.detach(), 0.0)  # type: ignore[no-any-return]
+
+
 @register_rule(
-    "native", "sum", "mean", "nansum", "cumsum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "native", "sum", "mean", "cumsum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate", "upsample", "upsample_nearest", "upsample_bilinear",
-    "grid_sample", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d",
-    sign="keeps",
+    sign="keeps", port=spread_port,
 )  # fmt: skip
-def native_reduction(call: Call) -> Any:
-    """Entries are added up with constant weights (or by a norm): homogeneous of degree 1, native."""
+def native_average(call: Call) -> Any:
+    """Entries are added up with constant weights: homogeneous of degree 1, native."""
     return call.native()
 
 
-@register_rule("native", "neg", "diff", "positive", "real", "imag", "fft_rfft", "stft")
+@register_rule(
+    "native", "nansum", "grid_sample", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", sign="keeps"
+)
+def native_reduction(call: Call) -> Any:
+    """Entries are added up, or a norm is taken: homogeneous of degree 1, native."""
+    return call.native()
+
+
+@register_rule("native", "neg", "positive", port="keeps")
+def native_sign(call: Call) -> Any:
+    """A change of sign: native."""
+    return call.native()
+
+
+@register_rule("native", "diff", "real", "imag", "fft_rfft", "stft")
 def native_linear(call: Call) -> Any:
     """A linear operation that is no map of weights: native."""
     return call.native()
