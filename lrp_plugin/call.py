@@ -55,19 +55,21 @@ class Pending:
     Args:
         settle: Runs the rule: given the map's value, whether only its positive entries matter, and the calls folded
             into the map, returns the differentiable value and its port.
+        operation: The map's operation.
         followers: The calls folded in so far.
     """
 
     def __init__(
-        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | None]],
+        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | None]], operation: Any,
         followers: tuple[Call, ...] = (),
     ) -> None:  # fmt: skip
         self.settle = settle
+        self.operation = operation
         self.followers = followers
 
     def followed_by(self, call: Call) -> Pending:
         """The same map with one more call folded in."""
-        return Pending(self.settle, (*self.followers, call))
+        return Pending(self.settle, self.operation, (*self.followers, call))
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:

@@ -36,11 +36,12 @@ class Rule:
         folds: The rule looks at weight signs (given its parameters, where it is a function): a following BatchNorm is
             folded into the map, and the rule runs when the next operation is known.
         defers: For ``folds``: given the arguments by name and the signals, whether this call is such a map.
-        follows: Given the arguments by name, whether the call may be folded into the map before it.
+        follows: Given the arguments by name and the operation of the map before, whether the call may be folded into it.
         transparent: Given the arguments by name, whether the call returns its first argument (dropout, evaluating).
         rectifies: Only positive entries of the input matter to the operation.
         ports: The rule sends relevance to the input's port, so the pass must carry ports.
         lineage: The rule looks at what a signal was computed from, so the pass must remember it.
+        tokens: The rule takes integer signals, whose relevance their port carries (an embedding).
     """
 
     operation: Operation
@@ -57,6 +58,7 @@ class Rule:
     rectifies: bool = False
     ports: bool = False
     lineage: bool = False
+    tokens: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property

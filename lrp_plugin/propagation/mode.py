@@ -215,9 +215,10 @@ class Propagation(TorchFunctionMode):
                     count=self.chooser.linear_maps)  # fmt: skip
         self.linear_maps += linear
         choice = self.chooser.choose(site)
-        follows = default.follows is not None and default.follows(bind(spelling.function, args, kwargs))
-        if follows and (pending := found.get(id(args[0]))) is not None and pending.pending is not None:
-            return self._follow(spelling, args, kwargs, pending, site, choice)
+        waiting = found.get(id(args[0])) if default.follows is not None and args else None
+        if default.follows is not None and waiting is not None and waiting.pending is not None:
+            if default.follows(bind(spelling.function, args, kwargs), waiting.pending.operation):
+                return self._follow(spelling, args, kwargs, waiting, site, choice)
         if self.plan is not None:
             self.plan.append((site, choice))
         if choice.folds and choice.rule.defers(bind(spelling.function, args, kwargs), found):
@@ -308,7 +309,7 @@ class Propagation(TorchFunctionMode):
             return self._tapped(out, call, 0), self._tapped_port(call)
 
         native = spelling.function(*self._detached(args, records), **self._detached(kwargs, records))
-        return self._pending(native, Pending(settle), tuple(found.values()))
+        return self._pending(native, Pending(settle, spelling.operation), tuple(found.values()))
 
     def _detached(self, value: Any, signals: dict[int, Signal]) -> Any:
         return map_tensors(value, lambda t: t if id(t) in signals or not t.requires_grad else t.detach())

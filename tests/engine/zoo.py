@@ -100,8 +100,8 @@ def randomize(model: nn.Module, batch: Tensor, seed: int = 0) -> None:
                 model(batch)
         for norm in norms:
             assert norm.running_mean is not None and norm.running_var is not None
-            norm.running_mean.add_(0.2 * norm.running_var.sqrt() * _normal(norm.running_mean, draw))
-            norm.running_var.mul_(0.5 + _uniform(norm.running_var, draw))
+            norm.running_mean.add_(0.1 * norm.running_var.sqrt() * _normal(norm.running_mean, draw))
+            norm.running_var.mul_(0.75 + 0.5 * _uniform(norm.running_var, draw))
             # A channel that is dead in this batch is not divided by its tiny deviation in the next.
             norm.running_var.clamp_(min=0.1 * float(norm.running_var.mean()) + 1e-6)
 

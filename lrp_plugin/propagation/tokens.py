@@ -1,0 +1,79 @@
+"""Integer signals, such as token ids: no gradient passes them, so their relevance travels by the port alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Signal, map_tensors, tensors_in
+from lrp_plugin.composites.composite import Choice
+from lrp_plugin.primitives import substitute
+
+if TYPE_CHECKING:
+    from lrp_plugin.propagation.mode import Propagation
+    from lrp_plugin.propagation.spelling import Spelling
+
+
+def propagate(
+    mode: Propagation, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor],
+    found: dict[int, Signal],
+) -> Any:  # fmt: skip
+    """A call with at least one token among its arguments.
+
+    An operation whose rule takes tokens (an embedding) runs that rule; one that moves entries moves the port as well;
+    for every other (a comparison, a position, an index into another signal) tokens are constants.
+    """
+    rule = mode.chooser.default(spelling.operation)
+    if rule is not None and rule.tokens:
+        return mode.dispatch(func, spelling, args, kwargs, tensors, found)
+    if rule is not None and rule.port in ("routes", "keeps") and all(signal.token for signal in found.values()):
+        return _routed(mode, spelling, args, kwargs, tensors, found)
+
+    def plain(tensor: Tensor) -> Tensor:
+        signal = found.get(id(tensor))
+        return tensor if signal is None or not signal.token or signal.value is None else signal.value
+
+    args, kwargs = map_tensors(tuple(args), plain), map_tensors(kwargs, plain)
+    left = {key: signal for key, signal in found.items() if not signal.token}
+    return mode.dispatch(func, spelling, args, kwargs, tensors_in(kwargs, tensors_in(args, [])), left)
+
+
+def _routed(
+    mode: Propagation, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
+) -> Any:
+    """Entries of tokens are moved: so are their ports. Tokens made floating point become ordinary signals."""
+    rule = mode.chooser.default(spelling.operation)
+    assert rule is not None
+    choice = Choice(rule, {}, "default")
+    row = mode.open_row(spelling.operation, choice)
+    call = mode.make_call(choice, spelling, args, kwargs, tensors, found, row)
+    value = call.native()
+    if isinstance(value, Tensor) and value.dtype != args[0].dtype:  # the port of a cast must not be cast
+        rule = dataclasses.replace(rule, port="keeps")
+    ports = iter(mode.out_ports(value, call, rule))
+
+    def record(tensor: Tensor) -> Tensor:
+        port = next(ports)
+        if port is None or any(tensor is given for given in tensors):
+            return tensor
+        if not tensor.is_floating_point():
+            signal = Signal()
+            signal.port, signal.token = port, True
+            mode.signals.set(tensor, signal)
+            return tensor
+        held = tensor.detach()
+        floating = substitute(held, lambda m: (held * m).to(port.dtype), port)
+        mode.signals.set(floating, Signal())
+        return floating
+
+    value = map_tensors(value, record)
+    return mode.write(args[0], value) if spelling.writes else value
+
+
+def port_of_tokens(ids: Tensor) -> Tensor:
+    """A port for integer ids: ones in double precision, which every model's relevance fits into."""
+    dtype = torch.float32 if ids.device.type == "mps" else torch.float64
+    return torch.ones_like(ids, dtype=dtype, requires_grad=True)
