@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from captum._utils.common import _select_targets
 from torch import Tensor
+
+from lrp_plugin.propagation.tokens import port_of_tokens
 
 if TYPE_CHECKING:
     from lrp_plugin.propagation import Propagation
@@ -31,9 +34,8 @@ class ExplainedInputs:
         if not given or not all(isinstance(tensor, Tensor) for tensor in given):
             kinds = ", ".join(type(item).__name__ for item in given) or "nothing"
             raise ValueError(f"inputs must be a tensor or a tuple of tensors, got {kinds}")
+        check_finite(given)
         for place, tensor in enumerate(given):
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise ValueError(f"input {place} of shape {tuple(tensor.shape)} holds NaN or infinite entries")
             if tensor.is_complex() or tensor.dtype == torch.bool:
                 raise ValueError(f"input {place} is {tensor.dtype}; legal are floating point, and integers for tokens")
         self.originals = [_plain(tensor) for tensor in given]
@@ -47,8 +49,7 @@ class ExplainedInputs:
             self.handed.append(tensor.clone())
             port = None
             if ports or leaf is None:
-                dtype = tensor.dtype if leaf is not None else torch.get_default_dtype()
-                port = torch.ones_like(tensor, dtype=dtype, requires_grad=True)
+                port = torch.ones_like(tensor, requires_grad=True) if leaf is not None else port_of_tokens(tensor)
             self.ports.append(port)
         self.additional = _additional(additional)
 
@@ -66,20 +67,29 @@ class ExplainedInputs:
         gradients = torch.autograd.grad(selected, wanted, seed, retain_graph=retain, allow_unused=True)
         found = {id(tensor): gradient for tensor, gradient in zip(wanted, gradients)}
         with torch.no_grad():
-            return tuple(self._one(place, found) for place in range(len(self.originals)))
+            return tuple(self._one(place, found, selected.dtype) for place in range(len(self.originals)))
 
-    def _one(self, place: int, found: dict[int, Tensor | None]) -> Tensor:
+    def _one(self, place: int, found: dict[int, Tensor | None], dtype: torch.dtype) -> Tensor:
         leaf, port = self.leaves[place], self.ports[place]
         direct = None if leaf is None else found.get(id(leaf))
         ported = None if port is None else found.get(id(port))
         original = self.originals[place]
         if direct is None and ported is None:
-            return torch.zeros_like(original, dtype=original.dtype if leaf is not None else torch.get_default_dtype())
+            return torch.zeros_like(original, dtype=original.dtype if leaf is not None else dtype)
         if direct is None:
             assert ported is not None
-            return ported
+            return ported.to(dtype)
         relevance = original.detach() * direct
         return relevance if ported is None else relevance + ported
+
+
+def check_finite(inputs: Sequence[Tensor]) -> None:
+    """Raises ``ValueError`` for NaN or infinity in an input; a tracer looks on in vain, it cannot branch on an entry."""
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return
+    for place, tensor in enumerate(inputs):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f"input {place} of shape {tuple(tensor.shape)} holds NaN or infinite entries")
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -116,7 +126,7 @@ def select_output(mode: Propagation, output: Any, target: Any, explained: Explai
                 f"(an int, a list with one for each of {examples} examples, a tuple for further dimensions)"
             )
         return value.reshape(examples)
-    _check_target(target, value)
+    check_target(target, value.shape)
     _note_probabilities(value.detach())
     chosen = _select_targets(value, target)
     return chosen.reshape(chosen.shape[0], -1).sum(1) if chosen.dim() else chosen.reshape(1)
@@ -134,19 +144,20 @@ def _tensor_of(output: Any) -> Tensor:
     raise ValueError(f"the model returned {type(output).__name__}; wrap it so that it returns one tensor")
 
 
-def _check_target(target: Any, value: Tensor) -> None:
+def check_target(target: Any, shape: Sequence[int]) -> None:
+    """Raises ``ValueError`` for a target that an output of that shape does not have."""
     targets = target.tolist() if isinstance(target, Tensor) else target
     for one in targets if isinstance(targets, list) else [targets]:
         places = one if isinstance(one, tuple) else (one,)
-        if len(places) != value.dim() - 1:
+        if len(places) != len(shape) - 1:
             raise ValueError(
-                f"target {one!r} has {len(places)} places, the output of shape {tuple(value.shape)} needs {value.dim() - 1}"
+                f"target {one!r} has {len(places)} places, the output of shape {tuple(shape)} needs {len(shape) - 1}"
             )
-        for place, size in zip(places, value.shape[1:]):
+        for place, size in zip(places, shape[1:]):
             if not -size <= int(place) < size:
-                raise ValueError(f"target {one!r} is out of range: legal are 0 to {size - 1} (output {tuple(value.shape)})")
-    if isinstance(targets, list) and len(targets) not in (1, value.shape[0]):
-        raise ValueError(f"{len(targets)} targets for {value.shape[0]} examples: pass one, or one for each")
+                raise ValueError(f"target {one!r} is out of range: legal are 0 to {size - 1} (output {tuple(shape)})")
+    if isinstance(targets, list) and len(targets) not in (1, shape[0]):
+        raise ValueError(f"{len(targets)} targets for {shape[0]} examples: pass one, or one for each")
 
 
 def _note_probabilities(value: Tensor) -> None:

@@ -4,6 +4,7 @@ from lrp_plugin.rules import (
     activations,
     additions,
     attention,
+    embedding,
     input_layer,
     linear,
     norms,
@@ -13,4 +14,4 @@ from lrp_plugin.rules import (
     routing,
 )
 
-__all__ = ["activations", "additions", "attention", "input_layer", "linear", "norms", "pooling", "products", "recurrent", "routing"]
+__all__ = ["activations", "additions", "attention", "embedding", "input_layer", "linear", "norms", "pooling", "products", "recurrent", "routing"]
