@@ -91,5 +91,12 @@ def plot_evidence(rows: Sequence[EvidenceRow], region: str) -> Figure:
     ax.spines[["top", "right"]].set_visible(False)
     handles = [Line2D([], [], color=_COLOURS[i % len(_COLOURS)], marker="o", ms=4, lw=2) for i in range(len(methods))]
     handles.append(Line2D([], [], color="#9aa3ad", lw=1.2, ls="--"))
-    figure.legend(handles, [*methods, "chance (area)"], loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(
+        handles,
+        [*methods, "chance (area)"],
+        loc="outside upper center",
+        ncols=min(len(handles), 5),
+        frameon=False,
+        fontsize=8,
+    )
     return figure
