@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
 from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, ready_composite, rule
+from lrp_plugin.compiled import CompiledPass, Explained
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.composites.ready import handing_on
 from lrp_plugin.evaluation import evaluating
@@ -46,6 +47,8 @@ class UnifiedLRP(GradientAttribution):
         bias: ``"absorb"``, ``"ignore"`` or ``"distribute"``: what becomes of the relevance of biases.
         registry: A registry of one's own (`Registry.copy`).
         strict: Raise on an operation without a rule; otherwise it is warned about and keeps its native gradient.
+        compile: True: the whole pass is traced once per form of call (shapes, dtypes) and run by ``torch.compile``;
+            ``"reduce-overhead"``: with CUDA graphs. The first call of a form takes as long as compiling does.
 
     Raises:
         ValueError: For an unknown rule, composite or bias mode, alpha - beta != 1, a negative epsilon, gamma or
@@ -61,7 +64,7 @@ class UnifiedLRP(GradientAttribution):
         self, model: nn.Module | Callable[..., Any], rule: str = "epsilon", *, epsilon: float = 0.01,
         gamma: float = 0.25, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-9,
         composite: Composite | str | None = None, bias: str = "absorb", registry: Registry | None = None,
-        strict: bool = False,
+        strict: bool = False, compile: bool | str = False,
     ) -> None:  # fmt: skip
         GradientAttribution.__init__(self, model)
         self.model = _unwrapped(model)
@@ -81,6 +84,7 @@ class UnifiedLRP(GradientAttribution):
         self.chooser = Chooser(self.composite, self.registry)
         self.weights = WeightCache()
         self._warned: set[tuple[str, str]] = set()
+        self._compiled = CompiledPass(self, compile) if compile else None
 
     def _single(self, name: str, given: dict[str, Any]) -> Composite:
         known = [found for found in self.registry if found.name == name]
@@ -116,15 +120,23 @@ class UnifiedLRP(GradientAttribution):
             UnsupportedOperationError: With ``strict``, for an operation that has no rule.
         """
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
-        explained, selected, mode = self._forward(inputs, target, additional_forward_args, plan=plan)
+
+        def eager() -> Explained:
+            explained, selected, mode = self._forward(inputs, target, additional_forward_args, plan=plan)
+            return Explained(explained.relevance(mode, selected), selected.detach())
+
+        if self._compiled is None or verbose or not _tensors_only(inputs):
+            relevances, output = eager()
+        else:
+            given = inputs if isinstance(inputs, tuple) else (inputs,)
+            relevances, output = self._compiled.explain(given, target, additional_forward_args, eager)
         if plan is not None:
             print(Plan(plan))
-        relevances = explained.relevance(mode, selected)
-        attributions = _format_output(explained.is_tuple, relevances)
+        attributions = _format_output(isinstance(inputs, tuple), relevances)
         if not return_convergence_delta:
             return attributions
         totals = sum(r.detach().double().flatten(1).sum(1) for r in relevances)
-        return attributions, selected.detach().double() - totals
+        return attributions, output.double() - totals
 
     def ledger(
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
@@ -182,6 +194,10 @@ class UnifiedLRP(GradientAttribution):
 
 def _default_registry() -> Registry:
     return registry
+
+
+def _tensors_only(inputs: Any) -> bool:
+    return all(isinstance(tensor, Tensor) for tensor in (inputs if isinstance(inputs, tuple) else (inputs,)))
 
 
 def _batch_size(inputs: Any) -> int:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from lrp_plugin.call import Call
+from lrp_plugin.call import Call, tensors_in
 
 
 class WeightCache:
@@ -19,13 +21,28 @@ class WeightCache:
 
     def __init__(self) -> None:
         self._entries: dict[Any, tuple[tuple[int, ...], tuple[Tensor, ...], Any]] = {}
+        self._constants: set[int] = set()
+
+    @contextmanager
+    def constants(self, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """While a tracer records a pass: what is made from these tensors alone is a constant of its graph."""
+        self._constants = {tensor.data_ptr() for tensor in tensors}
+        try:
+            yield
+        finally:
+            self._constants = set()
 
     def get(self, sources: Sequence[Tensor], variant: str, make: Callable[[], Any]) -> Any:
         """The cached result of ``make()``, made anew when a source has changed."""
         if any(type(source) not in (Tensor, torch.nn.Parameter) for source in sources):
             return make()  # a tracer's tensors have no memory of their own
         if torch._C._len_torch_dispatch_stack():
-            return make()
+            if not self._constants.issuperset(source.data_ptr() for source in sources):
+                return make()
+            with _disable_current_modes():
+                made = self.get(sources, variant, make)
+            self._constants.update(tensor.data_ptr() for tensor in tensors_in(made, []))
+            return made
         key = (variant, *((s.data_ptr(), tuple(s.shape), s.dtype, s.device) for s in sources))
         versions = tuple(0 if s.is_inference() else s._version for s in sources)
         entry = self._entries.get(key)
@@ -33,9 +50,17 @@ class WeightCache:
             return entry[2]
         with torch.no_grad():
             made = make()
+        if entry is not None:
+            self._forget(entry[2])
         # The sources are kept, so their memory cannot be given to another parameter under the same address.
         self._entries[key] = (versions, tuple(s.detach() for s in sources), made)
         return made
+
+    def _forget(self, outdated: Any) -> None:
+        """Drops what was made from a result that is made anew: its address will not come again."""
+        gone = {tensor.data_ptr() for tensor in tensors_in(outdated, [])}
+        for key in [key for key in self._entries if any(part[0] in gone for part in key[1:])]:
+            del self._entries[key]
 
     def clear(self) -> None:
         """Forgets everything."""
