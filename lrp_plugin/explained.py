@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from lrp_plugin.propagation import Propagation
 
 
+OUTPUT_NAMES = ("logits", "logit", "y_prob", "out", "last_hidden_state")
+"""What is explained of a model that returns a dict or a dataclass: the first of these that it holds."""
+
+
 class ExplainedInputs:
     """Differentiable stand-ins for the inputs; the user's tensors are never written to.
 
@@ -30,14 +34,8 @@ class ExplainedInputs:
 
     def __init__(self, inputs: Any, additional: Any, ports: bool) -> None:
         self.is_tuple = isinstance(inputs, tuple)
-        given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-        if not given or not all(isinstance(tensor, Tensor) for tensor in given):
-            kinds = ", ".join(type(item).__name__ for item in given) or "nothing"
-            raise ValueError(f"inputs must be a tensor or a tuple of tensors, got {kinds}")
+        given = checked(inputs)
         check_finite(given)
-        for place, tensor in enumerate(given):
-            if tensor.is_complex() or tensor.dtype == torch.bool:
-                raise ValueError(f"input {place} is {tensor.dtype}; legal are floating point, and integers for tokens")
         self.originals = [_plain(tensor) for tensor in given]
         self.leaves: list[Tensor | None] = []
         self.ports: list[Tensor | None] = []
@@ -62,6 +60,7 @@ class ExplainedInputs:
         self, mode: Propagation, selected: Tensor, seed: Tensor | None = None, retain: bool = False
     ) -> tuple[Tensor, ...]:
         """One backward pass: ``R = x m(x) + p m(p)`` for each input."""
+        mode.forget()
         wanted = [t for t in (*self.leaves, *self.ports) if t is not None]
         seed = torch.ones_like(selected) if seed is None else seed
         gradients = torch.autograd.grad(selected, wanted, seed, retain_graph=retain, allow_unused=True)
@@ -81,6 +80,30 @@ class ExplainedInputs:
             return ported.to(dtype)
         relevance = original.detach() * direct
         return relevance if ported is None else relevance + ported
+
+
+def checked(inputs: Any) -> tuple[Tensor, ...]:
+    """The inputs as a tuple of tensors of one number of examples, their first dimension.
+
+    Raises:
+        ValueError: For anything else.
+    """
+    given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    if not given or not all(isinstance(tensor, Tensor) for tensor in given):
+        kinds = ", ".join(type(item).__name__ for item in given) or "nothing"
+        raise ValueError(f"inputs must be a tensor or a tuple of tensors, got {kinds}")
+    for place, tensor in enumerate(given):
+        if tensor.is_complex() or tensor.dtype == torch.bool:
+            raise ValueError(f"input {place} is {tensor.dtype}; legal are floating point, and integers for tokens")
+        if tensor.dim() == 0 or tensor.shape[0] == 0:
+            raise ValueError(f"input {place} of shape {tuple(tensor.shape)} holds no example: its first dimension counts them")
+    counts = [tensor.shape[0] for tensor in given]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"the inputs hold {' and '.join(map(str, counts))} examples; pass what all examples share as "
+            "additional_forward_args"
+        )
+    return given
 
 
 def check_finite(inputs: Sequence[Tensor]) -> None:
@@ -113,12 +136,18 @@ def select_output(mode: Propagation, output: Any, target: Any, explained: Explai
     if not mode.depends_on_input(tensor):
         raise ValueError(
             "the model's output does not depend on the explained input: it was detached, computed under "
-            "torch.no_grad(), or reads other tensors; integer inputs must reach an embedding"
+            "torch.no_grad(), or reads other tensors; integer inputs must reach an embedding or a cast"
         )
     value = mode.value_of(tensor)
-    if not select:
-        return value
-    examples = explained.handed[0].shape[0]
+    return pick_target(value, target, explained.handed[0].shape[0]) if select else value
+
+
+def pick_target(value: Tensor, target: Any, examples: int) -> Tensor:
+    """The output that ``target`` names, of each example; shape (N,).
+
+    Raises:
+        ValueError: Where the target is missing or out of range.
+    """
     if target is None:
         if value.numel() != examples:
             raise ValueError(
@@ -135,13 +164,15 @@ def select_output(mode: Propagation, output: Any, target: Any, explained: Explai
 def _tensor_of(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
-    logits = output.get("logits", output.get("logit")) if isinstance(output, dict) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
+    for name in OUTPUT_NAMES:
+        found = output.get(name) if isinstance(output, dict) else getattr(output, name, None)
+        if isinstance(found, Tensor):
+            return found
     first = output[0] if isinstance(output, (tuple, list)) and output else None
     if isinstance(first, Tensor):
         return first
-    raise ValueError(f"the model returned {type(output).__name__}; wrap it so that it returns one tensor")
+    raise ValueError(f"the model returned {type(output).__name__} without any of {', '.join(OUTPUT_NAMES)}; wrap it so that it returns "
+        f"one tensor")
 
 
 def check_target(target: Any, shape: Sequence[int]) -> None:
@@ -153,8 +184,10 @@ def check_target(target: Any, shape: Sequence[int]) -> None:
             raise ValueError(
                 f"target {one!r} has {len(places)} places, the output of shape {tuple(shape)} needs {len(shape) - 1}"
             )
+        if not all(isinstance(place, int) for place in places):
+            raise ValueError(f"target {one!r} must be an int, a tuple of ints, or a list or tensor with one for each example")
         for place, size in zip(places, shape[1:]):
-            if not -size <= int(place) < size:
+            if not -size <= place < size:
                 raise ValueError(f"target {one!r} is out of range: legal are 0 to {size - 1} (output {tuple(shape)})")
     if isinstance(targets, list) and len(targets) not in (1, shape[0]):
         raise ValueError(f"{len(targets)} targets for {shape[0]} examples: pass one, or one for each")
