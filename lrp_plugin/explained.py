@@ -171,8 +171,10 @@ def _tensor_of(output: Any) -> Tensor:
     first = output[0] if isinstance(output, (tuple, list)) and output else None
     if isinstance(first, Tensor):
         return first
-    raise ValueError(f"the model returned {type(output).__name__} without any of {', '.join(OUTPUT_NAMES)}; wrap it so that it returns "
-        f"one tensor")
+    raise ValueError(
+        f"the model returned {type(output).__name__} without any of {', '.join(OUTPUT_NAMES)}; wrap it so that it "
+        f"returns one tensor"
+    )
 
 
 def check_target(target: Any, shape: Sequence[int]) -> None:

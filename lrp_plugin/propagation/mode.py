@@ -41,6 +41,13 @@ def _on_a_clone(function: Any) -> Any:
     return written
 
 
+def _constant_of(tensor: Tensor) -> Tensor:
+    """A parameter as a constant; one made in inference mode as a copy, since autograd may not save it."""
+    if tensor.is_inference():
+        return tensor.clone()
+    return tensor.detach() if tensor.requires_grad else tensor
+
+
 class Propagation(TorchFunctionMode):
     """Intercepts the calls of one forward pass in this thread.
 
@@ -78,6 +85,8 @@ class Propagation(TorchFunctionMode):
         self._constants = Signals()
         self._warned = warned if warned is not None else set()
         self._state: set[int] | None = None
+        # Unseen work is found by the autograd nodes of what it read: those tensors must outlive their last reader.
+        self._kept: list[Tensor] = []
 
     # ---- what the front end uses -------------------------------------------------------------------------------
     def start(self, tensor: Tensor, port: Tensor | None = None, token: bool = False) -> None:
@@ -86,6 +95,10 @@ class Propagation(TorchFunctionMode):
         signal.port = port
         signal.token = token
         self.signals.set(tensor, signal)
+
+    def forget(self) -> None:
+        """Drops what only the forward pass needs."""
+        self._kept.clear()
 
     def value_of(self, tensor: Tensor) -> Tensor:
         """The differentiable tensor that stands for what the model returned."""
@@ -116,6 +129,10 @@ class Propagation(TorchFunctionMode):
         """Carries one call out, given what is known of the signals among its arguments."""
         if not found:
             return self._constant(func, spelling, args, kwargs, tensors)
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"{self._where()} enters torch.inference_mode in its forward: autograd records nothing there; leave it out"
+            )
         rule = self.chooser.default(spelling.operation)
         if rule is None and not spelling.writes:
             return self._unregistered(func, spelling, args, kwargs, tensors, found)
@@ -151,10 +168,14 @@ class Propagation(TorchFunctionMode):
         node = tensor.grad_fn.name() if tensor.grad_fn is not None else "?"
         what = f"{node} (a custom autograd.Function, or a scripted or traced part)"
         row = self._unknown(what)
-        signal = Signal()
+        receivers = [self.value_of(source) for source in sources]
         if row is not None and self.recorder is not None:
-            tapped = [tap(source, self.recorder.input_sink(row)) for source in sources]
-            signal.value = tap(cut(tensor, sources, tapped), self.recorder.output_sink(row, 0))
+            tapped = [tap(receiver, self.recorder.input_sink(row)) for receiver in receivers]
+            signal = Signal(tap(cut(tensor, sources, tapped), self.recorder.output_sink(row, 0)))
+        elif any(source is not receiver for source, receiver in zip(sources, receivers)):
+            signal = Signal(cut(tensor, sources, receivers))
+        else:
+            signal = Signal()
         self.signals.set(tensor, signal)
         return signal
 
@@ -247,8 +268,7 @@ class Propagation(TorchFunctionMode):
                 continue
             signal = found.get(id(tensor))
             if signal is None:
-                current = self._current(tensor)
-                given[id(tensor)] = current.detach() if current.requires_grad else current
+                given[id(tensor)] = _constant_of(self._current(tensor))
                 continue
             value = untapped = self._settled(tensor, signal, choice.rule.rectifies)
             if row is not None and self.recorder is not None and value.requires_grad:
@@ -312,7 +332,7 @@ class Propagation(TorchFunctionMode):
         return self._pending(native, Pending(settle, spelling.operation), tuple(found.values()))
 
     def _detached(self, value: Any, signals: dict[int, Signal]) -> Any:
-        return map_tensors(value, lambda t: t if id(t) in signals or not t.requires_grad else t.detach())
+        return map_tensors(value, lambda t: t if id(t) in signals else _constant_of(t))
 
     def _follow(
         self, spelling: Spelling, args: Any, kwargs: Any, signal: Signal, site: Site, choice: Choice
@@ -332,6 +352,7 @@ class Propagation(TorchFunctionMode):
         record.parents = parents if self.chooser.lineage else ()
         record.depth = 1 + max(parent.depth for parent in parents)
         self.signals.set(value, record)
+        self._kept.append(value)
         return value
 
     def _settled(self, tensor: Tensor, signal: Signal, rectified: bool) -> Tensor:
@@ -369,6 +390,8 @@ class Propagation(TorchFunctionMode):
             if out._is_view() and out._base is not None and (base := self.signals.get(out._base)) is not None:
                 base.viewed = True
             self.signals.set(out, signal)
+            if self.recorder is not None:
+                self._kept.append(out)
             place += 1
             return out
 

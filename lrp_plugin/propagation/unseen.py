@@ -12,7 +12,7 @@ from lrp_plugin.primitives import substitute
 
 def find_sources(tensor: Tensor, known: list[Tensor]) -> list[Tensor]:
     """The known signals that a tensor's autograd graph leads back to, nearest first; empty where there are none."""
-    nodes = {id(node): (signal, node) for signal in known if (node := _node_of(signal)) is not None}
+    nodes = {id(node): (signal, node) for signal in known if (node := signal.grad_fn) is not None}
     sources: dict[int, Tensor] = {}
     stack: list[Any] = [tensor.grad_fn]
     visited: dict[int, Any] = {}
@@ -29,17 +29,18 @@ def find_sources(tensor: Tensor, known: list[Tensor]) -> list[Tensor]:
     return list(sources.values())
 
 
-def _node_of(tensor: Tensor) -> Any:
-    return tensor.grad_fn
-
-
-def cut(tensor: Tensor, sources: list[Tensor]) -> Tensor:
+def cut(tensor: Tensor, sources: list[Tensor], receivers: list[Tensor]) -> Tensor:
     """The same value, with the unseen piece's native gradient taken as one operation from ``sources``.
 
     So the ledger can tell what this piece sent to each source, apart from what other operations send there.
+
+    Args:
+        tensor: What the piece returned.
+        sources: The tensors it read.
+        receivers: What stands for each of them, and receives its multiplier.
     """
 
     def pullback(multiplier: Tensor) -> tuple[Tensor | None, ...]:
         return torch.autograd.grad(tensor, sources, multiplier, retain_graph=True, allow_unused=True)
 
-    return substitute(tensor, pullback, *sources)
+    return substitute(tensor, pullback, *receivers)
