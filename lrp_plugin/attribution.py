@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from captum.attr import GradientAttribution
 from torch import Tensor, nn
 
 from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
-from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, ready_composite, rule
+from lrp_plugin.batches import parts
 from lrp_plugin.compiled import CompiledPass, Explained
+from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, ready_composite, rule
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.composites.ready import handing_on
 from lrp_plugin.evaluation import evaluating
-from lrp_plugin.explained import ExplainedInputs, select_output
+from lrp_plugin.explained import ExplainedInputs, checked, pick_target, select_output
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
@@ -98,7 +99,7 @@ class UnifiedLRP(GradientAttribution):
     @torch._disable_dynamo  # type: ignore[misc]
     def attribute(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None,
-        return_convergence_delta: bool = False, verbose: bool = False,
+        return_convergence_delta: bool = False, verbose: bool = False, internal_batch_size: int | None = None,
     ) -> Any:  # fmt: skip
         """Relevance of every input entry, in the units of the explained output (a logit as a rule).
 
@@ -110,6 +111,7 @@ class UnifiedLRP(GradientAttribution):
             additional_forward_args: Further positional arguments of the model; they get no relevance.
             return_convergence_delta: Also return output - sum of attributions, per example, shape (N,).
             verbose: Print the plan: which rule each operation got.
+            internal_batch_size: Explain so many examples at a time, for less memory; the same relevance.
 
         Returns:
             Relevance of the inputs' shapes (a tensor, or a tuple as ``inputs`` were one); with
@@ -119,16 +121,19 @@ class UnifiedLRP(GradientAttribution):
             ValueError: For a target out of range, NaN in the input, an input that nothing differentiable reads.
             UnsupportedOperationError: With ``strict``, for an operation that has no rule.
         """
+        given = checked(inputs)
+        if internal_batch_size is not None and given[0].shape[0] > internal_batch_size:
+            divided = parts(inputs, target, additional_forward_args, internal_batch_size)
+            return _joined([self.attribute(*part, return_convergence_delta, verbose) for part in divided])
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
 
         def eager() -> Explained:
             explained, selected, mode = self._forward(inputs, target, additional_forward_args, plan=plan)
             return Explained(explained.relevance(mode, selected), selected.detach())
 
-        if self._compiled is None or verbose or not _tensors_only(inputs):
+        if self._compiled is None or verbose:
             relevances, output = eager()
         else:
-            given = inputs if isinstance(inputs, tuple) else (inputs,)
             relevances, output = self._compiled.explain(given, target, additional_forward_args, eager)
         if plan is not None:
             print(Plan(plan))
@@ -138,6 +143,34 @@ class UnifiedLRP(GradientAttribution):
         totals = sum(r.detach().double().flatten(1).sum(1) for r in relevances)
         return attributions, output.double() - totals
 
+    @torch._disable_dynamo  # type: ignore[misc]
+    def attribute_targets(
+        self, inputs: Tensor | tuple[Tensor, ...], targets: Sequence[Any] | Tensor, additional_forward_args: Any = None
+    ) -> Any:
+        """Relevance for several targets: one forward pass, one backward pass for each target.
+
+        Args:
+            inputs: As in `attribute`.
+            targets: K targets, each in one of the forms `attribute` takes.
+            additional_forward_args: As in `attribute`.
+
+        Returns:
+            Relevance of shape (K, N, ...) for each input: a tensor, or a tuple as ``inputs`` were one.
+
+        Raises:
+            ValueError: Without a target, and as in `attribute`.
+        """
+        chosen = list(targets)
+        if not chosen:
+            raise ValueError("targets is empty: pass at least one, as [281, 285]")
+        explained, value, mode = self._forward(inputs, None, additional_forward_args, select=False)
+        examples = explained.handed[0].shape[0]
+        with torch.enable_grad():
+            selected = [pick_target(value, target, examples) for target in chosen]
+        last = len(selected) - 1
+        found = [explained.relevance(mode, one, retain=k < last) for k, one in enumerate(selected)]
+        return _format_output(explained.is_tuple, tuple(torch.stack(relevance) for relevance in zip(*found)))
+
     def ledger(
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
     ) -> Ledger:
@@ -145,7 +178,7 @@ class UnifiedLRP(GradientAttribution):
 
         Costs one forward and one backward pass per example.
         """
-        examples = _batch_size(inputs)
+        examples = checked(inputs)[0].shape[0]
         recorder = Recorder(examples)
         explained, selected, mode = self._forward(inputs, target, additional_forward_args, recorder=recorder)
         sums = []
@@ -196,13 +229,11 @@ def _default_registry() -> Registry:
     return registry
 
 
-def _tensors_only(inputs: Any) -> bool:
-    return all(isinstance(tensor, Tensor) for tensor in (inputs if isinstance(inputs, tuple) else (inputs,)))
-
-
-def _batch_size(inputs: Any) -> int:
-    first = inputs if isinstance(inputs, Tensor) else inputs[0]
-    return int(first.shape[0])
+def _joined(found: list[Any]) -> Any:
+    """The results of consecutive parts as one: tensors are concatenated, tuples entry by entry."""
+    if isinstance(found[0], tuple):
+        return tuple(_joined(list(entries)) for entries in zip(*found))
+    return torch.cat(found)
 
 
 def _unwrapped(model: Any) -> Any:
