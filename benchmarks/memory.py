@@ -1,0 +1,69 @@
+"""Peak memory of a call against gradient saliency's.
+
+    python -m benchmarks.memory --networks resnet18
+
+On a CPU every allocation and release that PyTorch makes is recorded and added up: the process's resident size would
+also count what the allocator keeps.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.harness import RESULTS, choose_device, describe_machine, table, write_json
+from benchmarks.subjects import NETWORKS, RULES, VIT_RULES, network, ours, pixels, saliency
+
+
+def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
+    """The most that one call holds at a time, beyond what was held before."""
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    changes = [
+        (event.start_ns(), event.nbytes())
+        for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]  # fmt: skip
+    held = highest = 0
+    for _, change in sorted(changes):
+        held += change
+        highest = max(highest, held)
+    return highest
+
+
+def measure(name: str, batch: int, device: torch.device) -> list[dict[str, Any]]:
+    """One row for the baseline and each rule."""
+    model, images = network(name, device), pixels(name, batch, device)
+    rows = []
+    base = peak_bytes(saliency(model, images), device)
+    for rule in ("saliency", *(VIT_RULES if name.startswith("vit") else RULES)):
+        peak = base if rule == "saliency" else peak_bytes(ours(model, images, rule), device)
+        rows.append({"network": name, "batch": batch, "method": rule, "mib": peak / 2**20, "ratio": peak / base})
+    return rows
+
+
+def main() -> None:
+    """Measures, prints a table, writes JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--networks", nargs="+", default=["resnet18", "densenet121", "vit_b_16"], choices=list(NETWORKS))
+    parser.add_argument("--batch", type=int, default=2)
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    rows = [row for name in options.networks for row in measure(name, options.batch, device)]
+    print(table(rows, ["network", "batch", "method", "mib", "ratio"]))
+    write_json(RESULTS / f"memory_{device.type}.json", {"machine": describe_machine(device), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
