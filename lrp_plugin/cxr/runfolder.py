@@ -163,7 +163,8 @@ def train_run(
         get_dataloader(part, settings.batch_size, shuffle, num_workers=settings.workers, seed=settings.seed)
         for part, shuffle in ((parts.train, True), (parts.val, False))
     ]
-    if not (folder / SETTINGS_FILE).exists():
+    # An earlier run keeps its settings; those of a start that came to nothing are replaced.
+    if not (folder / "last.ckpt").exists():
         settings.save(folder)
     history = trainer.train(
         *loaders, resume=resume, epochs=settings.epochs, learning_rate=settings.learning_rate, monitor="loss"

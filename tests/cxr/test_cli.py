@@ -1,0 +1,259 @@
+"""``lrp-plugin cxr``: a run trained, measured, explained and reported; what is wrong is named, nothing is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
+
+from lrp_plugin.cli import main
+from lrp_plugin.cxr import SyntheticCXR
+from lrp_plugin.cxr.checkpoints import load_state
+from lrp_plugin.cxr.explaining import build_explainer
+from lrp_plugin.cxr.runfolder import RunSettings, open_model, open_parts
+from lrp_plugin.gradients import GradientSaliency
+
+TINY = ["--size", "48", "--count", "80", "--batch-size", "16", "--no-progress"]
+
+
+def cxr(action: str, out: Path, *more: str) -> int:
+    return main(["cxr", action, "--out", str(out), "--no-progress", *more])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs; to be read only."""
+    out = tmp_path_factory.mktemp("run") / "run"
+    assert main(["cxr", "train", "--out", str(out), "--epochs", "2", *TINY]) == 0
+    return out
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the run to write into."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_train_writes_the_run(trained):
+    assert set(contents(trained)) == {"run.json", "last.ckpt", "best.safetensors", "history.csv"}
+    settings = RunSettings.load(trained)
+    assert (settings.size, settings.count, settings.epochs, settings.batch_size) == (48, 80, 2, 16)
+    assert [row["epoch"] for row in csv.DictReader((trained / "history.csv").open())] == ["1", "2"]
+
+
+def test_training_again_into_a_run_is_refused_and_changes_nothing(run, capsys):
+    before = contents(run)
+    assert cxr("train", run, "--epochs", "3") == 2
+    assert "continue with resume" in capsys.readouterr().err
+    assert contents(run) == before
+
+
+def test_a_resumed_run_ends_as_one_that_ran_through(trained, tmp_path, monkeypatch):
+    """Stopped after the first epoch's checkpoint, continued by --resume alone: same weights to the bit."""
+    from lrp_plugin.cxr import run as run_module
+
+    out, saved = tmp_path / "run", run_module.save_state
+
+    def stop(path: Path, state: dict) -> None:
+        saved(path, state)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "save_state", stop)
+    with pytest.raises(SystemExit) as stopped:
+        cxr("train", out, "--epochs", "2", *TINY)
+    assert stopped.value.code == 130
+    assert load_state(out / "last.ckpt")["epoch"] == 1
+    monkeypatch.undo()
+    assert cxr("train", out, "--resume") == 0
+    assert (out / "best.safetensors").read_bytes() == (trained / "best.safetensors").read_bytes()
+    weights = [load_state(folder / "last.ckpt")["model"] for folder in (trained, out)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_evaluate_prints_and_stores_the_metrics_of_the_test_pictures(run, capsys):
+    assert cxr("evaluate", run) == 0
+    metrics = json.loads((run / "metrics.json").read_text())
+    matrix = torch.tensor(metrics["confusion_matrix"])
+    assert int(matrix.sum()) == 16
+    assert metrics["accuracy"] == pytest.approx(int(matrix.diagonal().sum()) / 16)
+    assert f"accuracy     {metrics['accuracy']:.4f}" in capsys.readouterr().out
+
+
+def test_explain_writes_the_maps_it_names(run):
+    assert cxr("explain", run, "--index", "5", "--methods", "saliency", "epsilon_gamma_box") == 0
+    facts = json.loads((run / "explained" / "synthetic-5.json").read_text())
+    maps = np.load(run / "explained" / "synthetic-5.npz")
+    picture = SyntheticCXR(80, size=48)[5]["image"].as_subclass(torch.Tensor)[None]
+    model = open_model(run, SyntheticCXR(1).classes)
+    with torch.no_grad():
+        logits = model(picture)
+    target = int(logits.argmax())
+    assert facts["predicted_class"] == SyntheticCXR(1).classes[target] and facts["true_class"] == "Lung Opacity"
+    assert facts["logit"] == pytest.approx(float(logits.max()), rel=1e-5)
+    saliency = GradientSaliency(model).attribute(picture, target)[0].numpy()
+    np.testing.assert_allclose(maps["saliency"], saliency, rtol=1e-4, atol=1e-7)
+    assert facts["methods"]["saliency"]["sum"] is None, "a gradient's sum says nothing"
+    assert facts["methods"]["epsilon_gamma_box"]["sum"] == pytest.approx(
+        float(maps["epsilon_gamma_box"].astype(float).sum()), abs=1e-6
+    )
+    assert (run / "explained" / "synthetic-5.png").stat().st_size > 10_000
+
+
+def test_explain_takes_files_of_ones_own(run, tmp_path):
+    pixels = (np.random.default_rng(0).random((70, 90)) * 65535).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    assert cxr("explain", run, "--image", str(tmp_path / "mine.png"), "--methods", "epsilon") == 0
+    facts = json.loads((run / "explained" / "mine.json").read_text())
+    assert facts["methods"]["epsilon"]["inside_lungs"] is None, "nobody knows the lungs of this picture"
+    assert np.load(run / "explained" / "mine.npz")["epsilon"].shape == (1, 48, 48)
+
+
+def test_evidence_prints_the_table_that_it_stores(run, capsys):
+    assert cxr("evidence", run, "--methods", "saliency", "epsilon_plus_flat") == 0
+    rows = list(csv.DictReader((run / "evidence.csv").open()))
+    findings = [row for row in rows if row["region"] == "evidence"]
+    assert {row["class"] for row in findings} == {"COVID", "Lung Opacity", "Viral Pneumonia", "all"}, "Normal has none"
+    assert {row["method"] for row in rows} == {"saliency", "epsilon_plus_flat"}
+    text = capsys.readouterr().out
+    first = next(row for row in findings if row["class"] == "COVID")
+    assert f"{100 * float(first['inside']):.1f} [" in text
+    assert float(first["low"]) <= float(first["inside"]) <= float(first["high"])
+
+
+def test_report_shows_what_was_measured(run):
+    assert cxr("report", run, "--methods", "saliency", "epsilon_plus_flat", "--examples", "1") == 0
+    page = (run / "report.html").read_text()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert f"{100 * metrics['accuracy']:.1f}\u00a0%" in page
+    assert metrics["suspected_shortcuts"] == {} and "Not tested" in page
+    assert "lrp-plugin cxr report --out" in page and page.count("data:image/png") >= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "resnet19"], "no model 'resnet19'; did you mean resnet18"),
+        (["--data", "absent"], "absent is no folder"),
+        (["--data", "empty"], "no pictures under empty"),
+        (["--count", "4"], "each part needs some"),
+        (["--lr", "-1"], "learning_rate"),
+        (["--shortcut", "1.5"], "strength=1.5"),
+        (["--resume"], "holds no run"),
+    ],
+)
+def test_what_cannot_be_trained_is_named_with_status_2(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert main(["cxr", "train", "--out", "run", *TINY, *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("lrp-plugin: ")
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("action", ["evaluate", "explain", "evidence", "report"])
+def test_without_a_run_there_is_nothing_to_show(tmp_path, capsys, action):
+    assert cxr(action, tmp_path) == 2
+    assert "lrp-plugin cxr train" in capsys.readouterr().err
+
+
+def test_a_run_of_another_model_or_an_unknown_method_is_refused(run, capsys):
+    before = contents(run)
+    assert cxr("evaluate", run, "--model", "resnet18") == 2
+    assert "holds a reference_cnn" in capsys.readouterr().err
+    assert cxr("report", run, "--methods", "magic") == 2
+    assert "unknown method 'magic'; legal are saliency" in capsys.readouterr().err
+    assert cxr("explain", run, "--index", "80") == 2
+    assert "index 80 lies outside the data" in capsys.readouterr().err
+    assert contents(run) == before
+
+
+def folder_run(database: Path, out: Path, *more: str) -> int:
+    return cxr("train", out, "--data", str(database), "--size", "48", "--epochs", "1", "--batch-size", "8", *more)
+
+
+def test_a_folder_is_trained_on_and_reported(database, tmp_path):
+    out, before = tmp_path / "run", contents(database)
+    assert folder_run(database, out) == 0
+    assert cxr("report", out, "--methods", "epsilon", "--examples", "1") == 0
+    assert str(database) in (out / "report.html").read_text()
+    assert contents(database) == before, "nothing is written into the data"
+
+
+def test_a_missing_class_folder_is_an_error_unless_lenient(own_database, tmp_path, capsys):
+    shutil.rmtree(own_database / "Viral Pneumonia")
+    out = tmp_path / "run"
+    assert folder_run(own_database, out) == 2
+    assert "Viral Pneumonia is missing" in capsys.readouterr().err
+    assert not out.exists()
+    with pytest.warns(UserWarning, match="Viral Pneumonia is missing"):
+        assert folder_run(own_database, out, "--lenient") == 0
+
+
+def test_a_truncated_picture_is_named_and_the_run_goes_on_once_it_is_mended(own_database, tmp_path, capsys):
+    out, cut = tmp_path / "run", own_database / "COVID" / "images" / "COVID-2.png"
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:5000])
+    parts = open_parts(RunSettings(data=str(own_database), size=48))
+    assert 1 in parts.train.indices, "the damaged picture must be met while training"
+    assert folder_run(own_database, out) == 2
+    error = capsys.readouterr().err
+    assert "COVID-2.png" in error and "cut short" in error
+    assert not [path for path in out.rglob("*") if path.suffix in (".partial", ".tmp")]
+    cut.write_bytes(whole)
+    assert folder_run(own_database, out) == 0
+
+
+def test_a_truncated_picture_can_be_left_out(own_database, tmp_path):
+    (own_database / "COVID" / "images" / "COVID-2.png").write_bytes(b"\x89PNG")
+    with pytest.warns(UserWarning, match=r"COVID-2\.png"):
+        assert folder_run(own_database, tmp_path / "run", "--lenient") == 0
+
+
+def test_every_listed_method_explains(trained):
+    from lrp_plugin.cxr.explaining import method_names
+
+    model, picture = open_model(trained, SyntheticCXR(1).classes), SyntheticCXR(1, size=48)[0]["image"][None]
+    slow = {"occlusion", "integrated_gradients", "smoothgrad"}
+    for name in set(method_names()) - slow:
+        relevance = build_explainer(name, model).attribute(picture.as_subclass(torch.Tensor), 0)
+        assert relevance.shape == picture.shape and torch.isfinite(relevance).all(), name
+    with pytest.raises(ValueError, match="epsilon_gamma_box"):
+        build_explainer("no_such_method", model)
+
+
+def test_ctrl_c_leaves_whole_files_and_a_run_to_resume(tmp_path):
+    """A real interrupt in the middle of training: status 130, one line, nothing half-written."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", "import sys; from lrp_plugin.cli import main; sys.exit(main())", "cxr", "train"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [*command, "--out", str(out), "--epochs", "500", *TINY],
+        stderr=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "stopped; every file written so far is whole" in error and "Traceback" not in error
+    assert {path.name for path in out.iterdir()} <= {"run.json", "last.ckpt", "best.safetensors", "history.csv"}
+    assert load_state(out / "last.ckpt")["epoch"] >= 1
+    assert RunSettings.load(out).epochs == 500
