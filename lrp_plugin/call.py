@@ -25,10 +25,11 @@ class Signal:
         parents: The signals it was computed from.
         depth: The longest chain of operations from the input.
         viewed: A view of it exists.
+        root: The tensor it is a view of, or None.
         token: Its entries are integers; their relevance travels by the port alone.
     """
 
-    __slots__ = ("value", "nonnegative", "gate", "port", "pending", "parents", "depth", "viewed", "settled", "token")
+    __slots__ = ("value", "nonnegative", "gate", "port", "pending", "parents", "depth", "viewed", "root", "settled", "token")
 
     def __init__(self, value: Tensor | None = None, *, nonnegative: bool = False, gate: bool = False) -> None:
         self.value = value
@@ -40,6 +41,7 @@ class Signal:
         self.parents: tuple[Signal, ...] = ()
         self.depth = 0
         self.viewed = False
+        self.root: Tensor | None = None
         self.token = False
 
     def standing(self) -> Signal:

@@ -19,7 +19,7 @@ from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWar
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import end_port, tap
 from lrp_plugin.propagation.paths import ModulePaths
-from lrp_plugin.propagation.signals import Signals, Storages
+from lrp_plugin.propagation.signals import Signals, Storages, shares_memory
 from lrp_plugin.propagation.spelling import Spelling, bind, opened, spelling_of
 from lrp_plugin.propagation.tokens import propagate
 from lrp_plugin.propagation.unseen import cut, find_sources
@@ -105,11 +105,11 @@ class Propagation(TorchFunctionMode):
         signal = self._find(tensor)
         if signal is not None:
             return self._settled(tensor, signal, False)
-        return self.storages.read(tensor) if self.storages.holds(tensor) else tensor
+        return self._current(tensor)
 
     def depends_on_input(self, tensor: Tensor) -> bool:
         """Whether a tensor the model returned is a signal."""
-        return self._find(tensor) is not None or (self.storages.holds(tensor) and self._reads_signal(tensor))
+        return self._find(tensor) is not None
 
     # ---- interception ------------------------------------------------------------------------------------------
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -143,22 +143,42 @@ class Propagation(TorchFunctionMode):
             raise UnsupportedOperationError(
                 f"operation {spelling.operation!r} in {self._where()} writes a signal into out=; assign its result instead"
             )
+        if self.storages and rule is not None and rule.port == "routes" and not spelling.writes:
+            views = self._views(func, args, kwargs, tensors, found)
+            if views is not None:
+                return views
         value = self._apply(spelling, args, kwargs, tensors, found)
         return self.write(args[0], value) if spelling.writes else value
 
+    def _views(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]) -> Any:
+        """Views of memory that was written to, as views of that memory, so that both see later writes; else None."""
+        if not any(self.storages.holds(self._place(t)) for t in tensors if id(t) in found):
+            return None
+        with torch.no_grad():
+            args, kwargs = (map_tensors(given, lambda t: self._place(t).detach()) for given in (tuple(args), kwargs))
+            views = func(*args, **kwargs)
+        return views if all(self.storages.holds(view) for view in tensors_in(views, [])) else None
+
+    def carry_out(self, spelling: Spelling, args: Any, kwargs: Any) -> Any:
+        """Carries out an operation that is no torch call (an atomic module's); None where no argument is a signal."""
+        tensors = tensors_in(kwargs, tensors_in(args, []))
+        found = {id(tensor): signal for tensor in tensors if (signal := self._find(tensor)) is not None}
+        return self._apply(spelling, args, kwargs, tensors, found) if found else None
+
     def _find(self, tensor: Tensor) -> Signal | None:
         signal = self.signals.get(tensor)
-        if self.storages.holds(tensor) and (signal is None or signal.value is None):
-            if not self._reads_signal(tensor):
-                return None
-            signal = Signal(self.storages.read(tensor))
-            return signal
+        place = tensor if signal is None or signal.value is None else signal.value
+        if self.storages.holds(place):
+            current = self.storages.read(place)
+            return Signal(current) if current.requires_grad else None
         if signal is not None or tensor.grad_fn is None or self._constants.get(tensor) is not None:
             return signal
         return self._unseen(tensor)
 
-    def _reads_signal(self, tensor: Tensor) -> bool:
-        return self.storages.read(tensor).requires_grad
+    def _place(self, tensor: Tensor) -> Tensor:
+        """The tensor whose memory stands for this one's."""
+        signal = self.signals.get(tensor)
+        return tensor if signal is None or signal.value is None else signal.value
 
     def _unseen(self, tensor: Tensor) -> Signal | None:
         sources = find_sources(tensor, [t for t, _ in self.signals.live()])
@@ -193,7 +213,8 @@ class Propagation(TorchFunctionMode):
         return value
 
     def _current(self, tensor: Tensor) -> Tensor:
-        return self.storages.read(tensor) if self.storages.holds(tensor) else tensor
+        place = self._place(tensor)
+        return self.storages.read(place) if self.storages.holds(place) else tensor
 
     def _is_state(self, tensor: Any) -> bool:
         if self._state is None:
@@ -253,7 +274,7 @@ class Propagation(TorchFunctionMode):
     ) -> Any:  # fmt: skip
         call = self.make_call(choice, spelling, args, kwargs, tensors, found, row)
         value = call.native() if choice.rule.formula is None else choice.rule.formula(call, **choice.parameters)
-        return self._register(value, call, choice, tuple(found.values()))
+        return self._register(value, call, choice, {t: found[id(t)] for t in tensors if id(t) in found})
 
     def make_call(
         self, choice: Choice, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor],
@@ -367,7 +388,7 @@ class Propagation(TorchFunctionMode):
         return value
 
     # ---- results -----------------------------------------------------------------------------------------------
-    def _register(self, value: Any, call: Call, choice: Choice, parents: tuple[Signal, ...]) -> Any:
+    def _register(self, value: Any, call: Call, choice: Choice, sources: dict[Tensor, Signal]) -> Any:
         if call.constant:
             return map_tensors(value, lambda t: t.detach())
         place = 0
@@ -385,10 +406,10 @@ class Propagation(TorchFunctionMode):
                 gate=rule.gate or call.gate or (rule.sign == "keeps" and rule.port == "routes" and self._gated(call)),
             )
             signal.port = next(ports) if ports is not None else None
-            signal.parents = parents if self.chooser.lineage else ()
-            signal.depth = 1 + max((parent.depth for parent in parents), default=0)
-            if out._is_view() and out._base is not None and (base := self.signals.get(out._base)) is not None:
-                base.viewed = True
+            signal.parents = tuple(sources.values()) if self.chooser.lineage else ()
+            signal.depth = 1 + max((parent.depth for parent in sources.values()), default=0)
+            if rule.port == "routes" or tensor._is_view():
+                self._note_view(out, signal, sources)
             self.signals.set(out, signal)
             if self.recorder is not None:
                 self._kept.append(out)
@@ -396,6 +417,14 @@ class Propagation(TorchFunctionMode):
             return out
 
         return map_tensors(value, record)
+
+    def _note_view(self, view: Tensor, signal: Signal, sources: dict[Tensor, Signal]) -> None:
+        """Remembers whose memory a view shares: a write to either is seen by both."""
+        for tensor, known in sources.items():
+            if tensor is not view and shares_memory(view, self._place(tensor)):
+                known.viewed = True
+                signal.root = tensor if known.root is None else known.root
+                return
 
     @staticmethod
     def _gated(call: Call) -> bool:
@@ -451,9 +480,11 @@ class Propagation(TorchFunctionMode):
         if value is None or value is target:  # dropout that drops nothing
             return target
         signal = self.signals.get(target)
-        if signal is None or signal.viewed or target._is_view():
-            self.storages.write(target, self.value_of(value), self.value_of)
-            self.signals.set(target, Signal())
+        if signal is None or signal.viewed or signal.root is not None or target._is_view():
+            root = signal.root if signal is not None and signal.root is not None else target
+            if signal is None and target._base is not None:
+                root = target._base
+            self.storages.write(self._place(target), self.value_of(value), self._place(root), lambda: self.value_of(root))
             return target
         if (known := self.signals.get(value)) is None:  # a constant was written over the whole signal
             self.signals.set(target, Signal(value))

@@ -67,15 +67,29 @@ class Storages:
         flat = self._flat[self._key(tensor)][1]
         return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
-    def write(self, tensor: Tensor, value: Tensor, content: Callable[[Tensor], Tensor]) -> None:
-        """Writes ``value`` where ``tensor`` lies; ``content`` gives the current value of the tensor it is a view of."""
+    def write(self, tensor: Tensor, value: Tensor, root: Tensor, content: Callable[[], Tensor]) -> None:
+        """Writes ``value`` where ``tensor`` lies.
+
+        Args:
+            tensor: Where.
+            value: What, broadcastable to ``tensor``'s shape.
+            root: The tensor that ``tensor`` is a view of, or itself.
+            content: Gives the root's value before the memory's first write.
+        """
         key = self._key(tensor)
         if key in self._flat:
             flat = self._flat[key][1]
         else:
-            base = tensor if tensor._base is None else tensor._base
-            size = base.untyped_storage().nbytes() // base.element_size()
-            whole = torch.empty(0, dtype=base.dtype, device=base.device).set_(base.untyped_storage())
-            flat = overwrite(whole.detach(), content(base), base) if size else base
+            if self._key(root) != key:
+                root, content = tensor, tensor.detach
+            whole = torch.empty(0, dtype=root.dtype, device=root.device).set_(root.untyped_storage())
+            flat = overwrite(whole.detach(), content(), root) if whole.numel() else whole
         value = value.to(tensor.dtype).expand(tensor.size())
         self._flat[key] = (tensor, overwrite(flat, value, tensor))
+
+
+def shares_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two strided tensors lie in one storage."""
+    if one.layout is not torch.strided or other.layout is not torch.strided:
+        return False
+    return one.untyped_storage()._cdata == other.untyped_storage()._cdata

@@ -36,7 +36,7 @@ class Spelling(NamedTuple):
         clones: ``function`` still writes: it is to be given a clone.
     """
 
-    operation: str
+    operation: str | type
     function: Callable[..., Any]
     writes: bool
     clones: bool
@@ -105,6 +105,8 @@ def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
 
 def bind(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The call's arguments by name; positions beyond the known names are left out."""
+    if isinstance(function, types.MethodType):  # a module's forward: the cache must not keep the module
+        return {**dict(zip(_parameter_names(function.__func__)[1:], args)), **kwargs}
     return {**dict(zip(_parameter_names(function), args)), **kwargs}
 
 
