@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -40,7 +41,8 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         left = f"the previous {path.name} is intact" if path.exists() else "there was no earlier one"
         raise CheckpointError(
             f"could not save {path} ({len(content) / 2**20:.1f} MiB): {error.strerror}; {left}. "

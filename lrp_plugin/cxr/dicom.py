@@ -55,8 +55,7 @@ def read_dicom(path: str | Path) -> Tensor:
     kind = dataset.get("PhotometricInterpretation", "MONOCHROME2")
     if stored.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise RadiographError(
-            f"{path} holds {kind} pixels of shape {stored.shape}; legal is one frame "
-            "of MONOCHROME1 or MONOCHROME2"
+            f"{path} holds {kind} pixels of shape {stored.shape}; legal: one MONOCHROME1 or 2 frame"
         )
     grey = _present(dataset, stored)
     if kind == "MONOCHROME1":
@@ -66,7 +65,7 @@ def read_dicom(path: str | Path) -> Tensor:
 
 def _present(dataset: Any, stored: NDArray[Any]) -> Pixels:
     """Stored values to grey in [0, 1], before any inversion."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
     if dataset.get("VOILUTSequence"):

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassCalibrationError,
-    MulticlassCohenKappa,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
-    MulticlassPrecision,
-    MulticlassRecall,
-    MulticlassSpecificity,
-)
 
+from .processes import sum_over_processes
 from .records import IGNORED
 
-#: Name -> maker of the metric for K classes. Add an entry to offer another.
-METRICS: dict[str, Callable[[int], Metric]] = {
-    "accuracy": lambda k: MulticlassAccuracy(k, average="micro", ignore_index=IGNORED),
-    "balanced_accuracy": lambda k: MulticlassAccuracy(k, average="macro", ignore_index=IGNORED),
-    "f1_macro": lambda k: MulticlassF1Score(k, average="macro", ignore_index=IGNORED),
-    "f1_micro": lambda k: MulticlassF1Score(k, average="micro", ignore_index=IGNORED),
-    "precision_macro": lambda k: MulticlassPrecision(k, average="macro", ignore_index=IGNORED),
-    "recall_macro": lambda k: MulticlassRecall(k, average="macro", ignore_index=IGNORED),
-    "specificity_macro": lambda k: MulticlassSpecificity(k, average="macro", ignore_index=IGNORED),
-    "cohen_kappa": lambda k: MulticlassCohenKappa(k, ignore_index=IGNORED),
-    "matthews": lambda k: MulticlassMatthewsCorrCoef(k, ignore_index=IGNORED),
-    "auroc": lambda k: MulticlassAUROC(k, average="none", ignore_index=IGNORED),
-    "ece": lambda k: MulticlassCalibrationError(k, n_bins=15, norm="l1", ignore_index=IGNORED),
-    "confusion_matrix": lambda k: MulticlassConfusionMatrix(k, ignore_index=IGNORED),
+#: Name -> class in ``torchmetrics.classification`` and its options. Add an entry to offer another. (Names,
+#: not classes: torchmetrics takes seconds to import, and reading data does not need it.)
+METRICS: dict[str, tuple[str, dict[str, Any]]] = {
+    "accuracy": ("MulticlassAccuracy", {"average": "micro"}),
+    "balanced_accuracy": ("MulticlassAccuracy", {"average": "macro"}),
+    "f1_macro": ("MulticlassF1Score", {"average": "macro"}),
+    "f1_micro": ("MulticlassF1Score", {"average": "micro"}),
+    "precision_macro": ("MulticlassPrecision", {"average": "macro"}),
+    "recall_macro": ("MulticlassRecall", {"average": "macro"}),
+    "specificity_macro": ("MulticlassSpecificity", {"average": "macro"}),
+    "cohen_kappa": ("MulticlassCohenKappa", {}),
+    "matthews": ("MulticlassMatthewsCorrCoef", {}),
+    "auroc": ("MulticlassAUROC", {"average": "none"}),
+    "ece": ("MulticlassCalibrationError", {"n_bins": 15, "norm": "l1"}),
+    "confusion_matrix": ("MulticlassConfusionMatrix", {}),
 }
 
 #: What :meth:`lrp_plugin.cxr.Trainer.evaluate` computes unless told otherwise.
 DEFAULT_METRICS = ("accuracy", "f1_macro", "f1_micro", "auroc", "ece", "confusion_matrix")
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Refuse names that are not in :data:`METRICS`.
+
+    Raises:
+        ValueError: names the unknown and the legal ones.
+    """
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ValueError(f"no metric {', '.join(unknown)}; legal are {', '.join(METRICS)}")
 
 
 class Scores:
@@ -58,16 +59,18 @@ class Scores:
     def __init__(
         self, classes: Sequence[str], names: Sequence[str], device: torch.device | str = "cpu"
     ) -> None:
-        unknown = [name for name in names if name not in METRICS]
-        if unknown:
-            raise ValueError(f"no metric {', '.join(unknown)}; legal are {', '.join(METRICS)}")
+        check_metrics(names)
+        from torchmetrics import MetricCollection, classification
+
         self.classes, self.names = tuple(classes), tuple(names)
-        needed = dict.fromkeys([*names, "confusion_matrix"])
+        made = {}
+        for name in dict.fromkeys([*names, "confusion_matrix"]):
+            kind, options = METRICS[name]
+            made[name] = getattr(classification, kind)(len(self.classes), ignore_index=IGNORED, **options)
         # No compute groups: they merge metrics that look alike after one batch, and AUROC never does.
-        self._metrics = MetricCollection(
-            {name: METRICS[name](len(self.classes)) for name in needed}, compute_groups=False
-        ).to(device)
-        self._loss = _Mean().to(device)
+        self._metrics = MetricCollection(made, compute_groups=False).to(device)
+        # Sum and number of the losses; float64, of which torchmetrics' own mean has none.
+        self._loss = torch.zeros(2, dtype=torch.float64, device=device)
 
     def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor) -> None:
         """Add a batch.
@@ -80,7 +83,8 @@ class Scores:
         kept = labels != IGNORED
         if kept.any():
             self._metrics.update(probabilities[kept].float(), labels[kept])
-            self._loss.update(losses[kept].double())
+            own = losses[kept].double()
+            self._loss += torch.stack([own.sum(), own.new_tensor(float(own.numel()))])
 
     def compute(self) -> dict[str, Any]:
         """Figures so far.
@@ -90,9 +94,13 @@ class Scores:
             where the class (or any other) does not occur, with ``auroc_macro``, the mean over the classes
             that have one; ``confusion_matrix`` as an int64 tensor ``(K, K)``, rows true.
         """
-        values = self._metrics.compute()
+        with warnings.catch_warnings():
+            # A class that does not occur is reported as NaN below.
+            warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
+            values = self._metrics.compute()
         matrix = values["confusion_matrix"].cpu()
-        result: dict[str, Any] = {"loss": float(self._loss.compute())}
+        total, count = sum_over_processes(self._loss).tolist()
+        result: dict[str, Any] = {"loss": total / count if count else float("nan")}
         for name in self.names:
             if name == "confusion_matrix":
                 result[name] = matrix
@@ -105,24 +113,3 @@ class Scores:
             else:
                 result[name] = float(values[name])
         return result
-
-
-class _Mean(Metric):
-    """Mean of all values seen, in float64 (torchmetrics' own works in float32)."""
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, values: Tensor) -> None:
-        """Add values of any shape."""
-        self.total = self.total + values.sum()
-        self.count = self.count + values.numel()
-
-    def compute(self) -> Tensor:
-        """The mean, NaN of nothing."""
-        return self.total / self.count

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .loaders import EpochSampler
-from .metrics import DEFAULT_METRICS, Scores
+from .metrics import DEFAULT_METRICS, Scores, check_metrics
 from .opacities import CLASSES
 from .processes import gather, join_processes, own_device, rank_and_world
 from .records import IGNORED
@@ -70,7 +70,7 @@ class Trainer:
             raise ValueError(
                 f"precision='float16' needs CUDA, this is {self.device}; use 'bfloat16' or 'float32'"
             )
-        Scores(classes, metrics)
+        check_metrics(metrics)
         self.model = model.to(self.device)
         self.classes, self.metrics = tuple(classes), tuple(metrics)
         self.output = None if output is None else Path(output)
@@ -178,6 +178,8 @@ class Trainer:
 
     def _predictions(self, loader: DataLoader[Any], what: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         self.check_share(loader)
+        if isinstance(loader.sampler, EpochSampler):
+            loader.sampler.set_position(0)  # Training may have left it in the middle of an epoch.
         training = self.model.training
         self.model.eval()
         try:
