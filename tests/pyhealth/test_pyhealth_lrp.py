@@ -197,9 +197,7 @@ class _Lossy(LRPLayerHandler):
     def forward_hook(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
         self.inputs[id(module)] = input[0]
 
-    def backward_relevance(
-        self, layer: nn.Module, relevance_output: Tensor, rule: str, **parameters: object
-    ) -> Tensor:
+    def backward_relevance(self, layer: nn.Module, relevance_output: Tensor, rule: str, **parameters: object) -> Tensor:
         self.told = {"rule": rule, **parameters}
         x = self.inputs[id(layer)]
         return (self.share * relevance_output.sum(1, keepdim=True) / x.shape[1]).expand_as(x)
@@ -275,7 +273,9 @@ def test_the_report_is_per_example_and_ends_at_the_logit(cnn: nn.Module, images:
     assert summary["total_validations"] == len(lrp.report.checks) > 6
     assert summary["violations_count"] == 0
     assert summary["max_error_pct"] < 1e-3
-    account = sum(np.array(summary[name]) for name in ("input", "bias", "constant", "stabilizer", "no_receiver", "other"))
+    account = sum(
+        np.array(summary[name]) for name in ("input", "bias", "constant", "stabilizer", "no_receiver", "other")
+    )
     assert account == pytest.approx(summary["output"], abs=1e-6)
     # Two examples whose errors have opposite signs must not cancel, as they do upstream.
     assert last.error.shape == (3,)

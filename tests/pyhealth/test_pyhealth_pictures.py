@@ -135,7 +135,10 @@ def test_a_figure_comes_back_is_shown_and_saved(name: str, tmp_path: Path, monke
     assert isinstance(figure, Figure)
     assert len(shown) == 1
     assert (tmp_path / "a.png").stat().st_size > 1000
-    titles = [ax.get_title() for ax in figure.axes] + [figure.get_suptitle(), *(f.get_suptitle() for f in figure.subfigs)]
+    titles = [ax.get_title() for ax in figure.axes] + [
+        figure.get_suptitle(),
+        *(f.get_suptitle() for f in figure.subfigs),
+    ]
     assert "Title" in titles
     PLOTS[name](SaliencyVisualizer(), plt, show=False)
     assert len(shown) == 1
