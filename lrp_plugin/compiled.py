@@ -147,7 +147,7 @@ class CompiledPass:
         if index is None:
             selected = value.reshape(examples)
         else:
-            selected = value[torch.arange(examples, device=value.device), *index.unbind(1)]
+            selected = value[(torch.arange(examples, device=value.device), *index.unbind(1))]
         return *explained.relevance(mode, selected), selected.detach()
 
     def _run(
