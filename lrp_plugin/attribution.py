@@ -22,6 +22,7 @@ from lrp_plugin.explained import ExplainedInputs, checked, pick_target, select_o
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
+from lrp_plugin.propagation.atomic import atomic_modules
 from lrp_plugin.registry import Registry, registry
 from lrp_plugin.rules.linear import check_alpha_beta
 from lrp_plugin.rules.weights import WeightCache
@@ -194,8 +195,6 @@ class UnifiedLRP(GradientAttribution):
         """Which rule each operation will get, and which selector chose it; explains nothing."""
         sites: list[tuple[Site, Choice]] = []
         self._forward(inputs, None, additional_forward_args, plan=sites, select=False)
-        for site, _ in sites:
-            _ = site.path
         return Plan(sites)
 
     def has_convergence_delta(self) -> bool:
@@ -215,7 +214,7 @@ class UnifiedLRP(GradientAttribution):
                 weights=self.weights, port_stabilizer=self.stabilizer, plan=plan, warned=self._warned,
             )  # fmt: skip
             explained.declare(mode)
-            with mode:
+            with atomic_modules(mode, self.model, self.registry), mode:
                 output = self.model(*explained.handed, *explained.additional)
             return explained, select_output(mode, output, target, explained, select), mode
 

@@ -39,6 +39,11 @@ class Site:
     def _place(self) -> tuple[str, nn.Module | None]:
         return self._locate()
 
+    def located(self) -> Site:
+        """The site with its place read now, while the module that runs it can be seen."""
+        _ = self._place
+        return self
+
     @property
     def path(self) -> str:
         """The path of the module that runs the operation."""

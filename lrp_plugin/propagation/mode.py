@@ -6,6 +6,7 @@ It names no operation: what to do with one stands in the registry.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from lrp_plugin.composites.site import LINEAR_MAPS, Site
 from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import end_port, tap
+from lrp_plugin.propagation.checkpoints import kept_as_they_are
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Signals, Storages, shares_memory
 from lrp_plugin.propagation.spelling import Spelling, bind, opened, spelling_of
 from lrp_plugin.propagation.tokens import propagate
-from lrp_plugin.propagation.unseen import cut, find_sources
+from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
 
 _REMEDY = (
     "register a rule for it (register_rule), or the module that contains it as one atomic operation; with "
@@ -119,9 +121,9 @@ class Propagation(TorchFunctionMode):
         tensors = tensors_in(kwargs, tensors_in(args, []))
         found = {id(tensor): signal for tensor in tensors if (signal := self._find(tensor)) is not None}
         spelling = spelling_of(func)
-        if any(signal.token for signal in found.values()):
-            return propagate(self, func, spelling, args, kwargs, tensors, found)
-        return self.dispatch(func, spelling, args, kwargs, tensors, found)
+        act = partial(propagate, self) if any(signal.token for signal in found.values()) else self.dispatch
+        with kept_as_they_are():
+            return act(func, spelling, args, kwargs, tensors, found)
 
     def dispatch(
         self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
@@ -186,6 +188,7 @@ class Propagation(TorchFunctionMode):
             self._constants.set(tensor, Signal())
             return None
         node = tensor.grad_fn.name() if tensor.grad_fn is not None else "?"
+        refuse_reentrant_checkpoint(node, self._where())
         what = f"{node} (a custom autograd.Function, or a scripted or traced part)"
         row = self._unknown(what)
         receivers = [self.value_of(source) for source in sources]
@@ -258,11 +261,12 @@ class Propagation(TorchFunctionMode):
         self.linear_maps += linear
         choice = self.chooser.choose(site)
         waiting = found.get(id(args[0])) if default.follows is not None and args else None
-        if default.follows is not None and waiting is not None and waiting.pending is not None:
+        # A map that was settled already (a hook asked for its value) has its own relevance: nothing is folded into it.
+        if default.follows is not None and waiting is not None and waiting.pending is not None and not waiting.settled:
             if default.follows(bind(spelling.function, args, kwargs), waiting.pending.operation):
                 return self._follow(spelling, args, kwargs, waiting, site, choice)
         if self.plan is not None:
-            self.plan.append((site, choice))
+            self.plan.append((site.located(), choice))
         if choice.folds and choice.rule.defers(bind(spelling.function, args, kwargs), found):
             return self._defer(choice, spelling, args, kwargs, tensors, found, site)
         row = self._row(site.path, site.name, choice) if self.recorder is not None else None
@@ -362,7 +366,7 @@ class Propagation(TorchFunctionMode):
         assert pending is not None
         value = spelling.function(*self._detached(args, {id(args[0]): signal}), **self._detached(kwargs, {}))
         if self.plan is not None:
-            self.plan.append((site, Choice.folded(choice)))
+            self.plan.append((site.located(), Choice.folded(choice)))
         follower = Call(spelling.operation, spelling.function, args, kwargs, {},
                         bind(spelling.function, args, kwargs))  # fmt: skip
         return self._pending(value, pending.followed_by(follower), (signal,))
