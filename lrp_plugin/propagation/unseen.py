@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.primitives import substitute
 
 
@@ -44,3 +45,12 @@ def cut(tensor: Tensor, sources: list[Tensor], receivers: list[Tensor]) -> Tenso
         return torch.autograd.grad(tensor, sources, multiplier, retain_graph=True, allow_unused=True)
 
     return substitute(tensor, pullback, *receivers)
+
+
+def refuse_reentrant_checkpoint(node: str, where: str) -> None:
+    """Raises for the output of ``checkpoint(..., use_reentrant=True)``, which runs its segment without autograd."""
+    if node.startswith("CheckpointFunction"):
+        raise UnsupportedOperationError(
+            f"{where} uses torch.utils.checkpoint with use_reentrant=True, whose segment autograd does not see; "
+            "legal is use_reentrant=False"
+        )

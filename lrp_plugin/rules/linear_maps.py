@@ -108,17 +108,18 @@ class LinearMap:
         """The map's input-gradient with another weight: one backward application, no forward."""
         x, call = self.x.detach(), self.call
         if call.operation == "linear":
-            return lambda m: m.to(weight.dtype) @ weight
+            return lambda m: (m.to(weight.dtype) @ weight).to(x.dtype)
         padding = _explicit_padding(call, weight)
         if call.operation in ("conv1d", "conv2d", "conv3d") and padding is not None and x.dim() == weight.dim():
             n = weight.dim() - 2
             stride, dilation = _tuple(call.get("stride", 1), n), _tuple(call.get("dilation", 1), n)
             groups = int(call.get("groups", 1))
 
-            def convolution(m: Tensor) -> Tensor:
+            def convolution(m: Tensor) -> Tensor:  # under autocast m is of half precision, x and the weight are not
+                given = m.to(weight.dtype), x.to(weight.dtype), weight
                 return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
-                    m, x, weight, None, stride, padding, dilation, False, [0] * n, groups, [True, False, False]
-                )[0]
+                    *given, None, stride, padding, dilation, False, [0] * n, groups, [True, False, False]
+                )[0].to(x.dtype)
 
             return convolution
 

@@ -1,0 +1,24 @@
+"""Gradient checkpointing (``use_reentrant=False``): what our operations save is not its to drop."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def kept_as_they_are() -> AbstractContextManager[None]:
+    """Inside, saved tensors are kept, whatever hooks a checkpoint around has set.
+
+    A checkpoint drops what its segment saves and computes it again during the backward pass, with no interception
+    then: other operations would save other tensors. So an explanation does not save a checkpoint's memory.
+    """
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        return nullcontext()
+    return saved_tensors_hooks(_same, _same)
