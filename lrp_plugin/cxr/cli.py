@@ -7,11 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Everything else is imported when a command runs: building the parser must not cost seconds, nor need the
-# packages of the extra `cxr`.
-from .runfolder import RunSettings
+# Everything else is imported when a command runs: building the parser should not cost seconds.
+if TYPE_CHECKING:
+    from .runfolder import RunSettings
 
 
 def add_demo(commands: Any) -> None:
@@ -85,6 +85,8 @@ def _stoppable(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The run's settings that the command line names."""
+    from .runfolder import RunSettings
+
     names = {field.name for field in fields(RunSettings)}
     return {name: value for name, value in vars(options).items() if name in names and value is not None}
 
@@ -97,7 +99,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from .runfolder import open_parts, train_run
+    from .runfolder import RunSettings, open_parts, train_run
 
     if options.resume:
         settings = replace(RunSettings.load(options.out), **_given(options))
@@ -115,7 +117,7 @@ def _train(options: argparse.Namespace) -> None:
 
 def _opened(options: argparse.Namespace) -> tuple[RunSettings, Any, Any]:
     """Settings, data and trained model of the run in ``--out``; what the command line names comes first."""
-    from .runfolder import open_model, open_parts
+    from .runfolder import RunSettings, open_model, open_parts
 
     stored = RunSettings.load(options.out)
     if options.model not in (None, stored.model):
