@@ -27,6 +27,8 @@ def stirred(model: nn.Module, seed: int = 0) -> nn.Module:
             if tensor.dim() == 1 and tensor.is_floating_point():
                 away = 1.0 if name.endswith(("weight", "running_var")) else 0.0
                 tensor.copy_(away + 0.1 * torch.randn_like(tensor))
+            elif tensor.is_floating_point() and not tensor.any():  # a head that starts at zero explains nothing
+                tensor.copy_(0.1 * torch.randn_like(tensor))
     return model
 
 
