@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+# torch 2.6 cannot tell whether hooks are set; there they are always put aside.
+_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
 
 def _same(tensor: Tensor) -> Tensor:
     return tensor
@@ -19,6 +22,6 @@ def kept_as_they_are() -> AbstractContextManager[None]:
     A checkpoint drops what its segment saves and computes it again during the backward pass, with no interception
     then: other operations would save other tensors. So an explanation does not save a checkpoint's memory.
     """
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+    if _top_hooks is not None and _top_hooks(True) is None:
         return nullcontext()
     return saved_tensors_hooks(_same, _same)
