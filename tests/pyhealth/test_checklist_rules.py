@@ -281,7 +281,7 @@ def test_each_token_gets_one_relevance_and_padding_none(pool: str) -> None:
 
 
 def test_other_weights_give_another_map() -> None:
-    """The sanity check of Adebayo et al. 2018 (arXiv:1810.03292): a map that survives random weights shows edges only."""
+    """The sanity check of Adebayo et al. 2018 (arXiv:1810.03292): a map that survives random weights shows edges."""
     torch.manual_seed(0)
     model = torchvision.models.resnet18().eval()
     x = torch.randn(1, 3, 64, 64, generator=_seeded())
