@@ -18,6 +18,7 @@ def uniform_product(call: Call) -> Any:
     value = call.native()
     if call.row is not None:
         constant = call.at_zero()
+        constant = torch.where(torch.isfinite(constant), constant, 0)  # an addend of -inf is a mask
         call.absorb("bias", lambda m: m * constant)
     addend = call.get("bias")
     if call.is_signal(addend) or (call.operation in ("addmm", "baddbmm") and call.is_signal(call.get("input"))):
