@@ -28,9 +28,9 @@ def work(call: Callable[[], Any]) -> dict[str, int]:
     return {"total": counter.get_total_flops(), "backward": backward}
 
 
-def measure(name: str, device: torch.device) -> list[dict[str, Any]]:
+def measure(name: str, device: torch.device, side: int | None) -> list[dict[str, Any]]:
     """One row for the baseline and each rule."""
-    model, images = network(name, device), pixels(name, 1, device)
+    model, images = network(name, device), pixels(name, 1, device, side)
     rows = []
     base = work(saliency(model, images))
     for rule in ("saliency", *(VIT_RULES if name.startswith("vit") else RULES)):
@@ -47,9 +47,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--side", type=int, help="pixels, default 224")
     options = parser.parse_args()
     device = choose_device(options.device)
-    rows = [row for name in options.networks for row in measure(name, device)]
+    rows = [row for name in options.networks for row in measure(name, device, options.side)]
     print(table(rows, ["network", "method", "gflop", "backward_gflop", "ratio"]))
     write_json(RESULTS / "floor.json", {"machine": describe_machine(device), "rows": rows})
 

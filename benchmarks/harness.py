@@ -64,12 +64,13 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def time_call(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call: CUDA events on a GPU, the wall clock elsewhere."""
+def time_call(call: Callable[[], Any], device: torch.device, cpu_time: bool = False) -> float:
+    """Seconds of one call: CUDA events on a GPU, elsewhere the wall clock, or this thread's time on the CPU."""
     if device.type != "cuda":
-        start = time.perf_counter()
+        clock = time.thread_time if cpu_time else time.perf_counter
+        start = clock()
         call()
-        return time.perf_counter() - start
+        return clock() - start
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(device)
     begin.record()
@@ -81,9 +82,12 @@ def time_call(call: Callable[[], Any], device: torch.device) -> float:
 
 def paired(
     baseline: Callable[[], Any], candidates: Mapping[str, Callable[[], Any]], device: torch.device,
-    rounds: int = 21, warmup: int = 2, seed: int = 0,
+    rounds: int = 21, warmup: int = 2, seed: int = 0, cpu_time: bool = False,
 ) -> list[Timing]:  # fmt: skip
     """Times the baseline and every candidate, interleaved.
+
+    ``cpu_time`` counts the calling thread's time on the CPU and wants ``torch.set_num_threads(1)``: for a machine that
+    others keep busy, where a call of half a second takes five.
 
     Returns:
         One `Timing` for the baseline (``"baseline"``, ratio 1), then one for each candidate.
@@ -97,7 +101,7 @@ def paired(
     for _ in range(rounds):
         shuffle.shuffle(order)
         for name in order:
-            times[name].append(time_call(calls[name], device))
+            times[name].append(time_call(calls[name], device, cpu_time))
     return [_timing(name, times[name], times["baseline"]) for name in calls]
 
 

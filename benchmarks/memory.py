@@ -41,9 +41,9 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
     return highest
 
 
-def measure(name: str, batch: int, device: torch.device) -> list[dict[str, Any]]:
+def measure(name: str, batch: int, device: torch.device, side: int | None) -> list[dict[str, Any]]:
     """One row for the baseline and each rule."""
-    model, images = network(name, device), pixels(name, batch, device)
+    model, images = network(name, device), pixels(name, batch, device, side)
     rows = []
     base = peak_bytes(saliency(model, images), device)
     for rule in ("saliency", *(VIT_RULES if name.startswith("vit") else RULES)):
@@ -58,9 +58,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--networks", nargs="+", default=["resnet18", "densenet121", "vit_b_16"], choices=list(NETWORKS))
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--side", type=int, help="pixels, default 224")
     options = parser.parse_args()
     device = choose_device(options.device)
-    rows = [row for name in options.networks for row in measure(name, options.batch, device)]
+    rows = [row for name in options.networks for row in measure(name, options.batch, device, options.side)]
     print(table(rows, ["network", "batch", "method", "mib", "ratio"]))
     write_json(RESULTS / f"memory_{device.type}.json", {"machine": describe_machine(device), "rows": rows})
 

@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--compile", nargs="?", const="default", choices=("default", "reduce-overhead"))
     parser.add_argument("--peers", action="store_true", help="also the peers that are installed")
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--cpu-time", action="store_true", help="one thread's time on the CPU: for a busy machine")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, help="JSON file; the chart lies beside it")
     return parser.parse_args()
@@ -83,7 +84,7 @@ def measure(name: str, precision: str, device: torch.device, options: argparse.N
     base = saliency(model, images, precision)
     calls = {key: call for key, call in candidates(name, model, images, precision, options).items() if _runs(call, key)}
     rows = []
-    for timing in paired(base, calls, device, options.rounds, warmup=1 if options.quick else 2):
+    for timing in paired(base, calls, device, options.rounds, 1 if options.quick else 2, cpu_time=options.cpu_time):
         call = calls.get(timing.name, base)
         rows.append({
             "network": name, "batch": batch, "precision": precision, "method": timing.name,
@@ -98,18 +99,19 @@ def main() -> None:
     """Measures, prints a table, writes JSON and a chart."""
     options = arguments()
     device = choose_device(options.device)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1 if options.cpu_time else options.threads)
     if options.quick:
         options.networks, options.rounds = ["resnet18"], min(options.rounds, 7)
         options.batch = options.batch or 2
         options.rules = options.rules or ["epsilon", "zplus", "epsilon_plus_flat", "gamma", "alphabeta"]
     out = options.out or RESULTS / f"throughput_{device.type}{'_quick' if options.quick else ''}.json"
+    settings = {"channels_last": options.channels_last, "clock": "cpu" if options.cpu_time else "wall"}
     rows: list[dict[str, Any]] = []
     for name in options.networks:
         for precision in options.precisions:
             rows += measure(name, precision, device, options)
             print(table(rows, COLUMNS), flush=True)
-            write_json(out, {"machine": describe_machine(device), "channels_last": options.channels_last, "rows": rows})
+            write_json(out, {"machine": describe_machine(device), **settings, "rows": rows})
     bar_chart(rows, out.with_suffix(".png"), f"Time of a call / Captum Saliency's ({device.type})")
     print(f"written: {out}, {out.with_suffix('.png')}")
 

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 COMPILE_MODES = (False, True, "reduce-overhead")
-# What a compiled graph may differ from the eager pass at its first call, relative to the largest relevance: sums in
-# another order give 1e-6 in float32, a wrong graph something of order 1.
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
-_LOOSE = 0.1
+# What a compiled graph may differ from the eager pass at its first call, in relative L2 norm. Sums in another order
+# let a few of a million max-pool windows choose another of two equal entries (ResNet-18, float32: 3 % of the largest
+# relevance at one place, nothing elsewhere); a wrong graph differs everywhere, by something of order 1.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-2}
+_LOOSE = 0.2
 _KEPT = 16
 
 
@@ -195,7 +196,6 @@ def _versions(model: Any) -> tuple[Any, ...]:
 
 def _compare(found: Explained, expected: Explained) -> None:
     for mine, theirs in zip(found.relevances, expected.relevances):
-        largest = float(theirs.abs().max()) if theirs.numel() else 0.0
-        gap = float((mine - theirs).abs().max()) if theirs.numel() else 0.0
-        if not gap <= _TOLERANCE.get(theirs.dtype, _LOOSE) * largest:
-            raise RuntimeError(f"the compiled graph differs from the eager pass by {gap:.3g} of {largest:.3g}")
+        gap, size = float((mine - theirs).double().norm()), float(theirs.double().norm())
+        if not gap <= _TOLERANCE.get(theirs.dtype, _LOOSE) * size:
+            raise RuntimeError(f"the compiled graph differs from the eager pass by {gap:.3g} of {size:.3g}")
