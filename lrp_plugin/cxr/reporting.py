@@ -42,7 +42,7 @@ from .splits import CXRSubset
 from .synthetic import SyntheticCXR
 from .trainer import Trainer
 
-MARKER_REGION = "text marker, upper left corner"
+MARKER_REGION = "text marker in the upper left corner"
 
 # Shown in a picture's caption where relevance sums to the logit; a gradient's sum says nothing.
 _WITHOUT_TOTAL = ("saliency", "smoothgrad", "gradcam", "guided_gradcam", "occlusion")
