@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,14 @@ from torch import Tensor
 from lrp_plugin.call import Call
 from lrp_plugin.primitives import scale
 from lrp_plugin.registry import register_rule
+
+
+NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+def _arguments(call: Call) -> dict[str, Any]:
+    """The call's arguments by name: the signature torch states for its overrides leaves out the mask."""
+    return {**dict(zip(NAMES, call.args)), **call.kwargs}
 
 
 @register_rule("attnlrp", "scaled_dot_product_attention")
@@ -20,16 +29,17 @@ def attnlrp(call: Call) -> Tensor:
     signals; query 1 where key and value are constant, and so on. Achtibat et al. 2024 (arXiv 2402.05602), Propositions
     3.1 and 3.2.
     """
-    query, key, value = call["query"], call["key"], call["value"]
+    given = _arguments(call)
+    query, key, value = given["query"], given["key"], given["value"]
     scores = call.is_signal(query) or call.is_signal(key)
     halves = 0.5 if scores and call.is_signal(value) else 1.0
     inner = halves * (0.5 if call.is_signal(query) and call.is_signal(key) else 1.0)
     if call.row is not None and scores:
-        _account(call, halves)
+        _account(call, given, halves)
     if query is key or key is value or query is value:
         query, key, value = query.view_as(query), key.view_as(key), value.view_as(value)
-    named = {**call.names, "query": scale(query, inner), "key": scale(key, inner), "value": scale(value, halves)}
-    return call.function(**_kernel_names(named))  # type: ignore[no-any-return]
+    named = {**given, "query": scale(query, inner), "key": scale(key, inner), "value": scale(value, halves)}
+    return call.function(**named)  # type: ignore[no-any-return]
 
 
 @register_rule("cp_lrp", "scaled_dot_product_attention")
@@ -38,8 +48,9 @@ def cp_lrp(call: Call) -> Tensor:
 
     Ali et al. 2022 (ICML, arXiv 2202.07304), eq. 9: query and key are constants.
     """
-    named = {**call.names, "query": call["query"].detach(), "key": call["key"].detach()}
-    return call.function(**_kernel_names(named))  # type: ignore[no-any-return]
+    given = _arguments(call)
+    named = {**given, "query": given["query"].detach(), "key": given["key"].detach()}
+    return call.function(**named)  # type: ignore[no-any-return]
 
 
 @register_rule("cp_lrp", "softmax", sign="nonnegative", gate=True)
@@ -49,21 +60,17 @@ def constant_weights(call: Call) -> Tensor:
     return call.native()  # type: ignore[no-any-return]
 
 
-def _kernel_names(named: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in named.items() if value is not None}
-
-
-def _account(call: Call, halves: float) -> None:
+def _account(call: Call, named: dict[str, Any], halves: float) -> None:
     """Books what softmax's gradient loses, and an additive mask's part, from the explicit attention matrix."""
-    q, k, v = (call[name].detach() for name in ("query", "key", "value"))
-    factor = call.get("scale") if call.get("scale") is not None else 1 / math.sqrt(q.shape[-1])
+    q, k, v = (named[name].detach() for name in ("query", "key", "value"))
+    factor = named["scale"] if named.get("scale") is not None else 1 / math.sqrt(q.shape[-1])
     if k.shape[-3:-2] != q.shape[-3:-2] and q.dim() > 3:  # grouped-query attention
         repeats = q.shape[-3] // k.shape[-3]
         k, v = k.repeat_interleave(repeats, -3), v.repeat_interleave(repeats, -3)
     plain = q @ k.transpose(-2, -1) * factor
     mask = torch.zeros_like(plain)
-    given = call.get("attn_mask")
-    if call.get("is_causal", False):
+    given = named.get("attn_mask")
+    if named.get("is_causal", False):
         given = torch.ones(plain.shape[-2:], dtype=torch.bool, device=q.device).tril()
     if given is not None:
         mask = torch.where(given, 0.0, -math.inf).to(plain) if given.dtype == torch.bool else given.to(plain)
