@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,7 +68,7 @@ class ExplainedInputs:
         with torch.no_grad():
             return tuple(self._one(place, found, selected.dtype) for place in range(len(self.originals)))
 
-    def _one(self, place: int, found: dict[int, Tensor | None], dtype: torch.dtype) -> Tensor:
+    def _one(self, place: int, found: Mapping[int, Tensor | None], dtype: torch.dtype) -> Tensor:
         leaf, port = self.leaves[place], self.ports[place]
         direct = None if leaf is None else found.get(id(leaf))
         ported = None if port is None else found.get(id(port))
@@ -96,7 +96,8 @@ def checked(inputs: Any) -> tuple[Tensor, ...]:
         if tensor.is_complex() or tensor.dtype == torch.bool:
             raise ValueError(f"input {place} is {tensor.dtype}; legal are floating point, and integers for tokens")
         if tensor.dim() == 0 or tensor.shape[0] == 0:
-            raise ValueError(f"input {place} of shape {tuple(tensor.shape)} holds no example: its first dimension counts them")
+            shape = tuple(tensor.shape)
+            raise ValueError(f"input {place} of shape {shape} holds no example: its first dimension counts them")
     counts = [tensor.shape[0] for tensor in given]
     if len(set(counts)) > 1:
         raise ValueError(
@@ -187,7 +188,9 @@ def check_target(target: Any, shape: Sequence[int]) -> None:
                 f"target {one!r} has {len(places)} places, the output of shape {tuple(shape)} needs {len(shape) - 1}"
             )
         if not all(isinstance(place, int) for place in places):
-            raise ValueError(f"target {one!r} must be an int, a tuple of ints, or a list or tensor with one for each example")
+            raise ValueError(
+                f"target {one!r} must be an int, a tuple of ints, or a list or tensor with one for each example"
+            )
         for place, size in zip(places, shape[1:]):
             if not -size <= place < size:
                 raise ValueError(f"target {one!r} is out of range: legal are 0 to {size - 1} (output {tuple(shape)})")

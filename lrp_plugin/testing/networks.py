@@ -97,7 +97,7 @@ def _run(step: Step, layer: nn.Module | None, given: Sequence[Tensor]) -> Tensor
     if step.kind == "cat":
         return torch.cat(list(given), dim=1)
     if step.kind != "add":
-        raise ValueError(f"unknown step {step.kind!r}; legal are conv, linear, batch_norm, relu, max_pool, avg_pool, add, cat")
+        raise ValueError(f"unknown step {step.kind!r}; legal are {', '.join(PARAMETRIC)}, relu, max_pool, avg_pool, add, cat")
     first, second = given
     if step.spelling == "inplace":
         first += second
@@ -158,7 +158,7 @@ class GraphNetwork(nn.Module):
         """The layer that step ``place`` runs, if it has one."""
         step = self.graph.steps[place]
         key = str(place if step.reuse is None else step.reuse)
-        return self.layers[key] if key in self.layers else None
+        return self.layers[key] if key in self.layers else None  # noqa: SIM401 (a ModuleDict has no get)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, classes)."""

@@ -87,8 +87,8 @@ def _step(
     if kind == "batch_norm":
         return Step("batch_norm", (source,))
     if kind in ("max_pool", "avg_pool") and min(shape[1:]) >= 2:
-        options: dict[str, Any] = {"kernel_size": 2, "stride": draw(st.integers(1, 2)), "padding": draw(st.integers(0, 1))}
-        return Step(kind, (source,), options)
+        stride, padding = draw(st.integers(1, 2)), draw(st.integers(0, 1))
+        return Step(kind, (source,), {"kernel_size": 2, "stride": stride, "padding": padding})
     if kind == "add":
         partners = [slot for slot, other in enumerate(shapes) if other == shape]
         spelling = draw(st.sampled_from(["functional", "inplace"])) if in_place else "functional"
@@ -103,12 +103,13 @@ def _step(
 def _convolution(draw: st.DrawFn, source: int, shapes: list[Shape], steps: list[Step]) -> Step:
     channels, height, width = shapes[source]
     smallest = min(height, width)
-    fitting = [
+    fitting: list[int] = [
         place for place, step in enumerate(steps)
         if step.kind == "conv" and step.reuse is None and shapes[step.sources[0]][0] == channels
         and smallest >= step.options["dilation"] * (step.options["kernel_size"] - 1) + 1
     ]  # fmt: skip
-    if fitting and draw(st.booleans()):
+    again: bool = draw(st.booleans()) if fitting else False
+    if again:
         place = draw(st.sampled_from(fitting))
         return Step("conv", (source,), steps[place].options, reuse=place)
     kernel = draw(st.integers(1, min(3, smallest)))
@@ -155,7 +156,7 @@ def targets(classes: int, examples: int) -> st.SearchStrategy[Any]:
 
 
 @st.composite
-def explanations(draw: st.DrawFn, **options: Any) -> tuple[GraphNetwork, Tensor, Any]:
+def explanations(draw: st.DrawFn, /, **options: Any) -> tuple[GraphNetwork, Tensor, Any]:
     """A network, a batch for it and a target; the arguments are those of `graphs`."""
     network = draw(networks(**options))
     batch = draw(inputs(network.input_shape))

@@ -45,7 +45,9 @@ def signed(z: Tensor, amount: float) -> Tensor:
     return torch.where(z >= 0, z + amount, z - amount)
 
 
-def share_map(rule: str, matrix: Tensor, bias: Tensor, x: Tensor, relevance: Tensor, numbers: dict[str, float]) -> Tensor:
+def share_map(
+    rule: str, matrix: Tensor, bias: Tensor, x: Tensor, relevance: Tensor, numbers: dict[str, float]
+) -> Tensor:
     """The relevance of a linear map's inputs, unit by unit.
 
     Args:
@@ -74,7 +76,9 @@ def share_map(rule: str, matrix: Tensor, bias: Tensor, x: Tensor, relevance: Ten
 
 def _part(contributions: Tensor, arriving: Tensor) -> Tensor:
     total = contributions.sum()
-    return torch.zeros_like(contributions[:-1]) if total == 0 else contributions[:-1] * arriving / signed(total, STABILIZER)
+    if total == 0:  # nothing there can receive relevance
+        return torch.zeros_like(contributions[:-1])
+    return contributions[:-1] * arriving / signed(total, STABILIZER)
 
 
 def matrix_of(layer: Callable[[Tensor], Tensor], shape: torch.Size) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -261,8 +262,9 @@ def test_an_exception_inside_the_model_leaves_no_state(images: Tensor) -> None:
     model.train()
     for call in ("attribute", "ledger"):
         lrp = UnifiedLRP(model)
+        run = partial(getattr(lrp, call), images, 0)
         with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="own failure"):
-            assert_model_untouched(lrp, images, 0, call=lambda run=getattr(lrp, call): run(images, 0))
+            assert_model_untouched(lrp, images, 0, call=run)
     assert not torch.overrides._get_current_function_mode_stack()
     assert not torch.is_inference_mode_enabled()
     healthy = net()

@@ -109,7 +109,7 @@ SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
     "torch.relu_": (torch.relu_, functional.relu),
     "F.relu(inplace)": (lambda h: functional.relu(h, inplace=True), functional.relu),
     "nn.ReLU(inplace)": (nn.ReLU(inplace=True), functional.relu),
-    "nn.ReLU twice": (lambda h, relu=nn.ReLU(): relu(relu(h)), functional.relu),
+    "nn.ReLU twice": (nn.Sequential(*[nn.ReLU()] * 2), functional.relu),
     "clamp_(min=0)": (lambda h: h.clamp_(min=0), lambda h: torch.clamp(h, min=0)),
     "maximum": (lambda h: torch.maximum(h, torch.zeros_like(h)), functional.relu),
     "where": (lambda h: torch.where(h > 0, h, 0.0), functional.relu),

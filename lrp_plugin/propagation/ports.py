@@ -1,0 +1,79 @@
+"""Ports of an operation's signals and outputs, with the ledger's taps on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Call, Signal, tensors_in
+from lrp_plugin.ledger import Recorder, Row
+from lrp_plugin.primitives import end_port, tap
+
+
+class Ports:
+    """The part of `Propagation` that carries ports."""
+
+    recorder: Recorder | None
+    port_stabilizer: float
+
+    def _port(self, tensor: Tensor, signal: Signal, row: Row | None) -> Tensor:
+        if signal.port is None:
+            signal.port = end_port(tensor, self.port_stabilizer)
+            if self.recorder is not None:
+                ended = self.recorder.open_row(row.path if row else "", "port", "end")
+                value, bound = tensor.detach(), self.port_stabilizer
+                taken = value / torch.where(value >= 0, value + bound, value - bound)
+                ended.absorptions.append(("port:no_receiver", 0, lambda r: r * (value == 0)))
+                ended.absorptions.append(("port:stabilizer", 0, lambda r: r * (1 - taken) * (value != 0)))
+                source = tap(tensor, self.recorder.input_sink(ended))
+                signal.port = tap(end_port(source, bound), self.recorder.output_sink(ended, 0, port=True))
+        if row is not None and self.recorder is not None:
+            return tap(signal.port, self.recorder.input_sink(row))
+        return signal.port
+
+    def out_ports(self, value: Any, call: Call, rule: Any) -> list[Tensor | None]:
+        """The ports of an operation's outputs."""
+        count = len(tensors_in(value, []))
+        if call.out_port is not None:
+            return [self._tapped_port(call)] + [None] * (count - 1)
+        ports = {key: signal.port for key, signal in call.signals.items()}
+        if rule.port == "ends" or not any(port is not None for port in ports.values()):
+            return [None] * count
+        if rule.port == "keeps":
+            tensor = next(iter(call.signals))
+            return [self._passed(ports[tensor], call)] + [None] * (count - 1)
+
+        def routed(tensor: Tensor) -> Tensor:
+            if id(tensor) not in call.signals:
+                return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
+            return call.port(tensor)
+
+        found = tensors_in(call.replaced(routed) if rule.port == "routes" else rule.port(call, routed), [])
+        if rule.affine:  # what a constant adds (the value of padding) is not relevance's way
+            found = [port - zero for port, zero in zip(found, tensors_in(call.at_zero(), []))]
+        return [self._tap_out_port(port, call, place) for place, port in enumerate(found)]
+
+    def _passed(self, port: Tensor | None, call: Call) -> Tensor | None:
+        if port is None or call.row is None or self.recorder is None:
+            return port
+        inside = tap(port, self.recorder.input_sink(call.row))
+        return tap(inside, self.recorder.output_sink(call.row, 0, port=True))
+
+    def _tap_out_port(self, port: Tensor, call: Call, place: int) -> Tensor | None:
+        if not port.requires_grad:
+            return None
+        if call.row is None or self.recorder is None:
+            return port
+        return tap(port, self.recorder.output_sink(call.row, place, port=True))
+
+    def _tapped_port(self, call: Call) -> Tensor | None:
+        if call.out_port is None:
+            return None
+        return self._tap_out_port(call.out_port, call, 0)
+
+    def _tapped(self, tensor: Tensor, call: Call, place: int) -> Tensor:
+        if call.row is None or self.recorder is None:
+            return tensor
+        return tap(tensor, self.recorder.output_sink(call.row, place))

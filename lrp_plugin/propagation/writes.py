@@ -1,0 +1,79 @@
+"""In-place writes: what a tensor holds now, and who shares its memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.call import Signal, map_tensors, tensors_in
+from lrp_plugin.propagation.signals import Signals, Storages, shares_memory
+
+
+class Writes:
+    """The part of `Propagation` that follows in-place writes; memory itself is never written."""
+
+    signals: Signals
+    storages: Storages
+
+    def _find(self, tensor: Tensor) -> Signal | None:
+        raise NotImplementedError
+
+    def _settled(self, tensor: Tensor, signal: Signal, rectified: bool) -> Tensor:
+        raise NotImplementedError
+
+    def value_of(self, tensor: Tensor) -> Tensor:
+        """The differentiable tensor that stands for what the model returned."""
+        signal = self._find(tensor)
+        if signal is not None:
+            return self._settled(tensor, signal, False)
+        return self._current(tensor)
+
+    def write(self, target: Tensor, value: Any) -> Tensor:
+        """Records that ``target`` now holds ``value``; its memory is not written."""
+        if value is None or value is target:  # dropout that drops nothing
+            return target
+        signal = self.signals.get(target)
+        if signal is None or signal.viewed or signal.root is not None or target._is_view():
+            root = signal.root if signal is not None and signal.root is not None else target
+            if signal is None and target._base is not None:
+                root = target._base
+            place, current = self._place(target), self.value_of(value)
+            self.storages.write(place, current, self._place(root), lambda: self.value_of(root))
+            return target
+        if (known := self.signals.get(value)) is None:  # a constant was written over the whole signal
+            self.signals.set(target, Signal(value))
+            return target
+        known.value = known.value if known.value is not None or known.pending is not None else value
+        if known.pending is not None:
+            self._settled(value, known, False)
+            known.value, known.pending = known.settled[False], None
+        self.signals.set(target, known)
+        return target
+
+    def _views(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]) -> Any:
+        """Views of memory that was written to, as views of that memory, so that both see later writes; else None."""
+        if not any(self.storages.holds(self._place(t)) for t in tensors if id(t) in found):
+            return None
+        with torch.no_grad():
+            args, kwargs = (map_tensors(given, lambda t: self._place(t).detach()) for given in (tuple(args), kwargs))
+            views = func(*args, **kwargs)
+        return views if all(self.storages.holds(view) for view in tensors_in(views, [])) else None
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        """The tensor whose memory stands for this one's."""
+        signal = self.signals.get(tensor)
+        return tensor if signal is None or signal.value is None else signal.value
+
+    def _current(self, tensor: Tensor) -> Tensor:
+        place = self._place(tensor)
+        return self.storages.read(place) if self.storages.holds(place) else tensor
+
+    def _note_view(self, view: Tensor, signal: Signal, sources: dict[Tensor, Signal]) -> None:
+        """Remembers whose memory a view shares: a write to either is seen by both."""
+        for tensor, known in sources.items():
+            if tensor is not view and shares_memory(view, self._place(tensor)):
+                known.viewed = True
+                signal.root = tensor if known.root is None else known.root
+                return

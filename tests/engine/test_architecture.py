@@ -1,0 +1,94 @@
+"""How the package is built: imports point one way, files are short, optional imports stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lrp_plugin
+
+ROOT = Path(lrp_plugin.__file__).parent
+LAYERS = (
+    ("attribution", "layer", "plan", "compiled", "batches", "testing"),
+    ("propagation", "explained"),
+    ("composites",),
+    ("rules",),
+    ("registry", "evaluation"),
+    ("call", "primitives", "ledger", "errors", "blockwise"),
+)
+"""The engine from top to bottom: a file imports from its own layer and from those below it."""
+
+
+def level(module: str) -> int | None:
+    parts = module.split(".")
+    name = parts[1] if parts[0] == "lrp_plugin" and len(parts) > 1 else None
+    return next((place for place, names in enumerate(LAYERS) if name in names), None)
+
+
+def imports(path: Path) -> list[str]:
+    """The package's modules a file imports at once: not under TYPE_CHECKING, not inside functions."""
+    tree = ast.parse(path.read_text())
+    found = []
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lrp_plugin"):
+            found.append(node.module)
+        if isinstance(node, ast.Import):
+            found += [name.name for name in node.names if name.name.startswith("lrp_plugin")]
+    return found
+
+
+def files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def test_imports_point_one_way() -> None:
+    wrong = []
+    for path in files():
+        inside = path.relative_to(ROOT)
+        own = level("lrp_plugin." + inside.parts[0].removesuffix(".py"))
+        for module in imports(path) if own is not None else ():
+            below = level(module)
+            if below is not None and own is not None and below < own:
+                wrong.append(f"{inside} imports {module}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_and_functions_are_short(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    long = [
+        f"{node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno is not None and node.end_lineno - node.lineno >= 60
+    ]
+    assert not long
+
+
+def test_no_drawers() -> None:
+    drawers = {"utils", "util", "misc", "common", "helpers", "helper"}
+    assert not [path for path in files() if drawers & set(path.relative_to(ROOT).with_suffix("").parts)]
+
+
+def test_importing_the_package_stays_light() -> None:
+    code = "import sys, lrp_plugin; print(*sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=True)
+    loaded = set(done.stdout.split())
+    assert not {"hypothesis", "lrp_plugin.cxr", "lrp_plugin.testing"} & loaded
+
+
+def test_hypothesis_is_imported_by_testing_only() -> None:
+    users = [path.relative_to(ROOT) for path in files() if "hypothesis" in _imported(path)]
+    assert all(path.parts[0] == "testing" for path in users)
+    assert users
+
+
+def _imported(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    names = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    names += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.split(".")[0] for name in names}
