@@ -120,11 +120,49 @@ def cp_lrp(epsilon: float = 1e-6) -> Composite:
     return Composite(pairs, "cp_lrp")
 
 
+def guided_backprop() -> Composite:
+    """Guided backprop, for comparison: input times guided gradient (Springenberg et al. 2015, arXiv 1412.6806)."""
+    return Composite([(operation("relu"), rule("guided_backprop")), (linear_maps(), rule("zero"))], "guided_backprop")
+
+
+def deconvnet() -> Composite:
+    """Deconvnet, for comparison: input times deconvnet's gradient (Zeiler and Fergus 2014, arXiv 1311.2901)."""
+    return Composite([(operation("relu"), rule("deconvnet")), (linear_maps(), rule("zero"))], "deconvnet")
+
+
+LRP_CMP_PRESETS = {"alpha1": (1.0, False), "alpha1_flat": (1.0, True), "alpha2": (2.0, False), "alpha2_flat": (2.0, True)}
+"""Preset: alpha of the convolutions, flat in the first layer."""
+
+
+def lrp_cmp(
+    preset: str = "alpha1_flat", epsilon: float = 0.1, stabilizer: float = 1e-9, bias: str = "absorb"
+) -> Composite:
+    """LRP-CMP: epsilon in dense layers, alpha-beta in convolutions, flat below (Kohlbrenner et al. 2020, section III).
+
+    Args:
+        preset: ``"alpha1"``, ``"alpha1_flat"``, ``"alpha2"`` or ``"alpha2_flat"``.
+        epsilon: The dense layers' epsilon. stabilizer: Added to the other denominators. bias: As in the rules.
+
+    Raises:
+        ValueError: For an unknown preset.
+    """
+    if preset not in LRP_CMP_PRESETS:
+        raise ValueError(f"unknown preset {preset!r} of lrp_cmp; legal are {', '.join(LRP_CMP_PRESETS)}")
+    alpha, flat = LRP_CMP_PRESETS[preset]
+    pairs = [
+        (convolutions(), rule("alphabeta", alpha=alpha, beta=alpha - 1, stabilizer=stabilizer, bias=bias)),
+        (dense(), rule("epsilon", epsilon=epsilon, bias=bias)),
+        *handing_on(bias),
+    ]
+    below = [(first(), rule("flat", stabilizer=stabilizer))] if flat else []
+    return Composite([*below, *pairs], f"lrp_cmp {preset}")
+
+
 READY: dict[str, Callable[[], Composite]] = {
     maker.__name__: maker
     for maker in (
         epsilon_plus, epsilon_plus_flat, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, deep_taylor, attnlrp,
-        attnlrp_gamma, cp_lrp,
+        attnlrp_gamma, cp_lrp, guided_backprop, deconvnet, lrp_cmp,
     )
 }  # fmt: skip
 

@@ -168,3 +168,31 @@ def gated_linear_unit(call: Call) -> Tensor:
         call.absorb("constant", lambda m: 0.25 * m * held)
     kept = signal.detach()
     return substitute(value, lambda m: (m * opened / 2, (m * kept / 2 * secant).to(m.dtype)), signal, gate)
+
+
+def _gated(call: Call, gate: Callable[[Tensor], Tensor]) -> Tensor:
+    x = call["input"]
+    value = call.native().detach()
+    held = x.detach()
+    call.absorb("other", lambda m: m * value - gate(m) * held)
+    return substitute(value, gate, x)
+
+
+@register_rule("guided_backprop", "relu", sign="nonnegative", port="keeps")
+def guided_backprop(call: Call) -> Tensor:
+    """Guided backprop: the gradient passes where both it and the input are positive.
+
+    ``m_in = m (m > 0) (x > 0)``: Springenberg et al. 2015 (arXiv 1412.6806), section 3.4. For comparison; it conserves
+    nothing, the ledger books what it drops as ``other``.
+    """
+    active = call["input"].detach() > 0
+    return _gated(call, lambda m: m.clamp(min=0) * active)
+
+
+@register_rule("deconvnet", "relu", sign="nonnegative", port="keeps")
+def deconvnet(call: Call) -> Tensor:
+    """Deconvnet: the gradient passes where it is positive, whatever the input.
+
+    ``m_in = m (m > 0)``: Zeiler and Fergus 2014 (arXiv 1311.2901), section 2.1. For comparison, as guided backprop.
+    """
+    return _gated(call, lambda m: m.clamp(min=0))

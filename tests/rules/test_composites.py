@@ -1,0 +1,121 @@
+"""Composites choose the rule that their selectors say; every ready one runs, and bias="distribute" reaches the pixels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lrp_plugin import Composite, UnifiedLRP, composites, rule
+from lrp_plugin.composites import (
+    Selector, convolutions, dense, depth, first, last, linear_maps, module, nth, operation, path, predicate,
+)  # fmt: skip
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4))
+    return nn.Sequential(body, nn.ReLU(), nn.Linear(4, 3)).double().eval()
+
+
+X = torch.randn(2, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def chosen(selector: Selector) -> list[str]:
+    """The paths of the operations that the selector's rule was planned for."""
+    plan = UnifiedLRP(network(), composite=Composite([(selector, rule("zero"))])).plan(X)
+    return [site.path for site, choice in plan.entries if choice.selector == str(selector)]
+
+
+@pytest.mark.parametrize(
+    ("selector", "paths"),
+    [
+        (path("0.*"), ["0.0", "0.2", "0.5"]), (path("2"), ["2"]), (module(nn.Linear), ["0.5", "2"]),
+        (operation("conv2d"), ["0.0", "0.2"]), (first(), ["0.0"]), (last(), ["2"]), (nth(1), ["0.2"]),
+        (nth(-2), ["0.5"]), (depth(0, 0.5), ["0.0", "0.2"]), (depth(0.5, 1), ["0.5", "2"]),
+        (convolutions(), ["0.0", "0.2"]), (dense(), ["0.5", "2"]), (dense() & path("2"), ["2"]),
+        (first() | last(), ["0.0", "2"]), (linear_maps() & ~first(), ["0.2", "0.5", "2"]),
+        (predicate(lambda site: site.path.endswith(".5"), "fifth"), ["0.5"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_selector_means_these_operations(selector: Selector, paths: list[str]) -> None:
+    assert chosen(selector) == paths
+
+
+def test_the_first_match_wins_and_with_rule_comes_first() -> None:
+    base = Composite([(linear_maps(), rule("epsilon"))])
+    built = base.with_rule(first(), rule("flat"))
+    assert [str(spec) for _, spec in built.pairs] == ["flat", "epsilon"] and len(base.pairs) == 1
+    assert built == Composite([(first(), "flat"), (linear_maps(), "epsilon")]) and built != base
+    assert "first" not in str(base) and "linear map 0" in str(built) and "-> flat" in str(built)
+
+
+def test_unknown_rules_and_parameters_are_refused_with_the_legal_ones() -> None:
+    with pytest.raises(ValueError, match="unknown rule 'epsilo'; legal are .*epsilon"):
+        UnifiedLRP(network(), composite=Composite([(first(), "epsilo")]))
+    with pytest.raises(ValueError, match="takes no parameter 'gama'; legal are .*gamma"):
+        UnifiedLRP(network(), composite=Composite([(first(), rule("gamma", gama=1))]))
+    with pytest.raises(ValueError, match="unknown preset"):
+        composites.lrp_cmp("alpha7")
+
+
+@pytest.mark.parametrize("name", sorted(composites.ready.READY))
+def test_every_ready_composite_runs_by_name_and_closes(name: str) -> None:
+    ledger = UnifiedLRP(network(), composite=name).ledger(X, target=1)
+    assert ledger.gap.abs().max() < 1e-12 and torch.isfinite(ledger.input).all()
+
+
+@pytest.mark.parametrize("name", ["guided_backprop", "deconvnet"])
+def test_comparison_composites_meet_their_twins(name: str) -> None:
+    """The backward pass by hand, through two dense layers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).double().eval()
+    x = torch.randn(2, 5, dtype=torch.float64)
+    z, arriving = model[0](x), model[2].weight[1].expand(2, 6).clamp(min=0)
+    sent = (arriving * (z > 0) if name == "guided_backprop" else arriving) @ model[0].weight
+    got = UnifiedLRP(model, composite=name).attribute(x, target=1)
+    torch.testing.assert_close(got, (x * sent).detach())
+
+
+def test_two_composites_on_one_model_do_not_disturb_each_other() -> None:
+    model = network()
+    explainers = [UnifiedLRP(model, composite=name) for name in ("epsilon_plus", "deep_taylor")]
+    before = [lrp.attribute(X, target=0) for lrp in explainers]
+    again = [lrp.attribute(X, target=0) for lrp in reversed(explainers)][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(before, again)) and not torch.allclose(*before)
+
+
+def calibrated(name: str) -> tuple[nn.Module, Tensor]:
+    """A torchvision network, random weights, biases and shifts, BatchNorm statistics of random batches."""
+    torch.manual_seed(0)
+    model = getattr(torchvision.models, name)(weights=None).double().train()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        for part in model.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum = None
+            if isinstance(part, nn.Dropout):
+                part.p = 0.0
+        model(torch.randn(8, 3, 64, 64, dtype=torch.float64))
+    return model.eval(), torch.randn(1, 3, 64, 64, dtype=torch.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network_name", ["resnet18", "vgg11_bn", "mobilenet_v2", "efficientnet_b0"])
+def test_distribute_brings_the_logit_to_the_pixels(network_name: str) -> None:
+    """0.95 <= sum R / logit <= 1.05 for every conserving composite; everything stays finite."""
+    model, x = calibrated(network_name)
+    logit = functional.relu(model(x)).max().detach()
+    target = int(model(x).argmax())
+    names = ("epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "deep_taylor")
+    made = [getattr(composites, name)(bias="distribute") for name in names]
+    made += [composites.epsilon_gamma_box(-4.0, 4.0, bias="distribute"), composites.lrp_cmp(bias="distribute", epsilon=1e-6)]
+    for composite in made:
+        relevance = UnifiedLRP(model, composite=composite).attribute(x, target=target)
+        assert torch.isfinite(relevance).all()
+        assert 0.95 <= float(relevance.sum() / logit) <= 1.05, composite.name

@@ -1,0 +1,161 @@
+"""Rules of additions, products and pools meet literal twins; relevance without a value passes whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lrp_plugin import Composite, UnifiedLRP, UnsupportedOperationError, rule
+from lrp_plugin.composites import anything, linear_maps, operation
+
+
+class Written(nn.Module):
+    """A forward pass given as a function, a multiplier behind it."""
+
+    def __init__(self, function: Callable[..., Tensor], size: tuple[int, ...]) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.function = function
+        self.multiplier = nn.Parameter(torch.randn(size, dtype=torch.float64))
+        self.eval()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return (self.function(*inputs) * self.multiplier).flatten(1).sum(1)
+
+
+def explained(function: Callable[..., Tensor], name: str, *inputs: Tensor, **parameters: Any) -> tuple[Any, Tensor]:
+    """Relevance of the inputs by that rule, and the relevance of the function's value."""
+    value = function(*inputs)
+    model = Written(function, tuple(value.shape[1:]))
+    lrp = UnifiedLRP(model, composite=Composite([(anything(), rule(name, **parameters))]), stabilizer=1e-12)
+    ledger = lrp.ledger(inputs)
+    assert ledger.gap.abs().max() <= 1e-9 * value.abs().max()
+    return lrp.attribute(inputs), (value * model.multiplier).detach()
+
+
+def two(shape: tuple[int, ...] = (2, 3, 4), other: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(1)
+    return torch.randn(shape, dtype=torch.float64), torch.randn(other or shape, dtype=torch.float64)
+
+
+SUMS: dict[str, tuple[Callable[..., Tensor], Callable[..., tuple[Tensor, Tensor]]]] = {
+    "add": (lambda a, b: a + b, lambda a, b: (a, b)),
+    "sub": (lambda a, b: a - b, lambda a, b: (a, -b)),
+    "alpha": (lambda a, b: torch.add(a, b, alpha=2), lambda a, b: (a, 2 * b)),
+    "sub alpha": (lambda a, b: torch.sub(a, b, alpha=3), lambda a, b: (a, -3 * b)),
+}
+
+
+def shares(name: str, a: Tensor, b: Tensor) -> Tensor:
+    """The first addend's share of the relevance."""
+    if name == "ratio":
+        return a.abs() / (a.abs() + b.abs())
+    return torch.full_like(a, 0.5) if name == "equal" else a / (a + b)
+
+
+@pytest.mark.parametrize("name", ["epsilon", "ratio", "equal"])
+@pytest.mark.parametrize("spelling", sorted(SUMS))
+@pytest.mark.parametrize("other", [None, (2, 1, 4), (2, 3, 1)])
+def test_addition_meets_its_twin(name: str, spelling: str, other: tuple[int, ...] | None) -> None:
+    function, terms = SUMS[spelling]
+    a, b = two(other=other)
+    (got_a, got_b), R = explained(function, name, a, b)
+    share = shares(name, *(t.expand_as(a) for t in terms(a, b)))
+    want_b = ((1 - share) * R).sum_to_size(b.shape)
+    torch.testing.assert_close(got_a, share * R, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(got_b, want_b, rtol=1e-8, atol=1e-10)
+
+
+def residual(x: Tensor) -> Tensor:
+    return functional.relu(x * 2) + x
+
+
+@pytest.mark.parametrize(("name", "factor"), [("skip", 0.0), ("branch", 1.0)])
+def test_skip_and_branch_give_all_to_one_path(name: str, factor: float) -> None:
+    """Also from zero-valued entries behind a ReLU: what arrives at the input is all of R."""
+    (got,), R = explained(residual, name, two()[0])
+    torch.testing.assert_close(got, R, rtol=1e-9, atol=1e-12)
+    (left, right), R = explained(lambda a, b: functional.relu(a).abs().sqrt() + b, name, *two())
+    want = R if factor else torch.zeros_like(R)
+    torch.testing.assert_close(left, want, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(right, R - want, rtol=1e-9, atol=1e-12)
+
+
+def test_skip_with_equal_lengths_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedOperationError, match="operation 'add'.*neither is the skip"):
+        explained(lambda x: functional.relu(x) + x.abs(), "skip", two()[0])
+
+
+@pytest.mark.parametrize("other", [None, (2, 3, 1)])
+def test_products_meet_their_twins(other: tuple[int, ...] | None) -> None:
+    a, b = two(other=other)
+    (half_a, half_b), R = explained(lambda x, y: x * y, "uniform", a, b)
+    torch.testing.assert_close(half_a, R / 2)
+    torch.testing.assert_close(half_b, (R / 2).sum_to_size(b.shape))
+    (part, _), R = explained(lambda x, y: x * y, "ratio", a, b)
+    torch.testing.assert_close(part, R * a.abs() / (a.abs() + b.abs()))
+    (signal, gate), R = explained(lambda x, y: x * torch.sigmoid(y), "signal", a, b)
+    torch.testing.assert_close(signal, R)
+    assert not gate.any()
+
+
+def test_proportional_pooling_meets_its_twin() -> None:
+    """Each window's positive entries share by value; a window without one keeps to its maximum."""
+    torch.manual_seed(2)
+    x = torch.randn(1, 1, 4, 6, dtype=torch.float64)
+    x[..., :2, :2] = -x[..., :2, :2].abs()
+    (got,), R = explained(lambda t: functional.max_pool2d(t, 2), "proportional", x, stabilizer=1e-12)
+    want = torch.zeros_like(x)
+    for i in range(2):
+        for j in range(3):
+            window = x[0, 0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+            positive = window.clamp(min=0)
+            part = positive / positive.sum() if positive.sum() > 0 else (window == window.max()).double()
+            want[0, 0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = part * R[0, 0, i, j]
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["pass", "identity"])
+def test_pass_gives_each_entry_its_counterparts_relevance(name: str) -> None:
+    x = torch.randn(2, 3, dtype=torch.float64)
+    x[0, 0] = 0.0
+    weight = torch.randn(3, 3, dtype=torch.float64)
+    (got,), R = explained(lambda t: functional.linear(t, weight), name, x)
+    torch.testing.assert_close(got, R)
+    with pytest.raises(ValueError, match="rule 'pass'"):
+        explained(lambda t: functional.linear(t, weight[:2]), name, x)
+
+
+@pytest.mark.parametrize("sums", ["epsilon", "ratio", "equal"])
+def test_relevance_without_a_value_passes_sums_pools_and_products(sums: str) -> None:
+    """bias="distribute" below a residual sum, an average pool and a gate: the whole logit arrives, none is lost."""
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+            self.norm = nn.BatchNorm2d(4)
+            nn.init.normal_(self.norm.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = functional.relu(self.one(x))
+            x = functional.relu(self.norm(self.two(x)) + x)
+            x = x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+            return self.head(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    model, x = Block().double().eval(), torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    pairs = [
+        (operation("add"), rule(sums)), (linear_maps(), rule("zplus", bias="distribute", stabilizer=1e-12)),
+        (operation("batch_norm"), rule("affine", bias="distribute")),
+        (~linear_maps(), rule("identity", bias="distribute")),
+    ]  # fmt: skip
+    lrp = UnifiedLRP(model, composite=Composite(pairs), stabilizer=1e-12)
+    ledger = lrp.ledger(x, target=1)
+    assert ledger.gap.abs().max() < 1e-12
+    torch.testing.assert_close(ledger.input, ledger.output, rtol=1e-8, atol=0)
