@@ -47,7 +47,7 @@ from lrp_plugin.pyhealth import COVID19CXRDataset, SyntheticCXR
 if settings.data:
     base_dataset = COVID19CXRDataset(settings.data)
 else:
-    base_dataset = SyntheticCXR(n=400 if settings.quick else 1200, seed=0, size=64 if settings.quick else 96)
+    base_dataset = SyntheticCXR(n=400 if settings.quick else 2000, seed=0, size=64 if settings.quick else 128)
 
 # %%
 _ = base_dataset.stats()
@@ -174,7 +174,7 @@ print(resnet_trainer.evaluate(test_dataloader))
 history = resnet_trainer.train(
     train_dataloader=train_dataloader,
     val_dataloader=val_dataloader,
-    epochs=1 if settings.data else 4 if settings.quick else 6,
+    epochs=1 if settings.data else 4,
     optimizer_params={"lr": 1e-3 if settings.data else 3e-3},
     monitor="accuracy",
 )

@@ -16,7 +16,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPT, NOTEBOOK = EXAMPLES / "cxr_walkthrough.py", EXAMPLES / "cxr_walkthrough.ipynb"
 MINUTE, FIVE_MINUTES = 60, 300
-"""CPU seconds: machines that tests share are slow at unforeseen times. Two cores have twice as many in that time."""
+"""CPU seconds, since shared machines are slow at unforeseen times; one thread, since two that wait for each other on a
+busy machine spend minutes at it."""
 
 
 def _builder() -> ModuleType:
@@ -30,7 +31,7 @@ def _builder() -> ModuleType:
 
 def _environment(**further: str) -> dict[str, str]:
     path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "2", "PYTHONPATH": path, **further}
+    return {**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **further}
 
 
 def _cpu_seconds() -> float:
@@ -90,7 +91,7 @@ def test_the_notebook_runs_in_five_minutes_on_two_cores(monkeypatch: pytest.Monk
     nbclient.NotebookClient(notebook, timeout=1800).execute()
     spent = _cpu_seconds() - before
     print(f"{spent:.0f} CPU s")
-    assert spent < 2 * FIVE_MINUTES
+    assert spent < FIVE_MINUTES
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     text = "".join(output.get("text", "") for output in outputs)
     _check_account(text)
