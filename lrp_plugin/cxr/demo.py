@@ -55,6 +55,8 @@ def run_demo(folder: Path, *, quick: bool = False, progress: bool = True) -> Non
     ]
     print(f"\nTest accuracy {findings.metrics['accuracy']:.3f} on {len(findings.labels)} pictures\n")
     print(evidence_table(findings.scores.intervals("evidence"), "evidence"))
+    if quick:
+        print("At this size an opacity is a few pixels wide: take the figures from the demo without --quick.")
     seconds = time.perf_counter() - start
     print(f"\n{seconds:.0f} s, of which data and training {trained - start:.0f} s. Written:")
     for path in written:
