@@ -20,7 +20,8 @@ from lrp_plugin.rules.weights import WeightCache, folded_weights
 
 BIAS_MODES = ("absorb", "ignore", "distribute")
 # A part that rounding alone fills: |z+| or |z-| below this many units in the last place of A counts as empty.
-_EMPTY_ULPS = 64
+# Half precision is summed in float32 and rounded once: 64 units of bfloat16 would be half of A.
+_EMPTY_ULPS, _EMPTY_HALF_ULPS = 64, 2
 
 
 def weight_names(operation: str) -> tuple[str, str, str | None]:
@@ -70,6 +71,9 @@ class LinearMap:
         self._absolute: tuple[Tensor, Tensor] | None = None
 
     def _read(self, call: Call) -> None:
+        if call.operation == "bilinear":
+            self._read_bilinear(call)
+            return
         first, second, third = weight_names(call.operation)
         names = dict(call.names)
         if call.operation == "einsum" or not call.is_signal(names.get(first)):
@@ -82,6 +86,15 @@ class LinearMap:
         self._names = (first, second, third) if third == "bias" else None
         self._rest = {key: value for key, value in names.items() if key not in (first, second, third)}
 
+    def _read_bilinear(self, call: Call) -> None:
+        """Each example's own matrix: the weight applied to the other, constant input."""
+        self.cache = WeightCache()  # the matrices are new in every call: nothing to keep
+        signal = "input1" if call.is_signal(call["input1"]) else "input2"
+        other = call["input2" if signal == "input1" else "input1"]
+        formula = "oij,...j->...oi" if signal == "input1" else "oij,...i->...oj"
+        self.x, self.bias = call[signal], call.get("bias")
+        self.weight = torch.einsum(formula, call["weight"], other)
+
     def _read_factor(self, call: Call) -> None:
         """A product with a constant first factor, or an einsum: the signal keeps its place."""
         tensors = [t for t in _flat(call.args) if isinstance(t, Tensor)]
@@ -91,6 +104,9 @@ class LinearMap:
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The map with another input, weight or bias."""
+        if self.call.operation == "bilinear":
+            value = (weight @ x.unsqueeze(-1)).squeeze(-1)
+            return value if bias is None else value + bias
         if self._names is None:
             swap = {id(self._source): weight, id(self.x): x}
             if self._addend is not None:  # addmm and its kind must be given one
@@ -241,7 +257,8 @@ class LinearMap:
 
     def _part(self, whole: Tensor, other: Tensor, sign: float, weight: float) -> Tensor:
         """``weight (whole + sign other)``, of that sign, exactly zero where rounding alone filled it."""
-        ulps = _EMPTY_ULPS * torch.finfo(other.dtype).eps
+        half = other.dtype in (torch.float16, torch.bfloat16)
+        ulps = (_EMPTY_HALF_ULPS if half else _EMPTY_ULPS) * torch.finfo(other.dtype).eps
         ignored = self.placed(self.bias) if self.mode == "ignore" else None
         if ignored is not None:  # z - b is rounded in units of b
             part, bound = weight * (whole + sign * other), ulps * (other + ignored.abs())
