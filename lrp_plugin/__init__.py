@@ -3,15 +3,16 @@
 from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.composites import Composite, rule
 from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning
+from lrp_plugin.layer import LayerUnifiedLRP, NeuronUnifiedLRP
 from lrp_plugin.ledger import Ledger
 from lrp_plugin.registry import Registry, Rule, list_rules, register_rule, registry
 from lrp_plugin.version import __version__
 
-
-
 __all__ = [
     "Composite",
+    "LayerUnifiedLRP",
     "Ledger",
+    "NeuronUnifiedLRP",
     "Registry",
     "Rule",
     "UnifiedLRP",

@@ -51,7 +51,8 @@ def _routed(
     row = mode.open_row(spelling.operation, choice)
     call = mode.make_call(choice, spelling, args, kwargs, tensors, found, row)
     value = call.native()
-    if isinstance(value, Tensor) and tensors[0] is args[0] and value.dtype != args[0].dtype:  # the port of a cast must not be cast
+    # The port of a cast must not be cast.
+    if isinstance(value, Tensor) and tensors[0] is args[0] and value.dtype != args[0].dtype:
         rule = dataclasses.replace(rule, port="keeps")
     ports = iter(mode.out_ports(value, call, rule))
 

@@ -35,8 +35,8 @@ def _vectors(call: Call, ids: Tensor, value: Tensor) -> Tensor:
 def embedding(call: Call) -> Any:
     """An embedding: a token's relevance is the sum over its vector's entries; padding gets none.
 
-    ``R_t = sum_d E[t, d] m_d``: the sum over features of Achtibat et al. 2024 (arXiv 2402.05602). What arrives at a padding
-    token whose vector is not zero is booked as a constant's share.
+    ``R_t = sum_d E[t, d] m_d``: the sum over features of Achtibat et al. 2024 (arXiv 2402.05602). What arrives at a
+    padding token whose vector is not zero is booked as a constant's share.
     """
     ids = call["input"]
     if not call.is_signal(ids):

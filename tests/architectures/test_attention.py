@@ -122,14 +122,19 @@ def explained(
     composite: Composite = ZERO,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Relevance of query, key and value; the ledger closes."""
-    lrp = UnifiedLRP(lambda q, k, v: (spelling(q, k, v, mask) * weights).flatten(1).sum(1), composite=composite, strict=True)
+
+    def score(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return (spelling(q, k, v, mask) * weights).flatten(1).sum(1)
+
+    lrp = UnifiedLRP(score, composite=composite, strict=True)
     assert lrp.ledger(inputs).gap.abs().max() < 1e-9
     return lrp.attribute(inputs)
 
 
 @given(
     seed=st.integers(0, 10_000), groups=st.integers(1, 2), repeats=st.integers(1, 2), queries=st.integers(1, 4),
-    keys=st.integers(1, 4), size=st.integers(1, 3), mask=st.sampled_from(MASKS), spelling=st.sampled_from(sorted(SPELLINGS)),
+    keys=st.integers(1, 4), size=st.integers(1, 3), mask=st.sampled_from(MASKS),
+    spelling=st.sampled_from(sorted(SPELLINGS)),
 )  # fmt: skip
 def test_attention_meets_its_literal_twin(
     seed: int, groups: int, repeats: int, queries: int, keys: int, size: int, mask: str, spelling: str
@@ -170,8 +175,9 @@ def test_kernel_s_own_causal_flag() -> None:
         tuple(inputs), weights, None,
     )  # fmt: skip
     written = explained(
-        lambda q, k, v, mask: with_matmul(q * 0.7 * math.sqrt(3), k, v, mask), tuple(inputs), weights, mask_of("causal", 5, 5)
-    )
+        lambda q, k, v, mask: with_matmul(q * 0.7 * math.sqrt(3), k, v, mask), tuple(inputs), weights,
+        mask_of("causal", 5, 5),
+    )  # fmt: skip
     for mine, theirs in zip(flagged, written):
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
 
@@ -256,7 +262,8 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_memory_is_linear_in_the_sequence() -> None:
     peaks = {}
     for method in ("lrp", "saliency"):
-        done = subprocess.run([sys.executable, "-W", "ignore", "-c", PEAK, method], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-W", "ignore", "-c", PEAK, method]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[method] = int(done.stdout)
-    # One attention matrix of 8 heads at this length would take 512 MiB alone.
-    assert peaks["lrp"] < 3 * peaks["saliency"], peaks
+    # KiB above what importing torch took already. One attention matrix of 8 heads at this length is 512 MiB.
+    assert peaks["lrp"] - peaks["saliency"] < 64 * 1024, peaks

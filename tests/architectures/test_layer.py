@@ -38,7 +38,8 @@ def test_layers_hold_gradient_times_activation_at_lrp_0() -> None:
 @pytest.mark.parametrize("rule", ["zero", "epsilon", "zplus", "gamma", "alphabeta"])
 def test_layer_input_equals_the_layer_before_and_the_explained_input(rule: str) -> None:
     model = network()
-    found = LayerUnifiedLRP(model, [model[0], model[4]], rule=rule).attribute(X, target=1, attribute_to_layer_input=True)
+    lrp = LayerUnifiedLRP(model, [model[0], model[4]], rule=rule)
+    found = lrp.attribute(X, target=1, attribute_to_layer_input=True)
     torch.testing.assert_close(found[0], UnifiedLRP(model, rule=rule).attribute(X, target=1))
     pooled = LayerUnifiedLRP(model, model[3], rule=rule).attribute(X, target=1)
     torch.testing.assert_close(found[1], pooled)
@@ -72,8 +73,8 @@ def test_tokens_and_modules_with_several_outputs() -> None:
     embedded, recurrent = lrp.attribute(ids, target=1)
     tokens = UnifiedLRP(model).attribute(ids, target=1)
     torch.testing.assert_close(embedded.sum(-1), tokens)
-    torch.testing.assert_close(LayerUnifiedLRP(model, model.embed).attribute(ids, target=1, attribute_to_layer_input=True),
-                               tokens)
+    entering = LayerUnifiedLRP(model, model.embed).attribute(ids, target=1, attribute_to_layer_input=True)
+    torch.testing.assert_close(entering, tokens)
     assert recurrent[0][:, :-1].abs().max() == 0 and recurrent[0][:, -1].abs().min() > 0
     assert tokens.abs().min() > 0
 

@@ -81,6 +81,6 @@ def one_dimensional() -> nn.Module:
 def three_dimensional() -> nn.Module:
     """A CT network: (N, 1, D, H, W) to three classes."""
     return nn.Sequential(
-        nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(4, 6, 3), nn.Hardswish(),
-        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 3),
+        nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2), nn.Conv3d(4, 6, 3),
+        nn.Hardswish(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(6, 3),
     )  # fmt: skip

@@ -1,0 +1,82 @@
+"""Families beside torchvision's classifiers: the ledger closes, and the forward pass is the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from zoo import (
+    SEGMENTATION,
+    TIMM,
+    VIDEO,
+    Interpolated,
+    UNet,
+    images,
+    one_dimensional,
+    stirred,
+    three_dimensional,
+    transposed,
+)
+
+from lrp_plugin import UnifiedLRP
+
+
+def closes(model: nn.Module, x: Tensor, target: Any) -> None:
+    """The ledger closes to 1e-9 of float64, relevance arrives, and the explained number is the model's own."""
+    lrp = UnifiedLRP(stirred(model), strict=True)
+    ledger = lrp.ledger(x, target=target)
+    assert ledger.gap.abs().max() < 1e-9
+    assert lrp.attribute(x, target=target).abs().sum() > 0
+    with torch.no_grad():
+        plain = model(x)
+    plain = plain["out"] if isinstance(plain, dict) else plain
+    places = target if isinstance(target, tuple) else (target,)
+    torch.testing.assert_close(ledger.output, plain[(slice(None), *places)], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("upsample", [transposed, Interpolated])
+def test_u_net(upsample: Callable[[int, int], nn.Module]) -> None:
+    closes(UNet(upsample), images(16), (1, 3, 4))
+
+
+def test_one_and_three_dimensions() -> None:
+    closes(one_dimensional(), torch.randn(2, 2, 40).double(), 1)
+    closes(three_dimensional(), torch.randn(2, 1, 8, 8, 8).double(), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_torchvision_segmentation(name: str) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None, weights_backbone=None, num_classes=4)
+    closes(model, images(64), (1, 30, 33))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VIDEO)
+def test_torchvision_video(name: str) -> None:
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    large = name.startswith(("mvit", "s3d"))
+    frames, size = (16, 224) if large else (4, 32)
+    closes(torchvision.models.get_model(name, weights=None), torch.randn(1, 3, frames, size, size).double(), 1)
+
+
+@pytest.mark.architectures_extra
+@pytest.mark.parametrize("family", TIMM)
+def test_timm(family: str) -> None:
+    timm = pytest.importorskip("timm", reason="needs the extra 'peers' (timm)")
+    name, size = TIMM[family]
+    torch.manual_seed(0)
+    closes(timm.create_model(name, num_classes=5), images(size), 1)
+
+
+@pytest.mark.architectures_extra
+def test_torchxrayvision() -> None:
+    xrv = pytest.importorskip("torchxrayvision", reason="needs torchxrayvision")
+    torch.manual_seed(0)
+    closes(xrv.models.DenseNet(weights=None, num_classes=3), torch.randn(1, 1, 64, 64).double(), 1)
