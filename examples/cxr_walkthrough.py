@@ -197,7 +197,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from lrp_plugin.cxr import plot_confusion_matrix
 
 cf_matrix = multiclass_confusion_matrix(torch.from_numpy(y_pred), torch.from_numpy(y_true), len(id2label))
-fig, ax = plt.subplots()
+fig, ax = plt.subplots(layout="constrained")
 plot_confusion_matrix(cf_matrix, [id2label[i] for i in range(len(id2label))], ax=ax)
 plt.show()
 

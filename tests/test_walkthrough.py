@@ -99,4 +99,4 @@ def test_the_notebook_runs_in_five_minutes_on_two_cores(monkeypatch: pytest.Monk
     assert right is not None
     assert float(right.group(1)) >= 0.9
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
-    assert len(pictures) == 12
+    assert len(pictures) == 11
