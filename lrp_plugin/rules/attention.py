@@ -12,7 +12,6 @@ from lrp_plugin.call import Call
 from lrp_plugin.primitives import scale
 from lrp_plugin.registry import register_rule
 
-
 NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
