@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 COMPILE_MODES = (False, True, "reduce-overhead")
 # What a compiled graph may differ from the eager pass at its first call, in relative L2 norm; a wrong graph differs by
-# something of order 1. Not entry by entry: sums in another order can let a max-pool window choose another of two equal
-# entries (ResNet-18, float32: 3 % of the largest relevance; the same graph in float64, uncompiled: no difference).
+# something of order 1. Sums in another order change ReLU's and max-pool's choices: on ResNet-18 in float32 the compiled
+# pass differs by 0.005, the eager one in channels_last by 0.008; the same graph in float64, uncompiled, by nothing.
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-2}
 _LOOSE = 0.2
 _KEPT = 16
