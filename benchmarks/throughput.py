@@ -1,7 +1,7 @@
 """Time per call and images per second of every rule, beside Captum's gradient saliency.
 
-    python -m benchmarks.throughput --device auto            # everything, about an hour on two cores
-    python -m benchmarks.throughput --quick                  # ResNet-18, small, under three minutes on two cores
+python -m benchmarks.throughput --device auto            # everything, about an hour on two cores
+python -m benchmarks.throughput --quick                  # ResNet-18, small, under three minutes on two cores
 """
 
 from __future__ import annotations

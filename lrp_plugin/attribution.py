@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,7 +80,14 @@ class UnifiedLRP(GradientAttribution):
             raise ValueError(f"bias={bias!r}; legal are 'absorb', 'ignore', 'distribute'")
         if isinstance(composite, str):
             composite = ready_composite(composite)
-        given = {"epsilon": epsilon, "gamma": gamma, "alpha": alpha, "beta": beta, "stabilizer": stabilizer, "bias": bias}
+        given = {
+            "epsilon": epsilon,
+            "gamma": gamma,
+            "alpha": alpha,
+            "beta": beta,
+            "stabilizer": stabilizer,
+            "bias": bias,
+        }
         self.composite = composite if composite is not None else self._single(rule, given)
         self.chooser = Chooser(self.composite, self.registry)
         self.weights = WeightCache()
@@ -244,5 +250,3 @@ def _unwrapped(model: Any) -> Any:
             model = model._orig_mod
         else:
             return model
-
-

@@ -29,7 +29,19 @@ class Signal:
         token: Its entries are integers; their relevance travels by the port alone.
     """
 
-    __slots__ = ("value", "nonnegative", "gate", "port", "pending", "parents", "depth", "viewed", "root", "settled", "token")
+    __slots__ = (
+        "value",
+        "nonnegative",
+        "gate",
+        "port",
+        "pending",
+        "parents",
+        "depth",
+        "viewed",
+        "root",
+        "settled",
+        "token",
+    )
 
     def __init__(self, value: Tensor | None = None, *, nonnegative: bool = False, gate: bool = False) -> None:
         self.value = value

@@ -116,7 +116,7 @@ class CompiledPass:
         count = len(inputs)
 
         def explained_pass(*tensors: Tensor) -> tuple[Tensor, ...]:
-            rest = iter(tensors[count + (places is not None):])
+            rest = iter(tensors[count + (places is not None) :])
             given = map_tensors(arguments, lambda _: next(rest))
             index = None if places is None else tensors[count]
             return self._pass(tensors[:count], index, given, shapes)

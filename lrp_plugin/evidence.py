@@ -70,9 +70,7 @@ def _map_and_mask(relevance: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
             raise ValueError(f"{name} is {given}; give a tensor (N, C, H, W), (N, H, W) or (H, W)")
     if not torch.isfinite(relevance).all():
         bad = int((~torch.isfinite(relevance)).sum())
-        raise ValueError(
-            f"relevance holds {bad} values that are NaN or infinite; such a map cannot be scored"
-        )
+        raise ValueError(f"relevance holds {bad} values that are NaN or infinite; such a map cannot be scored")
     # Half precision would lose small shares in the sum over a hundred thousand pixels.
     pooled = relevance.detach().double()
     pooled = pooled.sum(1) if pooled.ndim == 4 else pooled.reshape(-1, *pooled.shape[-2:])
@@ -226,9 +224,7 @@ def bootstrap_mean(
     if array.ndim != 1:
         raise ValueError(f"values has shape {array.shape}; give one number per example, (N,)")
     if not 0 < confidence < 1 or resamples < 1:
-        raise ValueError(
-            f"confidence {confidence} must lie between 0 and 1, resamples {resamples} be 1 or more"
-        )
+        raise ValueError(f"confidence {confidence} must lie between 0 and 1, resamples {resamples} be 1 or more")
     known = array[~np.isnan(array)]
     missing = len(array) - len(known)
     mean = float(known.mean()) if len(known) else math.nan

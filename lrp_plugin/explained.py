@@ -127,7 +127,9 @@ def _additional(given: Any) -> tuple[Any, ...]:
     return given if isinstance(given, tuple) else (given,)
 
 
-def select_output(mode: Propagation, output: Any, target: Any, explained: ExplainedInputs, select: bool = True) -> Tensor:
+def select_output(
+    mode: Propagation, output: Any, target: Any, explained: ExplainedInputs, select: bool = True
+) -> Tensor:
     """The explained number of each example, differentiable; shape (N,).
 
     Raises:

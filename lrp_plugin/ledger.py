@@ -82,9 +82,7 @@ class Recorder:
 
     def input_sink(self, row: Row) -> Callable[[Tensor, Tensor], None]:
         """A tap's sink for what the row's operation sends to one input."""
-        return lambda tensor, multiplier: row.add(
-            "relevance_in", self.example, tensor.double() * multiplier.double()
-        )
+        return lambda tensor, multiplier: row.add("relevance_in", self.example, tensor.double() * multiplier.double())
 
     def output_sink(self, row: Row, output: int, port: bool = False) -> Callable[[Tensor, Tensor], None]:
         """A tap's sink for what arrives at one of the row's outputs, or at that output's port."""
@@ -148,9 +146,7 @@ class Ledger:
             example: Which example.
             every: Also show operations that absorbed nothing.
         """
-        head = f"{'path':32} {'operation':20} {'rule':26}" + "".join(
-            f"{name:>13}" for name in ("out", "in", *ABSORBED)
-        )
+        head = f"{'path':32} {'operation':20} {'rule':26}" + "".join(f"{name:>13}" for name in ("out", "in", *ABSORBED))
         lines = [head, "-" * len(head)]
         for row in self.rows:
             sums = [float(getattr(row, name)[example]) for name in ("relevance_out", "relevance_in", *ABSORBED)]

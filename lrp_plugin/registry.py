@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-
-
 Operation = str | type
 Formula = TypeVar("Formula", bound=Callable[..., Any])
 Sign = Literal["any", "keeps", "nonnegative"]
@@ -182,5 +180,3 @@ def list_rules(operation: str | None = None, registry: Registry = registry) -> d
         if operation is None or place == operation:
             table.setdefault(place, []).append(rule.name)
     return table
-
-

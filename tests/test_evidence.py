@@ -54,9 +54,7 @@ def test_measures_match_their_slow_twins(seed, channels, height, width, toleranc
     expected = [(r.numpy(), m.numpy()) for r, m in zip(relevance, mask, strict=True)]
     assert mask_share(relevance, mask).tolist() == pytest.approx([slow_share(*pair) for pair in expected])
     assert rank_accuracy(relevance, mask).tolist() == pytest.approx([slow_rank(*pair) for pair in expected])
-    assert pointing_game(relevance, mask, tolerance).tolist() == [
-        slow_pointing(*p, tolerance) for p in expected
-    ]
+    assert pointing_game(relevance, mask, tolerance).tolist() == [slow_pointing(*p, tolerance) for p in expected]
 
 
 def test_channels_are_summed_with_their_sign_before_the_positive_part():

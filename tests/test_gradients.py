@@ -160,9 +160,7 @@ def test_a_saturated_model_has_a_logit_map_where_the_probability_has_none(net, i
     ids=lambda target: type(target).__name__,
 )
 def test_every_spelling_of_a_target_is_the_same(target, net, images):
-    assert torch.equal(
-        GradientSaliency(net).attribute(images, target), GradientSaliency(net).attribute(images, 1)
-    )
+    assert torch.equal(GradientSaliency(net).attribute(images, target), GradientSaliency(net).attribute(images, 1))
 
 
 def test_no_target_means_each_examples_highest_score(net):
@@ -220,9 +218,7 @@ def test_a_custom_forward_reaches_the_models_own_keywords(name, net, images):
     wrapped = Keywords().eval()
     options = FAST.get(name, {})
     method = build_method(name, wrapped, forward=lambda x: wrapped(scan=x, disease=torch.zeros(1)), **options)
-    assert torch.allclose(
-        method.attribute(images, 1), build_method(name, net, **options).attribute(images, 1)
-    )
+    assert torch.allclose(method.attribute(images, 1), build_method(name, net, **options).attribute(images, 1))
 
 
 @pytest.mark.parametrize(
@@ -276,9 +272,7 @@ def test_input_x_gradient_and_occlusion_are_captums(net, images):
 
 
 def test_integrated_gradients_sum_to_the_difference_of_logits(net, images):
-    total = (
-        build_method("integrated_gradients", net, steps=200, baseline=0.5).attribute(images, 1).sum((1, 2, 3))
-    )
+    total = build_method("integrated_gradients", net, steps=200, baseline=0.5).attribute(images, 1).sum((1, 2, 3))
     with torch.no_grad():
         truth = net(images)[:, 1] - net(torch.full_like(images, 0.5))[:, 1]
     assert torch.allclose(total, truth, atol=1e-3)

@@ -59,7 +59,8 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box"]
+    "name",
+    ["epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "epsilon_gamma_box"],
 )
 def test_composite_equals_zennit(network: tuple[str, nn.Module, Tensor], name: str) -> None:
     """Relative 1e-6, the stabilizers alike."""

@@ -114,13 +114,19 @@ def _write(folder: Path, stem: str, picture: Tensor, relevance: Tensor, summary:
 
 def _report(summary: dict[str, Any], paths: list[Path]) -> None:
     if not summary["trained"]:
-        print("Note: no weights were given, so this network is UNTRAINED: the map shows how the method works, not evidence.")
+        print(
+            "Note: no weights were given, so this network is UNTRAINED: the map shows how the method works, not evidence."
+        )
     print(f"{summary['model']} on {summary['image']}: class {summary['predicted']} is on top")
-    print(f"explained: class {summary['target']}, logit {summary['logit']:.4g}, probability {summary['probability']:.3g}")
+    print(
+        f"explained: class {summary['target']}, logit {summary['logit']:.4g}, probability {summary['probability']:.3g}"
+    )
     parts = ", ".join(
         f"{name} {summary['ledger'][name]:.3g}" for name in ("bias", "constant", "stabilizer", "no_receiver", "other")
     )
-    print(f"relevance at the pixels {summary['sum_of_relevance']:.4g}; absorbed: {parts}; gap {summary['ledger']['gap']:.1e}")
+    print(
+        f"relevance at the pixels {summary['sum_of_relevance']:.4g}; absorbed: {parts}; gap {summary['ledger']['gap']:.1e}"
+    )
     for path in paths:
         print(f"written: {path}")
 

@@ -36,6 +36,7 @@ from lrp_plugin.composites.site import Site
 __all__ = [
     "Choice", "Chooser", "Composite", "RuleSpec", "Selector", "Site", "anything", "attnlrp", "attnlrp_gamma",
     "convolutions", "cp_lrp", "deconvnet", "deep_taylor", "dense", "depth", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat",
-    "epsilon_gamma_box", "epsilon_plus", "epsilon_plus_flat", "first", "guided_backprop", "last", "linear_maps", "lrp_cmp", "module", "nth",
+    "epsilon_gamma_box", "epsilon_plus", "epsilon_plus_flat", "first", "guided_backprop", "last", "linear_maps",
+    "lrp_cmp", "module", "nth",
     "operation", "path", "predicate", "ready_composite", "rule",
 ]  # fmt: skip

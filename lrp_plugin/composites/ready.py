@@ -93,7 +93,9 @@ def attnlrp(epsilon: float = 1e-6) -> Composite:
     return Composite([(linear_maps(), rule("epsilon", epsilon=epsilon))], "attnlrp")
 
 
-def attnlrp_gamma(conv: float = 0.25, linear: float = 0.05, epsilon: float = 1e-6, stabilizer: float = 1e-6) -> Composite:
+def attnlrp_gamma(
+    conv: float = 0.25, linear: float = 0.05, epsilon: float = 1e-6, stabilizer: float = 1e-6
+) -> Composite:
     """AttnLRP's setting for vision transformers: gamma for convolutions and dense layers, epsilon in attention.
 
     Achtibat et al. 2024 (arXiv 2402.05602), appendix B: conv gamma 0.25, linear gamma 0.05, attention projections
@@ -130,7 +132,12 @@ def deconvnet() -> Composite:
     return Composite([(operation("relu"), rule("deconvnet")), (linear_maps(), rule("zero"))], "deconvnet")
 
 
-LRP_CMP_PRESETS = {"alpha1": (1.0, False), "alpha1_flat": (1.0, True), "alpha2": (2.0, False), "alpha2_flat": (2.0, True)}
+LRP_CMP_PRESETS = {
+    "alpha1": (1.0, False),
+    "alpha1_flat": (1.0, True),
+    "alpha2": (2.0, False),
+    "alpha2_flat": (2.0, True),
+}
 """Preset: alpha of the convolutions, flat in the first layer."""
 
 
@@ -176,5 +183,7 @@ def ready_composite(name: str) -> Composite:
     if name == "epsilon_gamma_box":
         raise ValueError("composite 'epsilon_gamma_box' needs the input's range: epsilon_gamma_box(low, high)")
     if name not in READY:
-        raise ValueError(f"unknown composite {name!r}; legal are {', '.join(sorted(READY))} and epsilon_gamma_box(low, high)")
+        raise ValueError(
+            f"unknown composite {name!r}; legal are {', '.join(sorted(READY))} and epsilon_gamma_box(low, high)"
+        )
     return READY[name]()

@@ -74,9 +74,7 @@ def convolutions() -> Selector:
 
 def dense() -> Selector:
     """Linear maps that are no convolutions."""
-    return Selector(
-        "dense", lambda site: site.linear and not str(site.operation).startswith("conv"), located=False
-    )
+    return Selector("dense", lambda site: site.linear and not str(site.operation).startswith("conv"), located=False)
 
 
 def anything() -> Selector:

@@ -74,8 +74,7 @@ class Exposure:
         row = (cos * y + sin * x + self.shift[1] + 1.0) * size / 2.0
         far = reach * self.zoom * size / 2.0 + 1.0
         return tuple(
-            slice(min(size, max(0, int(at - far))), min(size, max(0, int(at + far) + 1)))
-            for at in (row, column)
+            slice(min(size, max(0, int(at - far))), min(size, max(0, int(at + far) + 1))) for at in (row, column)
         )  # type: ignore[return-value]
 
     def develop(self, attenuation: Field, rng: np.random.Generator) -> Field:
@@ -117,8 +116,7 @@ class Grid:
     def enlarge(self, field: Field) -> Field:
         """Bring a field of the coarse grid to the pixels, linearly."""
         weights = _enlarger(self.size)
-        enlarged: Field = weights @ field @ weights.T
-        return enlarged
+        return _sandwich(weights, field)
 
 
 @lru_cache(maxsize=16)
@@ -145,8 +143,22 @@ def _spline(knots: int, size: int) -> Field:
 def smooth_noise(rng: np.random.Generator, knots: int, size: int) -> Field:
     """Noise ``(size, size)`` of unit variance with ``knots`` independent values a side."""
     spline = _spline(knots, size)
-    noise: Field = spline @ rng.standard_normal((knots, knots), np.float32) @ spline.T
-    return noise
+    return _sandwich(spline, rng.standard_normal((knots, knots), np.float32))
+
+
+def _sandwich(weights: Field, field: Field) -> Field:
+    """``weights @ field @ weights.T`` in pieces so small that OpenBLAS stays in this thread.
+
+    Above 2^18 multiplications it starts others and waits for them: on a busy machine, and in every worker
+    of a loader, that made a picture ten times as dear.
+    """
+    half = _product(weights, field)
+    return _product(half, weights.T)
+
+
+def _product(left: Field, right: Field) -> Field:
+    rows = max(1, 2**17 // right.size)
+    return np.concatenate([left[start : start + rows] @ right for start in range(0, len(left), rows)])
 
 
 @lru_cache(maxsize=1)

@@ -131,9 +131,7 @@ def _gradcam(scores: ScoreModel, signal: Tensor, target: Tensor, *, layer: nn.Mo
 
 
 @method("guided_gradcam", unit="arbitrary")
-def _guided_gradcam(
-    scores: ScoreModel, signal: Tensor, target: Tensor, *, layer: nn.Module | None = None
-) -> Tensor:
+def _guided_gradcam(scores: ScoreModel, signal: Tensor, target: Tensor, *, layer: nn.Module | None = None) -> Tensor:
     """Captum's `GuidedGradCam` (Selvaraju et al. 2017): Grad-CAM times guided backpropagation.
 
     Guides through `nn.ReLU` modules only; a functional ReLU keeps its plain gradient (Captum's restriction).

@@ -179,7 +179,11 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         return signal
 
     def _constant(self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        if spelling.writes and isinstance(args[0], Tensor) and (self.storages.holds(args[0]) or self._is_state(args[0])):
+        if (
+            spelling.writes
+            and isinstance(args[0], Tensor)
+            and (self.storages.holds(args[0]) or self._is_state(args[0]))
+        ):
             function = _on_a_clone(spelling.function) if spelling.clones else spelling.function
             value = function(*map_tensors(args, self._current), **map_tensors(kwargs, self._current))
             return self.write(args[0], value)
@@ -234,9 +238,14 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         choice = self.chooser.choose(site)
         waiting = found.get(id(args[0])) if default.follows is not None and args else None
         # A map that was settled already (a hook asked for its value) has its own relevance: nothing is folded into it.
-        if default.follows is not None and waiting is not None and waiting.pending is not None and not waiting.settled:
-            if default.follows(bind(spelling.function, args, kwargs), waiting.pending.operation):
-                return self._follow(spelling, args, kwargs, waiting, site, choice)
+        if (
+            default.follows is not None
+            and waiting is not None
+            and waiting.pending is not None
+            and not waiting.settled
+            and default.follows(bind(spelling.function, args, kwargs), waiting.pending.operation)
+        ):
+            return self._follow(spelling, args, kwargs, waiting, site, choice)
         if self.plan is not None:
             self.plan.append((site.located(), choice))
         if choice.folds and choice.rule.defers(bind(spelling.function, args, kwargs), found):
@@ -349,4 +358,3 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         if self.recorder is None:
             return None
         return self.recorder.open_row(self.paths.current()[0], operation, "native gradient", unknown=True)
-

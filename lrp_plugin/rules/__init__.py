@@ -14,4 +14,16 @@ from lrp_plugin.rules import (
     routing,
 )
 
-__all__ = ["activations", "additions", "attention", "embedding", "input_layer", "linear", "norms", "pooling", "products", "recurrent", "routing"]
+__all__ = [
+    "activations",
+    "additions",
+    "attention",
+    "embedding",
+    "input_layer",
+    "linear",
+    "norms",
+    "pooling",
+    "products",
+    "recurrent",
+    "routing",
+]

@@ -14,6 +14,7 @@ from lrp_plugin.primitives import scale, substitute, widened
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_constant, distributed
 
+
 @register_rule("native", "relu", sign="nonnegative", port="keeps", rectifies=True)
 def relu(call: Call) -> Tensor:
     """ReLU: homogeneous of degree 1, native."""
@@ -147,9 +148,7 @@ def softmax(call: Call) -> Tensor:
         dim = call.get("dim", -1)
         dim = -1 if dim is None else dim
         finite = torch.where(torch.isfinite(held), held, 0)
-        call.absorb(
-            "other", lambda m: (s * m).sum() - (finite * s * (m - (s * m).sum(dim, keepdim=True))).sum()
-        )
+        call.absorb("other", lambda m: (s * m).sum() - (finite * s * (m - (s * m).sum(dim, keepdim=True))).sum())
     return value  # type: ignore[no-any-return]
 
 

@@ -178,7 +178,9 @@ def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bia
     positive, negative = f.both()
     up = f.z >= 0
     side = torch.where(up, positive.value, negative.value)
-    side_bias = None if positive.bias is None or negative.bias is None else torch.where(up, positive.bias, negative.bias)
+    side_bias = (
+        None if positive.bias is None or negative.bias is None else torch.where(up, positive.bias, negative.bias)
+    )
     return f.redistribute([_combined(whole, Carrier(side, bias=side_bias), gamma)], stabilizer)
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call
 from lrp_plugin.blockwise import blockwise
+from lrp_plugin.call import Call
 from lrp_plugin.primitives import Carrier, reciprocal, redistribute, redistribute_with_port, substitute, widened
 from lrp_plugin.rules.weights import WeightCache, folded_weights
 

@@ -97,7 +97,9 @@ def _run(step: Step, layer: nn.Module | None, given: Sequence[Tensor]) -> Tensor
     if step.kind == "cat":
         return torch.cat(list(given), dim=1)
     if step.kind != "add":
-        raise ValueError(f"unknown step {step.kind!r}; legal are {', '.join(PARAMETRIC)}, relu, max_pool, avg_pool, add, cat")
+        raise ValueError(
+            f"unknown step {step.kind!r}; legal are {', '.join(PARAMETRIC)}, relu, max_pool, avg_pool, add, cat"
+        )
     first, second = given
     if step.spelling == "inplace":
         first += second

@@ -86,9 +86,7 @@ class Look:
         legal = [field.name for field in dataclasses.fields(cls)]
         unknown = [name for name in options if name not in legal]
         if unknown:
-            raise TypeError(
-                f"unknown option {', '.join(unknown)}; besides its own, a plot takes {', '.join(legal)}"
-            )
+            raise TypeError(f"unknown option {', '.join(unknown)}; besides its own, a plot takes {', '.join(legal)}")
         return cls(**{**defaults, **options})
 
     def picture(self, image: ArrayLike) -> Array:
@@ -99,9 +97,7 @@ class Look:
         """Each map's scale: its own where maps are normalised, else one for all."""
         groups = [[values] for values in maps] if self.normalize else [maps] * len(maps)
         return [
-            colour_scale(
-                group, limit=self.limit, percentile=self.percentile, unit=self.unit, normalize=self.normalize
-            )
+            colour_scale(group, limit=self.limit, percentile=self.percentile, unit=self.unit, normalize=self.normalize)
             for group in groups
         ]
 

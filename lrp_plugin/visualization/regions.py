@@ -65,9 +65,7 @@ def top_regions(relevance: ArrayLike, k: int = 5, *, size: int = 16) -> list[Reg
     """
     values = relevance_map(relevance)
     if k < 1 or not 1 <= size <= min(values.shape):
-        raise ValueError(
-            f"k is {k} and size {size} for a map of {values.shape}; give k >= 1 and a size that fits"
-        )
+        raise ValueError(f"k is {k} and size {size} for a map of {values.shape}; give k >= 1 and a size that fits")
     sums = _square_sums(values, size)
     total = float(values.clip(0).sum())
     # Sums come from differences of running sums; below this they are rounding, not relevance.

@@ -42,9 +42,7 @@ def lstm_relevance(
     return of_x, of_h, of_c
 
 
-def gru_relevance(
-    x: Tensor, h: Tensor, params: list[Tensor], wanted: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
+def gru_relevance(x: Tensor, h: Tensor, params: list[Tensor], wanted: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """As `lstm_relevance`: the reset and update gates get nothing."""
     w, v, b, d = params
     size = len(h)

@@ -57,7 +57,9 @@ def test_embeddings_given_directly_carry_the_tokens_relevance() -> None:
     mask = (ids != 0).long()
     by_token = UnifiedLRP(lambda tokens: model(input_ids=tokens, attention_mask=mask)).attribute(ids, target=target)
     vectors = model.get_input_embeddings()(ids).detach()
-    by_entry = UnifiedLRP(lambda given: model(inputs_embeds=given, attention_mask=mask)).attribute(vectors, target=target)
+    by_entry = UnifiedLRP(lambda given: model(inputs_embeds=given, attention_mask=mask)).attribute(
+        vectors, target=target
+    )
     real = ids != 0
     torch.testing.assert_close(by_token[real], by_entry.sum(-1)[real], rtol=1e-8, atol=1e-8)
     assert by_token[~real].abs().max() == 0

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,9 +12,7 @@ from lrp_plugin.cxr.metrics import Scores
 NAMES = ("a", "b", "c")
 
 
-def score(
-    probabilities: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...] = DEFAULT_METRICS
-) -> dict:
+def score(probabilities: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...] = DEFAULT_METRICS) -> dict:
     scores = Scores(NAMES, names)
     for p, y in zip(probabilities.split(3), labels.split(3), strict=True):
         scores.update(p, y, F.nll_loss(p.clamp(min=1e-9).log(), y, reduction="none", ignore_index=IGNORED))
@@ -93,10 +88,3 @@ def test_every_metric_by_name_is_perfect_on_perfect_predictions() -> None:
 def test_unknown_metric_names_the_known() -> None:
     with pytest.raises(ValueError, match=r"no metric recal; legal are accuracy, "):
         Scores(NAMES, ("accuracy", "recal"))
-
-
-def test_reading_data_does_not_wait_for_torchmetrics() -> None:
-    code = "import sys, lrp_plugin.cxr; assert not {'torchmetrics', 'pydicom'} & set(sys.modules)"
-    subprocess.run(
-        [sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": ":".join(sys.path)}
-    )

@@ -325,8 +325,7 @@ def test_browser_moving_the_divider_changes_the_pixels(opened):
 
     def picture(value: int) -> np.ndarray:
         opened.execute_script(
-            "const s = document.getElementById('all-maps'); s.value = arguments[0];"
-            "s.dispatchEvent(new Event('input'))",
+            "const s = document.getElementById('all-maps'); s.value = arguments[0];s.dispatchEvent(new Event('input'))",
             value,
         )
         shot = Image.open(io.BytesIO(viewer.screenshot_as_png)).convert("RGB")

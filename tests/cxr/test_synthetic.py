@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -20,9 +21,7 @@ def plain(value: Tensor) -> Tensor:
 
 
 def same(first: dict, second: dict) -> bool:
-    return all(
-        torch.equal(plain(first[k]), plain(second[k])) for k in ("image", "lungs", "evidence", "marker")
-    )
+    return all(torch.equal(plain(first[k]), plain(second[k])) for k in ("image", "lungs", "evidence", "marker"))
 
 
 def test_picture_depends_on_seed_and_index_alone() -> None:
@@ -96,8 +95,7 @@ def test_opacities_are_where_they_are_said_to_be() -> None:
     assert spread[2] < spread[1] < spread[0], "hila inside, consolidation between, periphery outside"
     one_sided = sum(
         int(
-            (plain(dataset[i]["evidence"])[0, :, :64].sum() > 0)
-            != (plain(dataset[i]["evidence"])[0, :, 64:].sum() > 0)
+            (plain(dataset[i]["evidence"])[0, :, :64].sum() > 0) != (plain(dataset[i]["evidence"])[0, :, 64:].sum() > 0)
         )
         for i in range(OPACITY, 160, 4)
     )
@@ -178,9 +176,7 @@ def test_illegal_numbers_are_named(arguments: dict, named: str) -> None:
         SyntheticCXR(**{"n": 4, **arguments})
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"label": "Flu"}, {"strength": 1.5}, {"base_rate": -0.1}, {"text": " "}]
-)
+@pytest.mark.parametrize("arguments", [{"label": "Flu"}, {"strength": 1.5}, {"base_rate": -0.1}, {"text": " "}])
 def test_illegal_shortcuts_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Shortcut(**arguments)
@@ -193,14 +189,33 @@ def test_index_outside_is_an_index_error() -> None:
         dataset[4]
 
 
-def test_two_hundred_pictures_a_second_on_one_core() -> None:
-    dataset = SyntheticCXR(400, seed=0, size=128)
-    _ = dataset[0]
-    rates = []
-    for start in range(0, 400, 50):
-        # Processor time of this thread: other processes on the machine do not count.
+def thread_seconds(work: Callable[[], object]) -> float:
+    """Least processor time of this thread over several goes, seconds."""
+    goes = []
+    for _ in range(8):
         before = time.thread_time()
-        for index in range(start, start + 50):
-            _ = dataset[index]
-        rates.append(50 / (time.thread_time() - before))
-    assert max(rates) >= 200, rates
+        work()
+        goes.append(time.thread_time() - before)
+    return min(goes)
+
+
+def yardstick() -> None:
+    field = np.linspace(0, 9, 128 * 128, dtype=np.float32)
+    for _ in range(500):
+        np.exp(-np.sin(field))
+
+
+def test_a_picture_costs_as_little_as_when_it_was_measured() -> None:
+    dataset = SyntheticCXR(20, seed=0, size=128)
+    _ = dataset[0]
+    # On a quiet core 20 pictures take 0.05 s (400 a second). A shared core may be several times slower, so
+    # the bound is in units of other NumPy work done at the same moment: 2.0 yardsticks measured, twice that
+    # allowed.
+    assert thread_seconds(lambda: [dataset[i] for i in range(20)]) < 4.0 * thread_seconds(yardstick)
+
+
+@pytest.mark.slow
+def test_two_hundred_pictures_a_second_on_one_quiet_core() -> None:
+    dataset = SyntheticCXR(50, seed=0, size=128)
+    _ = dataset[0]
+    assert 50 / thread_seconds(lambda: [dataset[i] for i in range(50)]) >= 200

@@ -132,10 +132,12 @@ SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor
     "unbind, stack": (lambda h: torch.stack(h.unbind(1), 1), lambda h: h),
     "@": (lambda h: h @ torch.eye(4, dtype=h.dtype), lambda h: h.matmul(torch.eye(4, dtype=h.dtype))),
     "F.conv2d": (
-        lambda h: functional.conv2d(input=h, weight=torch.ones(6, 1, 1, 1, dtype=h.dtype), groups=6), lambda h: h,
+        lambda h: functional.conv2d(input=h, weight=torch.ones(6, 1, 1, 1, dtype=h.dtype), groups=6),
+        lambda h: h,
     ),  # fmt: skip
     "max_pool methods": (
-        lambda h: nn.MaxPool2d(3, 1, 1)(h), lambda h: functional.max_pool2d(h, kernel_size=3, stride=1, padding=1),
+        lambda h: nn.MaxPool2d(3, 1, 1)(h),
+        lambda h: functional.max_pool2d(h, kernel_size=3, stride=1, padding=1),
     ),  # fmt: skip
 }
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from twins import Matrix, written_out
 
 from lrp_plugin import UnifiedLRP
 from lrp_plugin.composites import Composite, linear_maps, rule
-from twins import Matrix, written_out
 
 
 class Product(nn.Module):
@@ -48,7 +48,9 @@ class Case(nn.Module):
     So that the relevance at the layer's output is ``z * multiplier``, whatever signs it has.
     """
 
-    def __init__(self, layer: nn.Module, shape: tuple[int, ...], before: bool, norm: nn.Module | None, after: bool) -> None:
+    def __init__(
+        self, layer: nn.Module, shape: tuple[int, ...], before: bool, norm: nn.Module | None, after: bool
+    ) -> None:
         super().__init__()
         self.layer, self.shape, self.before, self.norm, self.after = layer, shape, before, norm, after
         self.double().eval()

@@ -10,7 +10,18 @@ from torch.nn import functional
 
 from lrp_plugin import Composite, UnifiedLRP, composites, rule
 from lrp_plugin.composites import (
-    Selector, convolutions, dense, depth, first, last, linear_maps, module, nth, operation, path, predicate,
+    Selector,
+    convolutions,
+    dense,
+    depth,
+    first,
+    last,
+    linear_maps,
+    module,
+    nth,
+    operation,
+    path,
+    predicate,
 )  # fmt: skip
 
 
@@ -114,7 +125,10 @@ def test_distribute_brings_the_logit_to_the_pixels(network_name: str) -> None:
     target = int(model(x).argmax())
     names = ("epsilon_plus", "epsilon_plus_flat", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat", "deep_taylor")
     made = [getattr(composites, name)(bias="distribute") for name in names]
-    made += [composites.epsilon_gamma_box(-4.0, 4.0, bias="distribute"), composites.lrp_cmp(bias="distribute", epsilon=1e-6)]
+    made += [
+        composites.epsilon_gamma_box(-4.0, 4.0, bias="distribute"),
+        composites.lrp_cmp(bias="distribute", epsilon=1e-6),
+    ]
     for composite in made:
         relevance = UnifiedLRP(model, composite=composite).attribute(x, target=target)
         assert torch.isfinite(relevance).all()

@@ -139,7 +139,11 @@ def test_relevance_without_a_value_passes_sums_pools_and_products(sums: str) -> 
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.one, self.two, self.head = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+            self.one, self.two, self.head = (
+                nn.Conv2d(2, 4, 3, padding=1),
+                nn.Conv2d(4, 4, 3, padding=1),
+                nn.Linear(4, 3),
+            )
             self.norm = nn.BatchNorm2d(4)
             nn.init.normal_(self.norm.bias)
 

@@ -26,7 +26,9 @@ class Matrix(NamedTuple):
     links: Tensor
 
 
-def written_out(function: Callable[[Tensor], Tensor], linked: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> Matrix:
+def written_out(
+    function: Callable[[Tensor], Tensor], linked: Callable[[Tensor], Tensor], shape: tuple[int, ...]
+) -> Matrix:
     """The matrix of ``function`` from one example of ``shape``, by applying it to every unit vector.
 
     Args:
@@ -44,7 +46,9 @@ def written_out(function: Callable[[Tensor], Tensor], linked: Callable[[Tensor],
     return Matrix(weight.T.contiguous(), bias, links.T.contiguous())
 
 
-def share(part: Tensor, bias: Tensor, relevance: Tensor, links: Tensor, stabilizer: Tensor | float, mode: str) -> Tensor:
+def share(
+    part: Tensor, bias: Tensor, relevance: Tensor, links: Tensor, stabilizer: Tensor | float, mode: str
+) -> Tensor:
     """``R_i = sum_j part_ji R_j / (sum_i part_ji + b_j + stabilizer)``, the bias's own share by mode."""
     if mode == "ignore":
         bias = torch.zeros_like(bias)
@@ -98,8 +102,10 @@ def alphabeta(
     both = no_up & no_down
     spread = torch.where(both, R, 0.0) @ (m.links / m.links.sum(1, keepdim=True).clamp(min=1))
     rest = torch.where(both, 0.0, R)
-    return spread + share(up, bias_up, torch.where(no_up, 0.0, rest * weight_up), m.links, stabilizer, mode) - share(
-        down, bias_down, torch.where(no_down, 0.0, rest * weight_down), m.links, stabilizer, mode
+    return (
+        spread
+        + share(up, bias_up, torch.where(no_up, 0.0, rest * weight_up), m.links, stabilizer, mode)
+        - share(down, bias_down, torch.where(no_down, 0.0, rest * weight_down), m.links, stabilizer, mode)
     )
 
 

@@ -188,9 +188,7 @@ def test_a_sparse_map_is_scaled_by_its_maximum():
 
 
 def test_comparison_shows_totals_of_the_maps_as_they_came():
-    figure = plot_comparison(
-        IMAGE, {"LRP": torch.full((5, 6), 0.1), "gradient": SIGNED}, logit=4.0, totals=["LRP"]
-    )
+    figure = plot_comparison(IMAGE, {"LRP": torch.full((5, 6), 0.1), "gradient": SIGNED}, logit=4.0, totals=["LRP"])
     titles = [ax.get_title() for ax in panels(figure)]
     assert titles == ["image\nlogit 4", "LRP\nsum 3 (75 %)", "gradient\n"]
 
@@ -199,8 +197,7 @@ def test_comparison_scales_each_map_alone_or_all_together():
     maps = {"small": SIGNED, "large": SIGNED * 10}
     own = [ax.images[0].get_clim()[1] for ax in panels(plot_comparison(IMAGE, maps, overlay=False))[1:]]
     shared = [
-        ax.images[0].get_clim()[1]
-        for ax in panels(plot_comparison(IMAGE, maps, overlay=False, normalize=False))[1:]
+        ax.images[0].get_clim()[1] for ax in panels(plot_comparison(IMAGE, maps, overlay=False, normalize=False))[1:]
     ]
     assert own[1] == pytest.approx(10 * own[0])
     assert shared[0] == shared[1] > own[0]
@@ -223,9 +220,7 @@ def test_batch_puts_image_i_above_map_i():
     for index, name in enumerate("abcde"):
         assert np.allclose(above[name].images[0].get_array(), images[index, 0])
         box = above[name].get_position()
-        under = [
-            ax for ax in shown if abs(ax.get_position().x0 - box.x0) < 0.01 and ax.get_position().y1 < box.y0
-        ]
+        under = [ax for ax in shown if abs(ax.get_position().x0 - box.x0) < 0.01 and ax.get_position().y1 < box.y0]
         nearest = max(under, key=lambda ax: ax.get_position().y1)
         assert np.allclose(nearest.images[0].get_array()[0, 0], maps[index, 0, 0, 0], atol=1e-6)
 
@@ -286,18 +281,13 @@ def test_top_regions_match_a_slow_search(k, size):
 def test_top_regions_of_nothing_positive_are_none():
     assert top_regions(torch.zeros(8, 8), 3, size=2) == []
     assert top_regions(-torch.rand(8, 8), 3, size=2) == []
-    assert (
-        plot_top_regions(torch.rand(8, 8), torch.zeros(8, 8)).get_axes()[0].texts[0].get_text()
-        == "none positive"
-    )
+    assert plot_top_regions(torch.rand(8, 8), torch.zeros(8, 8)).get_axes()[0].texts[0].get_text() == "none positive"
 
 
 def test_distribution_counts_every_pixel_in_symmetric_bins():
     ax = plot_distribution(SIGNED, bins=21).get_axes()[0]
     assert sum(bar.get_height() for bar in ax.patches) == SIGNED.numel()
-    assert ax.patches[0].get_x() + ax.patches[-1].get_x() + ax.patches[-1].get_width() == pytest.approx(
-        0, abs=1e-6
-    )
+    assert ax.patches[0].get_x() + ax.patches[-1].get_x() + ax.patches[-1].get_width() == pytest.approx(0, abs=1e-6)
     labels = [line.get_label() for line in ax.lines]
     assert labels[0].startswith("mean") and labels[1].startswith("median")
 

@@ -160,9 +160,7 @@ class Report:
     def __post_init__(self) -> None:
         counts, size = self.counts, len(self.class_names)
         if counts.shape != (size, size) or (counts < 0).any() or (counts != counts.round()).any():
-            raise ValueError(
-                f"confusion is {counts.shape}; give counts ({size}, {size}) for {size} class names"
-            )
+            raise ValueError(f"confusion is {counts.shape}; give counts ({size}, {size}) for {size} class names")
         for name, values in self.class_metrics.items():
             if len(values) != size:
                 raise ValueError(f"class_metrics[{name!r}] has {len(values)} values for {size} classes")
@@ -170,9 +168,7 @@ class Report:
             _check_example(example, self.class_names)
         pairs = [(entry.class_name, entry.method) for entry in self.localisation]
         _check_unique("localisation", pairs)
-        _check_classes(
-            self.class_names, [*(pair[0] for pair in pairs), *(t.class_name for t in self.marker_tests)]
-        )
+        _check_classes(self.class_names, [*(pair[0] for pair in pairs), *(t.class_name for t in self.marker_tests)])
 
     @property
     def counts(self) -> Array:

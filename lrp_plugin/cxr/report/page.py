@@ -18,9 +18,7 @@ try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 except ImportError as error:
-    raise ImportError(
-        "the HTML report needs Jinja2: pip install 'lrp-plugin[cxr]' or pip install jinja2"
-    ) from error
+    raise ImportError("the HTML report needs Jinja2: pip install 'lrp-plugin[cxr]' or pip install jinja2") from error
 
 
 def _number(value: float | None, percent: bool = False) -> str:
