@@ -102,7 +102,9 @@ def test_gradient_is_about_the_grey_picture_as_read() -> None:
 
 def test_pretrained_normalization_happens_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     real = torchvision.models.get_model
-    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights=None, **more: real(name, **more))
+    monkeypatch.setattr(
+        torchvision.models, "get_model", lambda name, weights=None, **more: real(name, **more)
+    )
     model = build_model("resnet18", 4, "DEFAULT").eval()
     picture = torch.rand(1, 3, 64, 64)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -172,8 +174,10 @@ def test_classifier_wraps_any_net() -> None:
 
 def test_each_part_imports_only_what_it_needs() -> None:
     code = (
-        "import sys, lrp_plugin; assert not [m for m in sys.modules if m.startswith('lrp_plugin.cxr')], 'core'\n"
-        "import lrp_plugin.cxr; assert not {'torchmetrics', 'pydicom', 'openpyxl'} & set(sys.modules), 'cxr'"
+        "import sys, lrp_plugin\n"
+        "assert not [m for m in sys.modules if m.startswith('lrp_plugin.cxr')], 'core'\n"
+        "import lrp_plugin.cxr\n"
+        "assert not {'torchmetrics', 'pydicom', 'openpyxl'} & set(sys.modules), 'cxr'"
     )
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
