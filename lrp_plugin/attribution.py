@@ -103,7 +103,7 @@ class UnifiedLRP(GradientAttribution):
         taken = {key: value for key, value in given.items() if key in maps[0].parameters}
         return Composite([(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])], name)
 
-    @torch._disable_dynamo  # type: ignore[misc]
+    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None,
         return_convergence_delta: bool = False, verbose: bool = False, internal_batch_size: int | None = None,
@@ -150,7 +150,7 @@ class UnifiedLRP(GradientAttribution):
         totals = sum(r.detach().double().flatten(1).sum(1) for r in relevances)
         return attributions, output.double() - totals
 
-    @torch._disable_dynamo  # type: ignore[misc]
+    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute_targets(
         self, inputs: Tensor | tuple[Tensor, ...], targets: Sequence[Any] | Tensor, additional_forward_args: Any = None
     ) -> Any:

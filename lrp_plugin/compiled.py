@@ -148,7 +148,8 @@ class CompiledPass:
         if index is None:
             selected = value.reshape(examples)
         else:
-            selected = value[(torch.arange(examples, device=value.device), *index.unbind(1))]
+            place = (torch.arange(examples, device=value.device), *index.unbind(1))
+            selected = value[place]
         return *explained.relevance(mode, selected), selected.detach()
 
     def _run(

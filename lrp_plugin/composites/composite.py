@@ -57,7 +57,7 @@ class Choice:
         return wanted(self.parameters) if callable(wanted) else wanted
 
     @classmethod
-    def native(cls, operation: str) -> Choice:
+    def native(cls, operation: Operation) -> Choice:
         """No rule is known: the operation keeps its own gradient."""
         return cls(Rule(operation, "native gradient", None), {}, "no rule")
 

@@ -70,9 +70,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(
-            f"no checkpoint at {path}: nothing to resume; train without resume first"
-        ) from None
+        raise CheckpointError(f"no checkpoint at {path}: nothing to resume; train without resume first") from None
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is no training state of this package: {error}") from error
     return state
@@ -122,9 +120,7 @@ def load_model(path: str | Path) -> tuple[CXRClassifier, dict[str, Any]]:
     """
     _, recipe, _ = _open(Path(path))
     if recipe is None:
-        raise CheckpointError(
-            f"{path} has no recipe: its model was not made by build_model; use load_weights"
-        )
+        raise CheckpointError(f"{path} has no recipe: its model was not made by build_model; use load_weights")
     model = rebuild_model(recipe)
     facts = load_weights(path, model)
     return model.eval(), facts

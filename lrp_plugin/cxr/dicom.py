@@ -45,18 +45,14 @@ def read_dicom(path: str | Path) -> Tensor:
         raise RadiographError(f"picture {path} does not exist") from None
     except InvalidDicomError as error:
         raise RadiographError(f"{path} is not a DICOM file: {error}") from error
-    except (
-        Exception
-    ) as error:  # pydicom and its decoders raise what they like on damaged or unusual pixel data.
+    except Exception as error:  # pydicom and its decoders raise what they like on damaged or unusual pixel data.
         raise RadiographError(
             f"the pixels of {path} cannot be decoded ({error}). A compressed file may need "
             "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg; a cut-off one must be fetched again"
         ) from error
     kind = dataset.get("PhotometricInterpretation", "MONOCHROME2")
     if stored.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise RadiographError(
-            f"{path} holds {kind} pixels of shape {stored.shape}; legal: one MONOCHROME1 or 2 frame"
-        )
+        raise RadiographError(f"{path} holds {kind} pixels of shape {stored.shape}; legal: one MONOCHROME1 or 2 frame")
     grey = _present(dataset, stored)
     if kind == "MONOCHROME1":
         grey = 1.0 - grey

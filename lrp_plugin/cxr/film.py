@@ -74,8 +74,7 @@ class Exposure:
         row = (cos * y + sin * x + self.shift[1] + 1.0) * size / 2.0
         far = reach * self.zoom * size / 2.0 + 1.0
         return tuple(
-            slice(min(size, max(0, int(at - far))), min(size, max(0, int(at + far) + 1)))
-            for at in (row, column)
+            slice(min(size, max(0, int(at - far))), min(size, max(0, int(at + far) + 1))) for at in (row, column)
         )  # type: ignore[return-value]
 
     def develop(self, attenuation: Field, rng: np.random.Generator) -> Field:

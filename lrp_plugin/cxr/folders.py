@@ -78,14 +78,10 @@ class CXRFolder(CXRDataset):
         if mode not in ("L", "RGB"):
             raise ValueError(f"{type(self).__name__}(mode={mode!r}): legal are 'L' (grey) and 'RGB'")
         if size is not None and (not isinstance(size, int) or size < 8):
-            raise ValueError(
-                f"{type(self).__name__}(size={size!r}): must be None or an integer of at least 8"
-            )
+            raise ValueError(f"{type(self).__name__}(size={size!r}): must be None or an integer of at least 8")
         self.root = Path(root)
         if not self.root.is_dir():
-            raise FileNotFoundError(
-                f"{self.root} is no folder; give the one that holds a subfolder for each class"
-            )
+            raise FileNotFoundError(f"{self.root} is no folder; give the one that holds a subfolder for each class")
         self.size, self.mode, self.transform, self.strict = size, mode, transform, strict
         folders = self._class_folders()
         classes = sorted(folders)
@@ -99,8 +95,7 @@ class CXRFolder(CXRDataset):
                 f"{', '.join(map(repr, folders.values())) or 'its subfolders (there are none)'}"
             )
         patients = [
-            patient_of(Path(record.image)) if patient_of else str(index)
-            for index, record in enumerate(self._records)
+            patient_of(Path(record.image)) if patient_of else str(index) for index, record in enumerate(self._records)
         ]
         super().__init__(self.root.name, classes, [record.label for record in self._records], patients)
 
@@ -127,9 +122,7 @@ class CXRFolder(CXRDataset):
         files = [
             path
             for path in images.rglob("*")
-            if path.suffix.lower() in legal
-            and not path.is_relative_to(masks)
-            and not path.name.startswith(".")
+            if path.suffix.lower() in legal and not path.is_relative_to(masks) and not path.name.startswith(".")
         ]
         if not files:
             self._complain(f"class folder {images} is empty: the dataset has no {name} pictures")
@@ -161,9 +154,7 @@ class CXRFolder(CXRDataset):
     def event(self, index: int) -> Event:
         """The examination at ``index``."""
         record = self._records[self.position(index)]
-        return Event(
-            str(self.root / record.image), self.classes[record.label], record.url, self.position(index)
-        )
+        return Event(str(self.root / record.image), self.classes[record.label], record.url, self.position(index))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read picture ``index`` and its lung mask."""
@@ -224,9 +215,7 @@ class COVID19CXRDataset(CXRFolder):
         patient_of: Callable[[Path], str] | None = None,
         strict: bool = False,
     ) -> None:
-        super().__init__(
-            root, size=size, mode=mode, transform=transform, patient_of=patient_of, strict=strict
-        )
+        super().__init__(root, size=size, mode=mode, transform=transform, patient_of=patient_of, strict=strict)
         self.name = "covid19_cxr"
         counts = self.class_counts()
         differing = [

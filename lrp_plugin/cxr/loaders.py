@@ -162,7 +162,5 @@ def _collate(samples: list[Any]) -> Any:
     if isinstance(samples[0], dict):
         shapes = {tuple(sample["image"].shape) for sample in samples}
         if len(shapes) > 1:
-            raise ValueError(
-                f"a batch needs pictures of one size, got {sorted(shapes)}; give the dataset a size="
-            )
+            raise ValueError(f"a batch needs pictures of one size, got {sorted(shapes)}; give the dataset a size=")
     return default_collate(samples)

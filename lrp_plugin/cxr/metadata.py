@@ -42,9 +42,7 @@ def read_urls(path: Path, prefix: str) -> dict[str, str]:
             raise RadiographError(f"metadata {path} has the columns {header}; FILE NAME and URL are needed")
         name, url = header.index("FILE NAME"), header.index("URL")
         return {
-            re.sub(f"^{re.escape(prefix)}", prefix, str(row[name]).strip(), flags=re.IGNORECASE): str(
-                row[url] or ""
-            )
+            re.sub(f"^{re.escape(prefix)}", prefix, str(row[name]).strip(), flags=re.IGNORECASE): str(row[url] or "")
             for row in rows
             if row[name]
         }

@@ -56,9 +56,7 @@ class Scores:
         ValueError: an unknown metric.
     """
 
-    def __init__(
-        self, classes: Sequence[str], names: Sequence[str], device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, classes: Sequence[str], names: Sequence[str], device: torch.device | str = "cpu") -> None:
         check_metrics(names)
         from torchmetrics import MetricCollection, classification
 

@@ -144,9 +144,7 @@ def build_model(
         raise ValueError(f"build_model(num_classes={num_classes!r}): must be an integer of at least 2")
     if name not in list_models():
         close = difflib.get_close_matches(name, list_models(), n=3) or list_models()[:4]
-        raise ValueError(
-            f"no model {name!r}; did you mean {', '.join(close)}? All names: lrp_plugin.cxr.list_models()"
-        )
+        raise ValueError(f"no model {name!r}; did you mean {', '.join(close)}? All names: lrp_plugin.cxr.list_models()")
     if name in OWN_MODELS:
         if weights is not None:
             raise ValueError(
@@ -180,9 +178,7 @@ def _assemble(
     input_size: int | None,
     normalization: Any,
 ) -> CXRClassifier:
-    least = next(
-        side for prefix, side in sorted(_LEAST_SIDE.items(), reverse=True) if name.startswith(prefix)
-    )
+    least = next(side for prefix, side in sorted(_LEAST_SIDE.items(), reverse=True) if name.startswith(prefix))
     own = getattr(backbone, "image_size", _FIXED_SIDE.get(name))
     if input_size is not None and (input_size < least or own not in (None, input_size)):
         legal = f"exactly {own}" if own else f"at least {least}"
@@ -226,9 +222,7 @@ def _download(name: str, entry: Any) -> nn.Module:
 def _replace_head(backbone: nn.Module, num_classes: int) -> None:
     """Put a fresh layer in place of the last linear map, which makes the logits."""
     path, last = [
-        (path, module)
-        for path, module in backbone.named_modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
+        (path, module) for path, module in backbone.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
     ][-1]
     parent, _, leaf = path.rpartition(".")
     if isinstance(last, nn.Linear):

@@ -77,9 +77,7 @@ def plot_confusion_matrix(
     """
     counts = np.asarray(matrix)
     if counts.shape != (len(classes), len(classes)):
-        raise ValueError(
-            f"confusion matrix of shape {counts.shape} for {len(classes)} classes {list(classes)}"
-        )
+        raise ValueError(f"confusion matrix of shape {counts.shape} for {len(classes)} classes {list(classes)}")
     figure, ax = _axes(ax, (1.3 + 0.8 * len(classes), 1.0 + 0.75 * len(classes)))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     ax.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)

@@ -68,9 +68,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
         patients: patient of each picture, length N.
     """
 
-    def __init__(
-        self, name: str, classes: Sequence[str], labels: Sequence[int], patients: Sequence[str]
-    ) -> None:
+    def __init__(self, name: str, classes: Sequence[str], labels: Sequence[int], patients: Sequence[str]) -> None:
         self.name = name
         self.classes: tuple[str, ...] = tuple(sorted(classes))
         self.labels = list(labels)
@@ -96,9 +94,7 @@ class CXRDataset(Dataset[dict[str, Any]]):
             IndexError: it lies outside the dataset.
         """
         if not -len(self) <= index < len(self):
-            raise IndexError(
-                f"{self.name}[{index}]: legal are {-len(self)} to {len(self) - 1} ({len(self)} pictures)"
-            )
+            raise IndexError(f"{self.name}[{index}]: legal are {-len(self)} to {len(self) - 1} ({len(self)} pictures)")
         return index % len(self)
 
     @property

@@ -96,9 +96,7 @@ class TrainingRun:
 
         output = self.trainer.output
         if resume and output is None:
-            raise ValueError(
-                f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run"
-            )
+            raise ValueError(f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run")
         last = None if output is None else output / "last.ckpt"
         if last is not None and last.exists() and not resume:
             raise FileExistsError(
@@ -158,9 +156,7 @@ class TrainingRun:
     def _step(self, net: nn.Module, images: Tensor, labels: Tensor) -> None:
         with self.trainer.autocast():
             logits = net(images)
-        losses = F.cross_entropy(
-            logits.float(), labels, weight=self.weights, reduction="none", ignore_index=IGNORED
-        )
+        losses = F.cross_entropy(logits.float(), labels, weight=self.weights, reduction="none", ignore_index=IGNORED)
         kept = labels != IGNORED
         mass = self.weights[labels[kept]].sum() if self.weights is not None else kept.sum().float()
         total = sum_over_processes(mass.detach()).clamp(min=1e-12)
@@ -262,9 +258,7 @@ class TrainingRun:
             raise CheckpointError(f"{where} has format {state.get('format')!r}; this version reads {_FORMAT}")
         now = {**asdict(self.settings), "batches": self.batches, "processes": self.trainer.world}
         then = {**state["settings"], "batches": state["batches"], "processes": state["world"]}
-        changed = [
-            f"{name} {then.get(name)!r} -> {now[name]!r}" for name in now if then.get(name) != now[name]
-        ]
+        changed = [f"{name} {then.get(name)!r} -> {now[name]!r}" for name in now if then.get(name) != now[name]]
         if changed:
             raise CheckpointError(
                 f"{where} cannot be resumed exactly, the run differs: {'; '.join(changed)}. Use the same "
@@ -313,7 +307,5 @@ class TrainingRun:
         else:
             weights = torch.tensor(wanted, dtype=torch.float32)
         if len(weights) != len(classes):
-            raise ValueError(
-                f"{len(weights)} class weights for the {len(classes)} classes {', '.join(classes)}"
-            )
+            raise ValueError(f"{len(weights)} class weights for the {len(classes)} classes {', '.join(classes)}")
         return weights.to(self.trainer.device)

@@ -75,14 +75,10 @@ class TrainSettings:
             raise ValueError(f"TrainSettings(warmup={self.warmup!r}): a share of all steps, in [0, 1)")
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
-            raise ValueError(
-                f"TrainSettings(class_weights={weights!r}): legal are None, 'balanced', or numbers"
-            )
+            raise ValueError(f"TrainSettings(class_weights={weights!r}): legal are None, 'balanced', or numbers")
         if weights is not None and not isinstance(weights, str):
             if min(weights) <= 0:
-                raise ValueError(
-                    f"TrainSettings(class_weights={list(weights)}): every weight must be positive"
-                )
+                raise ValueError(f"TrainSettings(class_weights={list(weights)}): every weight must be positive")
             object.__setattr__(self, "class_weights", [float(weight) for weight in weights])
 
     def rate(self, step: int, steps: int) -> float:

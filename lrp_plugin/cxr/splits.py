@@ -42,9 +42,7 @@ def labels_of(dataset: Dataset[Any]) -> list[int]:
     """
     labels = getattr(dataset, "labels", getattr(dataset, "targets", None))
     if labels is None:
-        raise TypeError(
-            f"{type(dataset).__name__} has no `labels`: give it a list with the label of each sample"
-        )
+        raise TypeError(f"{type(dataset).__name__} has no `labels`: give it a list with the label of each sample")
     return [int(label) for label in labels]
 
 
@@ -134,17 +132,13 @@ def patients_of(dataset: Dataset[Any]) -> list[str]:
     """
     patients = getattr(dataset, "patients", None)
     if patients is None:
-        raise TypeError(
-            f"{type(dataset).__name__} has no `patients`: give it a list with the patient of each sample"
-        )
+        raise TypeError(f"{type(dataset).__name__} has no `patients`: give it a list with the patient of each sample")
     return [str(patient) for patient in patients]
 
 
 def _check(ratios: Sequence[float]) -> None:
     if not ratios or min(ratios) < 0 or not math.isclose(sum(ratios), 1.0, abs_tol=1e-6):
-        raise ValueError(
-            f"ratios {list(ratios)} must be non-negative and sum to 1; they sum to {sum(ratios):g}"
-        )
+        raise ValueError(f"ratios {list(ratios)} must be non-negative and sum to 1; they sum to {sum(ratios):g}")
 
 
 def _shuffled(n: int, seed: int) -> list[int]:

@@ -67,9 +67,7 @@ class Trainer:
         if precision not in _PRECISIONS:
             raise ValueError(f"Trainer(precision={precision!r}): legal are {', '.join(_PRECISIONS)}")
         if precision == "float16" and self.device.type != "cuda":
-            raise ValueError(
-                f"precision='float16' needs CUDA, this is {self.device}; use 'bfloat16' or 'float32'"
-            )
+            raise ValueError(f"precision='float16' needs CUDA, this is {self.device}; use 'bfloat16' or 'float32'")
         check_metrics(metrics)
         self.model = model.to(self.device)
         self.classes, self.metrics = tuple(classes), tuple(metrics)
@@ -160,9 +158,7 @@ class Trainer:
             image, label = batch
         else:
             what = f"keys {sorted(batch)}" if isinstance(batch, dict) else type(batch).__name__
-            raise TypeError(
-                f"a batch needs 'image' and 'disease', or to be a pair (images, labels); got {what}"
-            )
+            raise TypeError(f"a batch needs 'image' and 'disease', or to be a pair (images, labels); got {what}")
         # Plain tensors: a tv_tensors subclass would ride through every operation of the model.
         image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
         return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)

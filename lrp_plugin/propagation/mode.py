@@ -27,6 +27,7 @@ from lrp_plugin.propagation.tokens import propagate
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
 from lrp_plugin.propagation.waiting import Waiting, constant_of
 from lrp_plugin.propagation.writes import Writes
+from lrp_plugin.registry import Operation
 
 _REMEDY = (
     "register a rule for it (register_rule), or the module that contains it as one atomic operation; with "
@@ -335,9 +336,9 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         return any(signal.gate for signal in call.signals.values())
 
     # ---- rows, warnings ----------------------------------------------------------------------------------------
-    def open_row(self, operation: str, choice: Choice) -> Row | None:
+    def open_row(self, operation: Operation, choice: Choice) -> Row | None:
         """A row for the operation at the running module, or None while no ledger is kept."""
-        return None if self.recorder is None else self._row(self.paths.current()[0], operation, choice)
+        return None if self.recorder is None else self._row(self.paths.current()[0], str(operation), choice)
 
     def _row(self, path: str, operation: str, choice: Choice) -> Row:
         assert self.recorder is not None
@@ -347,7 +348,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         path = self.paths.current()[0]
         return f"module {path!r}" if path else "the model's own forward"
 
-    def _unknown(self, operation: str) -> Row | None:
+    def _unknown(self, kind: Operation) -> Row | None:
+        operation = str(kind)
         where = self._where()
         message = f"no rule carries relevance through operation {operation!r} in {where}: {_REMEDY}"
         if self.strict:

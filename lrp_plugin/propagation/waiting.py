@@ -56,6 +56,7 @@ class Waiting(Ports):
             row = self._row(path, joined, choice) if self.recorder is not None else None
             call = self.make_call(choice, spelling, args, kwargs, list(held.values()), settled_signals, row, rectified)
             call.value, call.followers = value, followers
+            assert choice.rule.formula is not None
             out = choice.rule.formula(call, **choice.parameters)
             return self._tapped(out, call, 0), self._tapped_port(call)
 

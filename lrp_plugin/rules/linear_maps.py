@@ -59,6 +59,9 @@ class LinearMap:
         self.cache: WeightCache = call.weights if call.weights is not None else WeightCache()
         self._addend: Tensor | None = None
         self._names: tuple[str, str, str] | None = None
+        self.x: Tensor
+        self.weight: Tensor
+        self.bias: Tensor | None = None
         self._read(call)
         self._source = self.weight
         self.z = call.value if call.value is not None else call.native().detach()

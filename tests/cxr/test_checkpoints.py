@@ -24,9 +24,7 @@ def test_full_disk_keeps_the_old_file_and_says_so(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     save_state(path, {"epoch": 1})
     fill_the_disk_for(path)
-    with pytest.raises(
-        CheckpointError, match=r"last\.ckpt .*No space left on device.*previous last\.ckpt is intact"
-    ):
+    with pytest.raises(CheckpointError, match=r"last\.ckpt .*No space left on device.*previous last\.ckpt is intact"):
         save_state(path, {"epoch": 2})
     assert load_state(path) == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"], "no rubbish left"

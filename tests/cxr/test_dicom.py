@@ -121,9 +121,7 @@ def test_dicom_in_a_folder_dataset(tmp_path: Path, ramp: np.ndarray) -> None:
         _ = dataset[1]
 
 
-def test_without_pydicom_the_extra_is_named(
-    tmp_path: Path, ramp: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pydicom_the_extra_is_named(tmp_path: Path, ramp: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "x.dcm", ramp)
     real = builtins.__import__
 

@@ -74,9 +74,7 @@ def test_processes_share_each_global_batch(
     n: int, batch: int, world: int, shuffle: bool, drop: bool, start: int
 ) -> None:
     def sampler(size: int, rank: int, of: int) -> EpochSampler:
-        made = EpochSampler(
-            n, size, shuffle=shuffle, seed=2, drop_last=drop, rank=rank, world=of, keep_in_step=True
-        )
+        made = EpochSampler(n, size, shuffle=shuffle, seed=2, drop_last=drop, rank=rank, world=of, keep_in_step=True)
         made.set_position(3, start)
         return made
 

@@ -12,9 +12,7 @@ from lrp_plugin.cxr.metrics import Scores
 NAMES = ("a", "b", "c")
 
 
-def score(
-    probabilities: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...] = DEFAULT_METRICS
-) -> dict:
+def score(probabilities: torch.Tensor, labels: torch.Tensor, names: tuple[str, ...] = DEFAULT_METRICS) -> dict:
     scores = Scores(NAMES, names)
     for p, y in zip(probabilities.split(3), labels.split(3), strict=True):
         scores.update(p, y, F.nll_loss(p.clamp(min=1e-9).log(), y, reduction="none", ignore_index=IGNORED))

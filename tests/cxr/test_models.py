@@ -102,9 +102,7 @@ def test_gradient_is_about_the_grey_picture_as_read() -> None:
 
 def test_pretrained_normalization_happens_inside(monkeypatch: pytest.MonkeyPatch) -> None:
     real = torchvision.models.get_model
-    monkeypatch.setattr(
-        torchvision.models, "get_model", lambda name, weights=None, **more: real(name, **more)
-    )
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights=None, **more: real(name, **more))
     model = build_model("resnet18", 4, "DEFAULT").eval()
     picture = torch.rand(1, 3, 64, 64)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -53,9 +53,7 @@ def test_two_processes_train_to_the_same_weights_and_metrics(tmp_path: Path) -> 
         assert process["weights"] == pytest.approx(one["weights"], abs=1e-5)
     for rows in zip(one["rows"], *(process["rows"] for process in two), strict=True):
         assert rows[1] == pytest.approx(rows[0], abs=1e-4, nan_ok=True)
-        assert rows[2] == pytest.approx(rows[1], abs=1e-12, nan_ok=True), (
-            "every process knows the same figures"
-        )
+        assert rows[2] == pytest.approx(rows[1], abs=1e-12, nan_ok=True), "every process knows the same figures"
     assert one["figures"]["confusion_matrix"] == two[0]["figures"]["confusion_matrix"]
     for process in two:
         assert process["y_true"] == one["y_true"] == SyntheticCXR(21).labels
@@ -84,9 +82,7 @@ def test_loader_made_before_the_processes_met_is_refused() -> None:
 
 
 def test_another_processs_failure_is_raised_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "lrp_plugin.cxr.processes.gather", lambda value: [value, "CheckpointError: disk full"]
-    )
+    monkeypatch.setattr("lrp_plugin.cxr.processes.gather", lambda value: [value, "CheckpointError: disk full"])
     with pytest.raises(RuntimeError, match="process 1 failed: CheckpointError: disk full"):
         all_succeeded(None)
     with pytest.raises(KeyError):

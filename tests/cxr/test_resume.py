@@ -40,9 +40,7 @@ def run() -> Any:
         pytest.param(0, "foreign", marks=pytest.mark.slow),
     ],
 )
-def test_killed_and_resumed_ends_with_the_same_bits(
-    tmp_path: Path, run: Any, workers: int, kind: str
-) -> None:
+def test_killed_and_resumed_ends_with_the_same_bits(tmp_path: Path, run: Any, workers: int, kind: str) -> None:
     whole = run(str(tmp_path / "whole"), 0, kind)
     moment = random.SystemRandom().randrange(1, READS - 4)
     process = subprocess.Popen(
@@ -68,9 +66,7 @@ class Cut(Exception):
     """The simulated end of the process."""
 
 
-def train(
-    output: Path, cut_after: int | None, precision: str = "float32", **settings: object
-) -> torch.Tensor:
+def train(output: Path, cut_after: int | None, precision: str = "float32", **settings: object) -> torch.Tensor:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 2))
     steps = 0

@@ -21,9 +21,7 @@ def plain(value: Tensor) -> Tensor:
 
 
 def same(first: dict, second: dict) -> bool:
-    return all(
-        torch.equal(plain(first[k]), plain(second[k])) for k in ("image", "lungs", "evidence", "marker")
-    )
+    return all(torch.equal(plain(first[k]), plain(second[k])) for k in ("image", "lungs", "evidence", "marker"))
 
 
 def test_picture_depends_on_seed_and_index_alone() -> None:
@@ -97,8 +95,7 @@ def test_opacities_are_where_they_are_said_to_be() -> None:
     assert spread[2] < spread[1] < spread[0], "hila inside, consolidation between, periphery outside"
     one_sided = sum(
         int(
-            (plain(dataset[i]["evidence"])[0, :, :64].sum() > 0)
-            != (plain(dataset[i]["evidence"])[0, :, 64:].sum() > 0)
+            (plain(dataset[i]["evidence"])[0, :, :64].sum() > 0) != (plain(dataset[i]["evidence"])[0, :, 64:].sum() > 0)
         )
         for i in range(OPACITY, 160, 4)
     )
@@ -179,9 +176,7 @@ def test_illegal_numbers_are_named(arguments: dict, named: str) -> None:
         SyntheticCXR(**{"n": 4, **arguments})
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"label": "Flu"}, {"strength": 1.5}, {"base_rate": -0.1}, {"text": " "}]
-)
+@pytest.mark.parametrize("arguments", [{"label": "Flu"}, {"strength": 1.5}, {"base_rate": -0.1}, {"text": " "}])
 def test_illegal_shortcuts_are_refused(arguments: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Shortcut(**arguments)

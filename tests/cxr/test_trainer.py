@@ -112,17 +112,13 @@ def test_best_epoch_is_loaded_at_the_end(tmp_path: Path) -> None:
 def test_last_epoch_stays_when_asked() -> None:
     own = trainer()
     train, val = loaders()
-    history = own.train(
-        train, val, epochs=5, learning_rate=0.3, schedule="constant", monitor="loss", load_best=False
-    )
+    history = own.train(train, val, epochs=5, learning_rate=0.3, schedule="constant", monitor="loss", load_best=False)
     assert own.evaluate(val)["loss"] == pytest.approx(history.rows[-1]["val_loss"], abs=1e-9)
 
 
 def test_patience_stops_early() -> None:
     train, val = loaders()
-    history = trainer().train(
-        train, val, epochs=50, learning_rate=0.3, schedule="constant", monitor="loss", patience=2
-    )
+    history = trainer().train(train, val, epochs=50, learning_rate=0.3, schedule="constant", monitor="loss", patience=2)
     assert history.stopped_early
     assert history.best_epoch is not None
     assert len(history.rows) == history.best_epoch + 2

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from zoo import (
+from networks_tried import (
     SEGMENTATION,
     TIMM,
     VIDEO,
@@ -20,6 +19,7 @@ from zoo import (
     three_dimensional,
     transposed,
 )
+from torch import Tensor, nn
 
 from lrp_plugin import UnifiedLRP
 
