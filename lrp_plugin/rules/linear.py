@@ -24,10 +24,6 @@ ADDED_PRODUCTS = ("addmm", "baddbmm")
 MAPS = ("linear", *CONVOLUTIONS, *ADDED_PRODUCTS, *PRODUCTS, "bilinear")
 
 
-def _one_signal(names: Any, signals: Any) -> bool:
-    return is_map_of_one_signal(names, signals)
-
-
 def _is_product(call: Call) -> bool:
     """Two factors are signals, or the addend is: no linear map of one signal."""
     signals = sum(call.is_signal(t) for t in tensors_in((call.args, call.kwargs), []))
@@ -39,7 +35,7 @@ def _distributes(parameters: Mapping[str, Any]) -> bool:
     return parameters.get("bias") == "distribute"
 
 
-@register_rule("epsilon", *MAPS, folds=_distributes, defers=_one_signal)
+@register_rule("epsilon", *MAPS, folds=_distributes, defers=is_map_of_one_signal)
 def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, bias: str = "absorb") -> Tensor:
     """LRP-epsilon: each input gets its share of z, damped where z is small.
 
@@ -91,7 +87,7 @@ def _relative(call: Call, z: Tensor, epsilon: Tensor, added: Any) -> Tensor:
     return scale(z, factor)
 
 
-@register_rule("zero", *MAPS, folds=_distributes, defers=_one_signal)
+@register_rule("zero", *MAPS, folds=_distributes, defers=is_map_of_one_signal)
 def zero(call: Call, *, bias: str = "absorb") -> Tensor:
     """LRP-0: the epsilon rule with epsilon = 0; on a piecewise-linear network gradient times input.
 
@@ -100,7 +96,7 @@ def zero(call: Call, *, bias: str = "absorb") -> Tensor:
     return epsilon_rule(call, epsilon=0.0, bias=bias)
 
 
-@register_rule("zplus", *MAPS, folds=True, defers=_one_signal)
+@register_rule("zplus", *MAPS, folds=True, defers=is_map_of_one_signal)
 def zplus(call: Call, *, stabilizer: float = 1e-9, bias: str = "absorb") -> Tensor:
     """LRP-z+: only positive contributions receive relevance.
 
@@ -118,7 +114,7 @@ def zplus(call: Call, *, stabilizer: float = 1e-9, bias: str = "absorb") -> Tens
     return f.redistribute([f.positive()], stabilizer)
 
 
-@register_rule("alphabeta", *MAPS, folds=True, defers=_one_signal)
+@register_rule("alphabeta", *MAPS, folds=True, defers=is_map_of_one_signal)
 def alphabeta(
     call: Call, *, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-9, bias: str = "absorb"
 ) -> Tensor:
@@ -154,7 +150,7 @@ def check_alpha_beta(alpha: float, beta: float) -> None:
         raise ValueError(f"alpha={alpha}, beta={beta}: legal are alpha - beta = 1 with beta >= 0, as (2, 1) or (1, 0)")
 
 
-@register_rule("gamma", *MAPS, folds=True, defers=_one_signal)
+@register_rule("gamma", *MAPS, folds=True, defers=is_map_of_one_signal)
 def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bias: str = "absorb") -> Tensor:
     """LRP-gamma, generalized to signed inputs: contributions of the pre-activation's own sign weigh 1 + gamma.
 
@@ -208,7 +204,7 @@ def _favoured(f: LinearMap, gamma: float) -> list[Carrier]:
     ]
 
 
-@register_rule("gamma_montavon", *MAPS, folds=True, defers=_one_signal)
+@register_rule("gamma_montavon", *MAPS, folds=True, defers=is_map_of_one_signal)
 def gamma_montavon(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bias: str = "absorb") -> Tensor:
     """LRP-gamma as first published: positive weights weigh 1 + gamma; meant for non-negative inputs.
 
@@ -223,7 +219,7 @@ def gamma_montavon(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9,
     return f.redistribute([f.share_out(f.apply(f.x, lifted, raised), f.placed(raised))], stabilizer)
 
 
-@register_rule("excitation_backprop", *MAPS, folds=True, defers=_one_signal)
+@register_rule("excitation_backprop", *MAPS, folds=True, defers=is_map_of_one_signal)
 def excitation_backprop(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
     """Excitation backprop: activations over excitatory weights alone; the bias takes no part.
 
