@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from captum._utils.common import _format_output
 from captum.attr import GradientAttribution
 from torch import Tensor, nn
 
 from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
+from lrp_plugin.arguments import Arguments, read_arguments
 from lrp_plugin.batches import parts
 from lrp_plugin.compiled import CompiledPass, Explained
 from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, ready_composite, rule
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.composites.ready import handing_on
 from lrp_plugin.evaluation import evaluating
-from lrp_plugin.explained import ExplainedInputs, checked, pick_target, select_output
+from lrp_plugin.explained import ExplainedInputs, OutputChoice, check_choice, checked, pick_target, select_output
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
@@ -26,6 +26,7 @@ from lrp_plugin.registry import Registry, registry
 from lrp_plugin.rules.linear import check_alpha_beta
 from lrp_plugin.rules.weights import WeightCache
 
+Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
 RULES = ("epsilon", "zero", "zplus", "gamma", "gamma_montavon", "alphabeta", "flat", "wsquare", "uniform")
 
 
@@ -47,6 +48,9 @@ class UnifiedLRP(GradientAttribution):
         composite: A `Composite`, or the name of a ready one; replaces ``rule``.
         bias: ``"absorb"``, ``"ignore"`` or ``"distribute"``: what becomes of the relevance of biases.
         registry: A registry of one's own (`Registry.copy`).
+        output: What is explained of what the model returns, where that is no tensor: a key or attribute (``"y_prob"``), a
+            place in a tuple (an int), or a function of it that returns a tensor, shape (N, ...). None: ``logits``,
+            ``logit``, ``y_prob``, ``out`` or ``last_hidden_state``, the first there is, else a tuple's first tensor.
         strict: Raise on an operation without a rule; otherwise it is warned about and keeps its native gradient.
         compile: True: the whole pass is traced once per form of call (shapes, dtypes) and run by ``torch.compile``;
             ``"reduce-overhead"``: with CUDA graphs. The first call of a form takes as long as compiling does.
@@ -65,17 +69,19 @@ class UnifiedLRP(GradientAttribution):
         self, model: nn.Module | Callable[..., Any], rule: str = "epsilon", *, epsilon: float = 0.01,
         gamma: float = 0.25, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-9,
         composite: Composite | str | None = None, bias: str = "absorb", registry: Registry | None = None,
-        strict: bool = False, compile: bool | str = False,
+        output: OutputChoice = None, strict: bool = False, compile: bool | str = False,
     ) -> None:  # fmt: skip
         GradientAttribution.__init__(self, model)
         self.model = _unwrapped(model)
         self.registry = registry if registry is not None else _default_registry()
+        self.output = output
         self.strict = strict
         self.stabilizer = stabilizer
         for name, value in (("epsilon", epsilon), ("gamma", gamma), ("stabilizer", stabilizer)):
             if not value >= 0:
                 raise ValueError(f"{name}={value}: legal are numbers >= 0")
         check_alpha_beta(alpha, beta)
+        check_choice(output)
         if bias not in ("absorb", "ignore", "distribute"):
             raise ValueError(f"bias={bias!r}; legal are 'absorb', 'ignore', 'distribute'")
         if isinstance(composite, str):
@@ -105,13 +111,15 @@ class UnifiedLRP(GradientAttribution):
 
     @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute(  # type: ignore[override]
-        self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None,
+        self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None,
         return_convergence_delta: bool = False, verbose: bool = False, internal_batch_size: int | None = None,
+        forward_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """Relevance of every input entry, in the units of the explained output (a logit as a rule).
 
         Args:
-            inputs: A tensor (N, ...), or a tuple of them; integer inputs (token ids) get one relevance per token.
+            inputs: A tensor (N, ...), or a tuple of them, or a dict from the model's argument names to them
+                (``{"input_ids": ids}``); integer inputs (token ids) get one relevance per token.
             target: Which output is explained, per example or for all: an int (N outputs of shape (N, classes)), a tuple of
                 ints for further dimensions, a list or tensor with one for each example; None where the model gives
                 one number per example.
@@ -119,32 +127,34 @@ class UnifiedLRP(GradientAttribution):
             return_convergence_delta: Also return output - sum of attributions, per example, shape (N,).
             verbose: Print the plan: which rule each operation got.
             internal_batch_size: Explain so many examples at a time, for less memory; the same relevance.
+            forward_kwargs: Further arguments of the model by name (``{"attention_mask": mask}``); no relevance.
 
         Returns:
-            Relevance of the inputs' shapes (a tensor, or a tuple as ``inputs`` were one); with
+            Relevance of the inputs' shapes (a tensor, or a tuple or dict as ``inputs`` were one); with
             ``return_convergence_delta`` a pair of that and the delta.
 
         Raises:
             ValueError: For a target out of range, NaN in the input, an input that nothing differentiable reads.
             UnsupportedOperationError: With ``strict``, for an operation that has no rule.
         """
+        inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         given = checked(inputs)
         if internal_batch_size is not None and given[0].shape[0] > internal_batch_size:
-            divided = parts(inputs, target, additional_forward_args, internal_batch_size)
+            divided = parts(inputs, target, arguments, internal_batch_size)
             return _joined([self.attribute(*part, return_convergence_delta, verbose) for part in divided])
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
 
         def eager() -> Explained:
-            explained, selected, mode = self._forward(inputs, target, additional_forward_args, plan=plan)
+            explained, selected, mode = self._forward(inputs, target, arguments, plan=plan)
             return Explained(explained.relevance(mode, selected), selected.detach())
 
         if self._compiled is None or verbose:
             relevances, output = eager()
         else:
-            relevances, output = self._compiled.explain(given, target, additional_forward_args, eager)
+            relevances, output = self._compiled.explain(given, target, arguments, eager)
         if plan is not None:
             print(Plan(plan))
-        attributions = _format_output(isinstance(inputs, tuple), relevances)
+        attributions = arguments.format(relevances, isinstance(inputs, tuple))
         if not return_convergence_delta:
             return attributions
         totals = sum(r.detach().double().flatten(1).sum(1) for r in relevances)
@@ -152,17 +162,18 @@ class UnifiedLRP(GradientAttribution):
 
     @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute_targets(
-        self, inputs: Tensor | tuple[Tensor, ...], targets: Sequence[Any] | Tensor, additional_forward_args: Any = None
-    ) -> Any:
+        self, inputs: Inputs, targets: Sequence[Any] | Tensor, additional_forward_args: Any = None,
+        forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
         """Relevance for several targets: one forward pass, one backward pass for each target.
 
         Args:
             inputs: As in `attribute`.
             targets: K targets, each in one of the forms `attribute` takes.
-            additional_forward_args: As in `attribute`.
+            additional_forward_args, forward_kwargs: As in `attribute`.
 
         Returns:
-            Relevance of shape (K, N, ...) for each input: a tensor, or a tuple as ``inputs`` were one.
+            Relevance of shape (K, N, ...) for each input: a tensor, or a tuple or dict as ``inputs`` were one.
 
         Raises:
             ValueError: Without a target, and as in `attribute`.
@@ -170,24 +181,27 @@ class UnifiedLRP(GradientAttribution):
         chosen = list(targets)
         if not chosen:
             raise ValueError("targets is empty: pass at least one, as [281, 285]")
-        explained, value, mode = self._forward(inputs, None, additional_forward_args, select=False)
+        inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
+        explained, value, mode = self._forward(inputs, None, arguments, select=False)
         examples = explained.handed[0].shape[0]
         with torch.enable_grad():
             selected = [pick_target(value, target, examples) for target in chosen]
         last = len(selected) - 1
         found = [explained.relevance(mode, one, retain=k < last) for k, one in enumerate(selected)]
-        return _format_output(explained.is_tuple, tuple(torch.stack(relevance) for relevance in zip(*found)))
+        return explained.format([torch.stack(relevance) for relevance in zip(*found)])
 
     def ledger(
-        self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None
-    ) -> Ledger:
+        self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None,
+        forward_kwargs: Mapping[str, Any] | None = None,
+    ) -> Ledger:  # fmt: skip
         """The account of one explanation: where every bit of the output went. Arguments as in `attribute`.
 
         Costs one forward and one backward pass per example.
         """
+        inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         examples = checked(inputs)[0].shape[0]
         recorder = Recorder(examples)
-        explained, selected, mode = self._forward(inputs, target, additional_forward_args, recorder=recorder)
+        explained, selected, mode = self._forward(inputs, target, arguments, recorder=recorder)
         sums = []
         for example in range(examples):
             recorder.example = example
@@ -197,10 +211,13 @@ class UnifiedLRP(GradientAttribution):
             sums.append(sum(r.detach().double().sum() for r in relevances))
         return Ledger(recorder.rows, selected, torch.stack([torch.as_tensor(s) for s in sums]))
 
-    def plan(self, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any = None) -> Plan:
+    def plan(
+        self, inputs: Inputs, additional_forward_args: Any = None, forward_kwargs: Mapping[str, Any] | None = None
+    ) -> Plan:
         """Which rule each operation will get, and which selector chose it; explains nothing."""
         sites: list[tuple[Site, Choice]] = []
-        self._forward(inputs, None, additional_forward_args, plan=sites, select=False)
+        inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
+        self._forward(inputs, None, arguments, plan=sites, select=False)
         return Plan(sites)
 
     def has_convergence_delta(self) -> bool:
@@ -208,26 +225,26 @@ class UnifiedLRP(GradientAttribution):
         return True
 
     def _forward(
-        self, inputs: Any, target: Any, additional: Any, *, recorder: Recorder | None = None,
+        self, inputs: Any, target: Any, arguments: Arguments, *, recorder: Recorder | None = None,
         plan: list[tuple[Site, Choice]] | None = None, select: bool = True,
     ) -> tuple[ExplainedInputs, Tensor, Propagation]:  # fmt: skip
         if self.chooser.counts:
-            self.chooser.linear_maps = self._count(inputs, additional)
+            self.chooser.linear_maps = self._count(inputs, arguments)
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
-            explained = ExplainedInputs(inputs, additional, ports=self.chooser.ports)
+            explained = ExplainedInputs(inputs, arguments, ports=self.chooser.ports)
             mode = Propagation(
                 self.model, self.chooser, recorder=recorder, strict=self.strict, ports=self.chooser.ports,
                 weights=self.weights, port_stabilizer=self.stabilizer, plan=plan, warned=self._warned,
             )  # fmt: skip
             explained.declare(mode)
             with atomic_modules(mode, self.model, self.registry), mode:
-                output = self.model(*explained.handed, *explained.additional)
+                output = explained.run(self.model, self.output)
             return explained, select_output(mode, output, target, explained, select), mode
 
-    def _count(self, inputs: Any, additional: Any) -> int:
+    def _count(self, inputs: Any, arguments: Arguments) -> int:
         """How many linear maps a pass executes, for selectors that count from the output."""
         counting = UnifiedLRP(self.model, composite=Composite([(anything(), rule("epsilon"))]), registry=self.registry)
-        return sum(site.linear for site, _ in counting.plan(inputs, additional).entries)
+        return sum(site.linear for site, _ in counting.plan(inputs, arguments).entries)
 
 
 def _default_registry() -> Registry:
@@ -235,7 +252,9 @@ def _default_registry() -> Registry:
 
 
 def _joined(found: list[Any]) -> Any:
-    """The results of consecutive parts as one: tensors are concatenated, tuples entry by entry."""
+    """The results of consecutive parts as one: tensors are concatenated, tuples and dicts entry by entry."""
+    if isinstance(found[0], dict):
+        return {name: _joined([one[name] for one in found]) for name in found[0]}
     if isinstance(found[0], tuple):
         return tuple(_joined(list(entries)) for entries in zip(*found))
     return torch.cat(found)

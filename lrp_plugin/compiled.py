@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lrp_plugin.arguments import Arguments
 from lrp_plugin.call import map_tensors, tensors_in
 from lrp_plugin.evaluation import evaluating
 from lrp_plugin.explained import ExplainedInputs, check_finite, check_target, select_output
@@ -63,10 +64,9 @@ class CompiledPass:
         self._graphs: dict[Any, _Graph | None] = {}
 
     def explain(
-        self, inputs: tuple[Tensor, ...], target: Any, additional: Any, eager: Callable[[], Explained]
+        self, inputs: tuple[Tensor, ...], target: Any, arguments: Arguments, eager: Callable[[], Explained]
     ) -> Explained:
         """Relevance of the inputs; ``eager`` gives the same without a graph."""
-        arguments = () if additional is None else additional if isinstance(additional, tuple) else (additional,)
         places = _target_index(target, inputs[0])
         key = _form(inputs, arguments, places)
         versions = _versions(self.owner.model)
@@ -82,7 +82,7 @@ class CompiledPass:
 
     def _first(
         self, key: Any, versions: tuple[Any, ...], inputs: tuple[Tensor, ...], places: Tensor | None,
-        arguments: tuple[Any, ...], eager: Callable[[], Explained],
+        arguments: Arguments, eager: Callable[[], Explained],
     ) -> Explained:  # fmt: skip
         """The eager pass, which checks the arguments; then a graph, kept where it gives the same."""
         expected = eager()
@@ -110,7 +110,7 @@ class CompiledPass:
             del self._graphs[next(iter(self._graphs))]
 
     def _trace(
-        self, versions: tuple[Any, ...], inputs: tuple[Tensor, ...], places: Tensor | None, arguments: tuple[Any, ...]
+        self, versions: tuple[Any, ...], inputs: tuple[Tensor, ...], places: Tensor | None, arguments: Arguments
     ) -> _Graph:
         shapes: list[torch.Size] = []
         count = len(inputs)
@@ -131,7 +131,7 @@ class CompiledPass:
         return _Graph(torch.compile(graph, mode=mode, dynamic=False, fullgraph=True), versions, shapes[0])
 
     def _pass(
-        self, inputs: tuple[Tensor, ...], index: Tensor | None, arguments: tuple[Any, ...], shapes: list[torch.Size]
+        self, inputs: tuple[Tensor, ...], index: Tensor | None, arguments: Arguments, shapes: list[torch.Size]
     ) -> tuple[Tensor, ...]:
         owner = self.owner
         explained = ExplainedInputs(inputs, arguments, ports=owner.chooser.ports)
@@ -141,7 +141,7 @@ class CompiledPass:
         )  # fmt: skip
         explained.declare(mode)
         with mode:
-            output = owner.model(*explained.handed, *explained.additional)
+            output = explained.run(owner.model, owner.output)
         value = select_output(mode, output, None, explained, select=False)
         shapes.append(value.shape)
         examples = value.shape[0]
@@ -152,9 +152,7 @@ class CompiledPass:
             selected = value[place]
         return *explained.relevance(mode, selected), selected.detach()
 
-    def _run(
-        self, graph: _Graph, inputs: tuple[Tensor, ...], places: Tensor | None, arguments: tuple[Any, ...]
-    ) -> Explained:
+    def _run(self, graph: _Graph, inputs: tuple[Tensor, ...], places: Tensor | None, arguments: Arguments) -> Explained:
         with torch.inference_mode(False), torch.no_grad():
             found = graph.run(*(t.detach() for t in _flat(inputs, places, arguments)))
         if self.mode == "reduce-overhead":  # a CUDA graph's outputs are overwritten by its next run
@@ -162,11 +160,11 @@ class CompiledPass:
         return Explained(tuple(found[:-1]), found[-1])
 
 
-def _flat(inputs: tuple[Tensor, ...], places: Tensor | None, arguments: tuple[Any, ...]) -> list[Tensor]:
+def _flat(inputs: tuple[Tensor, ...], places: Tensor | None, arguments: Arguments) -> list[Tensor]:
     return [*inputs, *(() if places is None else (places,)), *tensors_in(arguments, [])]
 
 
-def _form(inputs: Sequence[Tensor], arguments: tuple[Any, ...], places: Tensor | None) -> Any:
+def _form(inputs: Sequence[Tensor], arguments: Arguments, places: Tensor | None) -> Any:
     """What a graph is made for: everything but the tensors' entries."""
     kind = inputs[0].device.type
     tensors = tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in (*inputs, *tensors_in(arguments, [])))

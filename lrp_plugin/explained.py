@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from captum._utils.common import _select_targets
 from torch import Tensor
 
+from lrp_plugin.arguments import Arguments
 from lrp_plugin.propagation.tokens import port_of_tokens
 
 if TYPE_CHECKING:
@@ -19,21 +20,25 @@ if TYPE_CHECKING:
 OUTPUT_NAMES = ("logits", "logit", "y_prob", "out", "last_hidden_state")
 """What is explained of a model that returns a dict or a dataclass: the first of these that it holds."""
 
+OutputChoice = str | int | Callable[[Any], Any] | None
+"""What is explained of what a model returns: a key or attribute, a place in a tuple, a function of it, or the default."""
+
 
 class ExplainedInputs:
     """Differentiable stand-ins for the inputs; the user's tensors are never written to.
 
     Args:
         inputs: A tensor or a tuple of tensors, the first dimension the examples.
-        additional: Further arguments of the model, or None.
+        arguments: What else the model is called with.
         ports: Start a port at each floating-point input.
 
     Raises:
         ValueError: Without a tensor, for NaN in one, for inputs that are neither floating point nor integer.
     """
 
-    def __init__(self, inputs: Any, additional: Any, ports: bool) -> None:
+    def __init__(self, inputs: Any, arguments: Arguments, ports: bool) -> None:
         self.is_tuple = isinstance(inputs, tuple)
+        self.arguments = arguments
         given = checked(inputs)
         check_finite(given)
         self.originals = [_plain(tensor) for tensor in given]
@@ -49,12 +54,20 @@ class ExplainedInputs:
             if ports or leaf is None:
                 port = torch.ones_like(tensor, requires_grad=True) if leaf is not None else port_of_tokens(tensor)
             self.ports.append(port)
-        self.additional = _additional(additional)
 
     def declare(self, mode: Propagation) -> None:
         """Tells the propagation what its signals are."""
         for handed, leaf, port in zip(self.handed, self.leaves, self.ports):
             mode.start(handed, port, token=leaf is None)
+
+    def run(self, model: Any, choose: OutputChoice) -> Any:
+        """What the model returns for the stand-ins, or what ``choose`` takes of it; under the propagation."""
+        output = self.arguments.call(model, self.handed)
+        return output if choose is None else chosen_output(output, choose)
+
+    def format(self, relevances: Sequence[Tensor]) -> Any:
+        """Relevance in the inputs' own form."""
+        return self.arguments.format(relevances, self.is_tuple)
 
     def relevance(
         self, mode: Propagation, selected: Tensor, seed: Tensor | None = None, retain: bool = False
@@ -121,12 +134,6 @@ def _plain(tensor: Tensor) -> Tensor:
     return detached.clone() if detached.is_inference() else detached
 
 
-def _additional(given: Any) -> tuple[Any, ...]:
-    if given is None:
-        return ()
-    return given if isinstance(given, tuple) else (given,)
-
-
 def select_output(
     mode: Propagation, output: Any, target: Any, explained: ExplainedInputs, select: bool = True
 ) -> Tensor:
@@ -168,16 +175,57 @@ def _tensor_of(output: Any) -> Tensor:
     if isinstance(output, Tensor):
         return output
     for name in OUTPUT_NAMES:
-        found = output.get(name) if isinstance(output, dict) else getattr(output, name, None)
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(found, Tensor):
             return found
     first = output[0] if isinstance(output, (tuple, list)) and output else None
     if isinstance(first, Tensor):
         return first
     raise ValueError(
-        f"the model returned {type(output).__name__} without any of {', '.join(OUTPUT_NAMES)}; wrap it so that it "
-        f"returns one tensor"
+        f"the model returned {_described(output)}, without any of {', '.join(OUTPUT_NAMES)}: say which tensor is "
+        "explained by output=, a name in it, a place (int), or a function of it"
     )
+
+
+def check_choice(choose: Any) -> None:
+    """Raises ``ValueError`` for an ``output=`` that is none of what is legal."""
+    if choose is not None and not isinstance(choose, (str, int)) and not callable(choose):
+        raise ValueError(f"output={choose!r}; legal are a name (str), a place in a tuple (int), a function, or None")
+
+
+def chosen_output(output: Any, choose: str | int | Callable[[Any], Any]) -> Tensor:
+    """The tensor that ``output=`` names in what the model returned.
+
+    Raises:
+        ValueError: Where it is not there, or is no tensor.
+    """
+    if callable(choose):
+        found = choose(output)
+    elif isinstance(choose, int):
+        found = output[choose] if _has_place(output, choose) else None
+    else:
+        found = output.get(choose) if isinstance(output, Mapping) else getattr(output, choose, None)
+    if isinstance(found, Tensor):
+        return found
+    what = "the function given" if callable(choose) else repr(choose)
+    raise ValueError(
+        f"output={what} gives {type(found).__name__}, not a tensor; the model returned {_described(output)}; legal are a "
+        "name or a place (int) of a tensor in it, or a function of it that returns one"
+    )
+
+
+def _has_place(output: Any, place: int) -> bool:
+    return isinstance(output, (tuple, list)) and -len(output) <= place < len(output)
+
+
+def _described(output: Any) -> str:
+    """The type of what a model returned, and its tensors' names or number."""
+    kind = type(output).__name__
+    if isinstance(output, (tuple, list)) and not hasattr(output, "_fields"):
+        return f"a {kind} of {len(output)} ({', '.join(type(item).__name__ for item in output)})"
+    held = output if isinstance(output, Mapping) else getattr(output, "__dict__", None) or {}
+    names = [str(name) for name in held] or list(getattr(output, "_fields", ()))
+    return f"a {kind} of {', '.join(names)}" if names else f"a {kind}"
 
 
 def check_target(target: Any, shape: Sequence[int]) -> None:

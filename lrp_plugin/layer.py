@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ from captum.attr._utils.attribution import LayerAttribution
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode
 
-from lrp_plugin.attribution import UnifiedLRP
+from lrp_plugin.arguments import read_arguments
+from lrp_plugin.attribution import Inputs, UnifiedLRP
 from lrp_plugin.call import tensors_in
 from lrp_plugin.propagation import Propagation
 
@@ -116,8 +117,9 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         return True
 
     def attribute(  # type: ignore[override]
-        self, inputs: Tensor | tuple[Tensor, ...], target: Any = None, additional_forward_args: Any = None,
+        self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False, grad_kwargs: dict[str, Any] | None = None,
+        forward_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """Relevance of every entry of the layer, in the units of the explained output.
 
@@ -125,6 +127,7 @@ class LayerUnifiedLRP(LayerGradientXActivation):
             inputs: As in `UnifiedLRP.attribute`. target: Likewise. additional_forward_args: Likewise.
             attribute_to_layer_input: At the layer's input instead of its output.
             grad_kwargs: Taken for Captum's sake; nothing in it is used.
+            forward_kwargs: As in `UnifiedLRP.attribute`.
 
         Returns:
             A tensor, or a tuple where the layer gives several; a list of those where ``layer`` is a list. A layer that
@@ -135,8 +138,9 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         """
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
         lrp = UnifiedLRP(self.forward_func, **self.options)
+        inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         with watching(layers, attribute_to_layer_input) as seen:
-            _, selected, _ = lrp._forward(inputs, target, additional_forward_args)
+            _, selected, _ = lrp._forward(inputs, target, arguments)
         found = []
         for layer, items in zip(layers, seen):
             relevance = _relevance(selected, items, type(layer).__name__)
@@ -162,8 +166,8 @@ class NeuronUnifiedLRP(NeuronAttribution):
         UnifiedLRP(forward_func, **options)
 
     def attribute(  # type: ignore[override]
-        self, inputs: Tensor | tuple[Tensor, ...], neuron_selector: Any, additional_forward_args: Any = None,
-        attribute_to_neuron_input: bool = False,
+        self, inputs: Inputs, neuron_selector: Any, additional_forward_args: Any = None,
+        attribute_to_neuron_input: bool = False, forward_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """Relevance of every input entry for the unit's activation.
 
@@ -171,7 +175,7 @@ class NeuronUnifiedLRP(NeuronAttribution):
             inputs: As in `UnifiedLRP.attribute`.
             neuron_selector: The unit's place behind the batch dimension (an int, a tuple of ints and slices), or a
                 function of the layer's output that gives one number per example.
-            additional_forward_args: Further arguments of the model.
+            additional_forward_args, forward_kwargs: Further arguments of the model, as in `UnifiedLRP.attribute`.
             attribute_to_neuron_input: The unit is meant at the layer's input.
 
         Returns:
@@ -181,10 +185,11 @@ class NeuronUnifiedLRP(NeuronAttribution):
             ValueError: Where the layer did not run.
         """
         lrp = UnifiedLRP(self.forward_func, **self.options)
+        inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         with watching([self.layer], attribute_to_neuron_input) as seen:
-            explained, _, mode = lrp._forward(inputs, None, additional_forward_args, select=False)
+            explained, _, mode = lrp._forward(inputs, None, arguments, select=False)
         if not seen[0]:
             raise ValueError(f"layer {type(self.layer).__name__} did not run, or nothing in it depends on the input")
         unit = _verify_select_neuron(tuple(item.value for item in seen[0]), neuron_selector)
         unit = unit.reshape(unit.shape[0], -1).sum(1)
-        return _format_output(isinstance(inputs, tuple), explained.relevance(mode, unit))
+        return explained.format(explained.relevance(mode, unit))

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin import attribution
+from lrp_plugin.arguments import Arguments
 from lrp_plugin.composites.composite import Chooser
 from lrp_plugin.evaluation import evaluating
+from lrp_plugin.explained import OutputChoice, chosen_output
 from lrp_plugin.ledger import Ledger, Recorder, Row
 from lrp_plugin.plan import Plan
 from lrp_plugin.pyhealth.conservation import ConservationReport
@@ -107,7 +109,7 @@ class UnifiedLRP(attribution.UnifiedLRP):
         layers = _LayerRecorder(tensors[0].shape[0], self.chooser.ports) if return_intermediates else None
         try:
             with evaluating(self.model):
-                explained, selected, mode = call._forward(tensors, None, None, recorder=layers)
+                explained, selected, mode = call._forward(tensors, None, Arguments(), recorder=layers)
                 relevances: dict[str, Any] = dict(zip(inputs, explained.relevance(mode, selected)))
                 if self.validate_conservation:
                     self.report = ConservationReport(
@@ -160,13 +162,17 @@ class UnifiedLRP(attribution.UnifiedLRP):
         tensors = tuple(t if parameter is None else t.to(parameter.device) for t in inputs.values())
         call = copy.copy(self)
         # A bound method: the engine finds the module paths through __self__.
-        call.model = MethodType(_explained_number(tuple(inputs), target, kwargs), self.model)
+        call.model = MethodType(_explained_number(tuple(inputs), target, kwargs, self.output), self.model)
+        call.output = None
         return call, tensors
 
 
-def _explained_number(names: tuple[str, ...], target: Any, kwargs: dict[str, Any]) -> Callable[..., Tensor]:
+def _explained_number(
+    names: tuple[str, ...], target: Any, kwargs: dict[str, Any], choose: OutputChoice
+) -> Callable[..., Tensor]:
     def explained_number(model: Callable[..., Any], *tensors: Tensor) -> Tensor:
-        logits = logits_of(model(**dict(zip(names, tensors)), **kwargs))
+        returned = model(**dict(zip(names, tensors)), **kwargs)
+        logits = logits_of(returned if choose is None else chosen_output(returned, choose))
         indices = class_indices(target, logits.detach())
         return logits.gather(1, indices[:, None]).squeeze(1)
 

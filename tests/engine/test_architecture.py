@@ -14,7 +14,7 @@ import lrp_plugin
 ROOT = Path(lrp_plugin.__file__).parent
 LAYERS = (
     ("attribution", "layer", "plan", "compiled", "batches", "testing"),
-    ("propagation", "explained"),
+    ("propagation", "explained", "arguments"),
     ("composites",),
     ("rules",),
     ("registry", "evaluation"),

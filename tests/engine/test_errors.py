@@ -272,7 +272,7 @@ def test_an_exception_inside_the_model_leaves_no_state(images: Tensor) -> None:
 
 
 def test_no_tensor_in_the_output_is_an_error(images: Tensor) -> None:
-    with pytest.raises(ValueError, match="the model returned str"):
+    with pytest.raises(ValueError, match="the model returned a str, without any of logits"):
         UnifiedLRP(lambda x: "dog").attribute(images, 0)
 
 
