@@ -47,7 +47,11 @@ def _registered_kind(module: nn.Module, wanted: set[Operation]) -> Operation | N
 
 
 class _AtomicCall:
-    """The hooks of one module."""
+    """The hooks of one module.
+
+    Another thread that runs the module while these hooks are removed calls them once more, and then without keyword
+    arguments: torch looks a hook up first and asks what it takes afterwards. Both signatures are therefore served.
+    """
 
     def __init__(self, mode: Propagation, kind: Operation) -> None:
         self.mode = mode
@@ -62,7 +66,7 @@ class _AtomicCall:
     def _foreign(self) -> bool:
         return threading.get_ident() != self.thread
 
-    def enter(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+    def enter(self, module: nn.Module, args: Any, kwargs: Any = None) -> Any:
         if self._foreign() or self.mode.suspended:
             return None
         self.given.append((args, kwargs))
@@ -72,9 +76,10 @@ class _AtomicCall:
     def _plain(self, tensor: Tensor) -> Tensor:
         return self.mode.value_of(tensor).detach() if self.mode.depends_on_input(tensor) else tensor
 
-    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+    def leave(self, module: nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
         if self._foreign() or not self.given:
             return None
+        output = kwargs_and_output[-1]
         args, kwargs = self.given.pop()
         try:
             spelling = Spelling(self.kind, module.forward, False, False)

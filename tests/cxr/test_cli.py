@@ -252,6 +252,8 @@ def test_ctrl_c_leaves_whole_files_and_a_run_to_resume(tmp_path):
     process = subprocess.Popen(
         [*command, "--out", str(out), "--epochs", "500", *TINY],
         stderr=subprocess.PIPE, text=True, cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell that runs the tests in the background lets them inherit SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 240
     while not (out / "last.ckpt").exists() and process.poll() is None and time.monotonic() < deadline:

@@ -108,6 +108,34 @@ def test_threads_do_not_meet_in_an_atomic_module() -> None:
         assert len(relevances) == 20 and all(torch.equal(relevance, alone[place]) for relevance in relevances)
 
 
+def test_a_thread_inside_the_module_outlives_the_hooks() -> None:
+    """A plain forward in another thread that found a hook of ours goes on when the hook is gone meanwhile."""
+    model, x = network(), torch.randn(2, 3, dtype=torch.float64)
+    lrp = UnifiedLRP(model, rule="zero", registry=registered(Cubed))
+    expected = model(x)
+    inside, explained = threading.Event(), threading.Event()
+    outputs: list[Tensor] = []
+    other = threading.Thread(target=lambda: outputs.append(model(x)))
+
+    def pause(*_: object) -> None:
+        if threading.current_thread() is other:
+            inside.set()
+            assert explained.wait(60)
+
+    def start_the_other(*_: object) -> None:
+        if threading.current_thread() is threading.main_thread() and not other.ident:
+            other.start()
+            assert inside.wait(60)
+
+    cubed = next(module for module in model if isinstance(module, Cubed))
+    cubed.register_forward_hook(pause)  # runs before the hooks that the explanation attaches
+    cubed.register_forward_hook(start_the_other)
+    lrp.attribute(x, target=0)
+    explained.set()
+    other.join()
+    assert torch.equal(outputs[0], expected)
+
+
 def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     """examples/add_a_rule.py: its rule is chosen and its ledger closes."""
     example = Path(__file__).parents[2] / "examples" / "add_a_rule.py"
