@@ -10,9 +10,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from linear_cases import Case, cases, relevance
 from torch import Tensor
-from twins import TWINS, Matrix
-
-from lrp_plugin import UnifiedLRP
+from twins import TWINS
 
 TOLERANCE = 1e-8
 MODES = ("absorb", "ignore", "distribute")
@@ -67,22 +65,3 @@ def test_rule_meets_its_literal_twin(name: str, case: Case, data: st.DataObject)
     want = expected(case, x, name, mode, parameters)
     note(f"{case}\ngot  {got}\nwant {want}")
     assert (got - want).abs().max() <= TOLERANCE * want.abs().max().clamp(min=1e-300)
-
-
-@pytest.mark.parametrize("signal", [0, 1])
-def test_bilinear_with_one_constant_factor_is_each_examples_own_matrix(signal: int) -> None:
-    """z+ by the twin, for a signal in either place."""
-    torch.manual_seed(0)
-    weight, bias, x, other = (torch.randn(s, dtype=torch.float64) for s in ((4, 3, 3), (4,), (2, 3), (2, 3)))
-
-    class Product(torch.nn.Module):
-        def forward(self, t: Tensor) -> Tensor:
-            pair = (t, other) if signal == 0 else (other, t)
-            return torch.nn.functional.bilinear(*pair, weight, bias).sum(1)
-
-    got = UnifiedLRP(Product().eval(), rule="zplus", stabilizer=1e-9).attribute(x)
-    for n in range(2):
-        own = torch.einsum("oij,j->oi" if signal == 0 else "oij,i->oj", weight, other[n])
-        matrix = Matrix(own, bias, torch.ones_like(own))
-        want = TWINS["zplus"](matrix, x[n], own @ x[n] + bias, "absorb")
-        torch.testing.assert_close(got[n], want, rtol=1e-8, atol=1e-12)
