@@ -93,10 +93,14 @@ def native_average(call: Call) -> Any:
 
 
 @register_rule(
-    "native", "nansum", "grid_sample", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", sign="keeps"
-)
+    "native", "nansum", "grid_sample", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
+    "roi_pool", "ps_roi_align", "ps_roi_pool", sign="keeps",
+)  # fmt: skip
 def native_reduction(call: Call) -> Any:
-    """Entries are added up, or a norm is taken: homogeneous of degree 1, native."""
+    """Entries are added up, or a norm is taken: homogeneous of degree 1, native.
+
+    Regions of a detector are read at boxes that receive nothing: torchvision gives no gradient there either.
+    """
     return call.native()
 
 

@@ -14,8 +14,16 @@ TIMM = {
     "mobilenetv3": ("mobilenetv3_small_050", 64), "maxvit": ("maxvit_rmlp_pico_rw_256", 256),
     "mixer": ("mixer_s32_224", 224), "eva": ("eva02_tiny_patch14_224", 224),
 }  # fmt: skip
-VIDEO = ("r3d_18", "mc3_18", "r2plus1d_18", "s3d", "mvit_v1_b", "mvit_v2_s", "swin3d_t")
-SEGMENTATION = ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large")
+VIDEO = {
+    "r3d_18": (4, 32), "mc3_18": (4, 32), "r2plus1d_18": (4, 32), "s3d": (14, 224), "mvit_v1_b": (4, 64),
+    "mvit_v2_s": (4, 64), "swin3d_t": (4, 32), "swin3d_s": (4, 32), "swin3d_b": (4, 32),
+}  # fmt: skip
+"""torchvision's builders of video networks: frames, and pixels of a side."""
+SEGMENTATION = (
+    "fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large",
+    "lraspp_mobilenet_v3_large",
+)  # fmt: skip
+DETECTION = ("fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large")
 
 
 def stirred(model: nn.Module, seed: int = 0) -> nn.Module:
