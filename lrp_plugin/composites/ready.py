@@ -88,13 +88,13 @@ def deep_taylor(stabilizer: float = 1e-6, bias: str = "absorb") -> Composite:
     return Composite(pairs, "deep_taylor")
 
 
-def attnlrp(epsilon: float = 1e-6) -> Composite:
+def attnlrp(epsilon: float = 1e-6, bias: str = "absorb") -> Composite:
     """AttnLRP: epsilon for linear maps, uniform products, softmax by its gradient (Achtibat et al. 2024)."""
-    return Composite([(linear_maps(), rule("epsilon", epsilon=epsilon))], "attnlrp")
+    return Composite([(linear_maps(), rule("epsilon", epsilon=epsilon, bias=bias)), *handing_on(bias)], "attnlrp")
 
 
 def attnlrp_gamma(
-    conv: float = 0.25, linear: float = 0.05, epsilon: float = 1e-6, stabilizer: float = 1e-6
+    conv: float = 0.25, linear: float = 0.05, epsilon: float = 1e-6, stabilizer: float = 1e-6, bias: str = "absorb"
 ) -> Composite:
     """AttnLRP's setting for vision transformers: gamma for convolutions and dense layers, epsilon in attention.
 
@@ -104,20 +104,22 @@ def attnlrp_gamma(
     from lrp_plugin.composites.selectors import in_attention
 
     pairs = [
-        (in_attention() & linear_maps(), rule("epsilon", epsilon=epsilon)),
-        (convolutions(), rule("gamma", gamma=conv, stabilizer=stabilizer)),
-        (operation("linear"), rule("gamma", gamma=linear, stabilizer=stabilizer)),
-        (dense(), rule("epsilon", epsilon=epsilon)),
+        (in_attention() & linear_maps(), rule("epsilon", epsilon=epsilon, bias=bias)),
+        (convolutions(), rule("gamma", gamma=conv, stabilizer=stabilizer, bias=bias)),
+        (operation("linear"), rule("gamma", gamma=linear, stabilizer=stabilizer, bias=bias)),
+        (dense(), rule("epsilon", epsilon=epsilon, bias=bias)),
+        *handing_on(bias),
     ]
     return Composite(pairs, "attnlrp_gamma")
 
 
-def cp_lrp(epsilon: float = 1e-6) -> Composite:
+def cp_lrp(epsilon: float = 1e-6, bias: str = "absorb") -> Composite:
     """CP-LRP: as `attnlrp`, the attention weights held constant (Ali et al. 2022)."""
     pairs = [
         (operation("scaled_dot_product_attention"), rule("cp_lrp")),
         (operation("softmax"), rule("cp_lrp")),
-        (linear_maps(), rule("epsilon", epsilon=epsilon)),
+        (linear_maps(), rule("epsilon", epsilon=epsilon, bias=bias)),
+        *handing_on(bias),
     ]
     return Composite(pairs, "cp_lrp")
 

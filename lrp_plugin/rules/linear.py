@@ -52,7 +52,8 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
         return uniform_product(call)
     if bias != "absorb":
         f = LinearMap(call, bias)
-        return f.redistribute([f.whole()], epsilon * _typical(widened(f.z)) if relative else epsilon)
+        damping = epsilon * _typical(widened(f.z)) if relative else epsilon
+        return f.hand_on(damping) if bias == "distribute" else f.redistribute([f.whole()], damping)
     z = call.native()
     added = call.at_zero if call.row is not None else None
     if epsilon == 0:

@@ -301,7 +301,25 @@ class LinearMap:
         share = torch.where(empty, even.detach() * (1 + stabilizer), 0)
         return [c._replace(share=torch.where(empty, 0, c.share)) for c in carriers], [Carrier(even, share)]
 
-    def _account(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> None:
+    def hand_on(self, epsilon: float | Tensor) -> Tensor:
+        """The epsilon rule's ``bias="distribute"``: two ways for two kinds of relevance.
+
+        What arrives as a multiplier goes by signed contributions, the bias's part evenly to the inputs' port. What
+        arrives at z's port was handed on by a bias above and has no multiplier: by signed contributions it would be
+        divided by z, which may be near 0 (5e22 times the logit on a trained EfficientNet), so it goes by their
+        magnitudes, ``|x_i w_ij| / sum_i' |x_i' w_i'j|``, and evenly where all of them are zero.
+        """
+        carrier = self.whole()
+        if self.call.row is not None:
+            self._account([carrier], epsilon, ported=False)
+        magnitude = self.apply(self.call.port(self.x) * self.x.detach().abs(), self.weights("absolute", torch.abs))
+        held, even = magnitude.detach(), self.evenly()
+        self.call.out_port = torch.where(held == 0, even, magnitude * reciprocal(held, 0.0))
+        if self.call.row is not None:  # a unit that reads padding alone
+            self.call.absorb("port:no_receiver", lambda r: r * ((held == 0) & (even.detach() == 0)))
+        return redistribute(self.z, [carrier], epsilon)
+
+    def _account(self, carriers: Sequence[Carrier], stabilizer: float | Tensor, ported: bool = True) -> None:
         z = widened(self.z)
         bias, stabilized, lost = torch.zeros_like(z), torch.zeros_like(z), torch.zeros_like(z)
         for carrier in carriers:
@@ -313,7 +331,8 @@ class LinearMap:
             lost = lost + carrier.share * (value == 0)
         for column, part in (("bias", bias), ("stabilizer", stabilized), ("no_receiver", lost)):
             self.call.absorb(column, lambda m, part=part: m * z * part)
-            self.call.absorb(f"port:{column}", lambda r, part=part: r * part)
+            if ported:
+                self.call.absorb(f"port:{column}", lambda r, part=part: r * part)
         if self.mode == "distribute" and self.bias is not None:
             bias_share = self.placed(self.bias).detach() * reciprocal(z, stabilizer)  # type: ignore[union-attr]
             self.call.absorb("distributed", lambda m: m * z * bias_share)

@@ -12,6 +12,8 @@ from linear_cases import Case, cases, relevance
 from torch import Tensor
 from twins import TWINS
 
+from lrp_plugin import UnifiedLRP
+
 TOLERANCE = 1e-8
 MODES = ("absorb", "ignore", "distribute")
 LOW, HIGH = -3.0, 3.5
@@ -65,3 +67,28 @@ def test_rule_meets_its_literal_twin(name: str, case: Case, data: st.DataObject)
     want = expected(case, x, name, mode, parameters)
     note(f"{case}\ngot  {got}\nwant {want}")
     assert (got - want).abs().max() <= TOLERANCE * want.abs().max().clamp(min=1e-300)
+
+
+def test_epsilon_hands_on_what_a_bias_above_gave_by_magnitudes() -> None:
+    """bias="distribute", two layers by hand: a zero entry gets the even parts, and near a zero of z nothing explodes.
+
+    ``R_i = sum_j x_i v_ji w_j + b_j w_j / n + (c / k) |x_i v_ji| / sum_i' |x_i' v_i'j|``, c the upper bias, k units.
+    """
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 1)).double().eval()
+    lower, upper = model
+    x = torch.randn(1, 5, dtype=torch.float64)
+    x[0, 2] = 0.0
+    with torch.no_grad():
+        lower.bias[1] -= lower(x)[0, 1] - 1e-14  # this unit's z is all but 0
+        lower.weight[3] = 0.0  # no contribution at all: its part is spread evenly
+        parts = lower.weight * x
+        total = parts.abs().sum(1, keepdim=True)
+        magnitudes = torch.where(total > 0, parts.abs() / torch.where(total > 0, total, 1), 0.2)
+        direct = (parts + lower.bias[:, None] / 5) * upper.weight.T
+        want = (direct + upper.bias / 4 * magnitudes).sum(0)
+    lrp = UnifiedLRP(model, rule="zero", bias="distribute")
+    torch.testing.assert_close(lrp.attribute(x)[0], want, rtol=1e-9, atol=1e-12)
+    ledger = lrp.ledger(x)
+    assert ledger.gap.abs().max() < 1e-12
+    torch.testing.assert_close(ledger.input, ledger.output, rtol=1e-9, atol=1e-12)

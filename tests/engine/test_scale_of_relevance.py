@@ -1,0 +1,50 @@
+"""`epsilon_plus` on every torchvision classifier: what reaches the pixels has neither exploded nor vanished."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from zoo import BUILDERS, FAMILIES, build, images
+
+from lrp_plugin import UnifiedLRP, composites
+from lrp_plugin.ledger import ABSORBED
+
+SIZE = 64
+"""Pixels; the two Inceptions need 75, vgg11's family runs at 64 too. BatchNorm's statistics are of 8 random images."""
+VANISHES = {"efficientnet_b7": "constant"}
+"""Networks whose input receives less than 1e-6 of the logit with absorbing biases, and the ledger's column that took it.
+
+Constant: each squeeze-excitation gate gets half of its product's relevance, and the sigmoid's f(0) = 1/2 keeps most of
+that; EfficientNet-B7 has 55 of them (1.8e-7 of the logit arrives; B5 1.2e-6 with 39)."""
+
+
+def relevance_sizes(name: str) -> dict[str, float]:
+    """sum|R| / |logit| of the top class by bias mode, float32; the mode's ledger is asked where it vanishes."""
+    size = max(SIZE, FAMILIES.get(name, SIZE))
+    model, x = build(name, size, torch.float32).requires_grad_(False), images(name, size, 1, torch.float32)
+    with torch.no_grad():
+        logit, target = model(x)[0].max(0)
+    found = {}
+    for bias in ("absorb", "distribute"):
+        lrp = UnifiedLRP(model, composite=composites.epsilon_plus(bias=bias))
+        relevance = lrp.attribute(x, target=int(target))
+        assert torch.isfinite(relevance).all(), bias
+        found[bias] = float(relevance.abs().double().sum() / logit.abs())
+    if found["absorb"] < 1e-6:
+        lrp = UnifiedLRP(model, composite=composites.epsilon_plus())
+        account = lrp.ledger(x, target=int(target))
+        found |= {column: float(getattr(account, column)[0] / account.output[0]) for column in ABSORBED}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILDERS)
+def test_relevance_keeps_its_scale(name: str) -> None:
+    """1e-6 <= sum|R| / |logit| <= 1e2 with absorbing biases, 0.5 <= ... <= 1e2 with distributed ones."""
+    found = relevance_sizes(name)
+    print(name, {key: f"{value:.3g}" for key, value in found.items()})
+    assert 0.5 <= found["distribute"] <= 1e2
+    assert found["absorb"] <= 1e2
+    assert (found["absorb"] < 1e-6) == (name in VANISHES), found
+    if name in VANISHES:
+        assert max(ABSORBED, key=lambda column: abs(found[column])) == VANISHES[name]
