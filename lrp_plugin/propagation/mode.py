@@ -137,7 +137,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 "assign its result instead"
             )
         if self.storages and rule is not None and rule.port == "routes" and not spelling.writes:
-            views = self._views(func, args, kwargs, tensors, found)
+            views = self.views(func, args, kwargs, tensors, found)
             if views is not None:
                 return views
         value = self._apply(spelling, args, kwargs, tensors, found)
@@ -153,8 +153,12 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         signal = self.signals.get(tensor)
         place = tensor if signal is None or signal.value is None else signal.value
         if self.storages.holds(place):
-            current = self.storages.read(place)
-            return Signal(current) if current.requires_grad else None
+            current, port = self.storages.read(place), self.storages.port(place)
+            if port is None:
+                return Signal(current) if current.requires_grad else None
+            written = Signal(current)
+            written.port, written.token = port, True
+            return written
         if signal is not None or tensor.grad_fn is None or self._constants.get(tensor) is not None:
             return signal
         return self._unseen(tensor)
@@ -322,7 +326,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             signal.parents = tuple(sources.values()) if self.chooser.lineage else ()
             signal.depth = 1 + max((parent.depth for parent in sources.values()), default=0)
             if rule.port == "routes" or tensor._is_view():
-                self._note_view(out, signal, sources)
+                self.note_view(out, signal, sources)
             self.signals.set(out, signal)
             if self.recorder is not None:
                 self._kept.append(out)

@@ -45,14 +45,26 @@ class Ports:
             tensor = next(iter(call.signals))
             return [self._passed(ports[tensor], call)] + [None] * (count - 1)
 
+        dtype = next(port.dtype for port in ports.values() if port is not None)
+
+        def constant(tensor: Tensor) -> Tensor:
+            if tensor.is_floating_point():
+                return torch.zeros_like(tensor)
+            # Integers are places as a rule; those written to, or put first, hold content, and take a port's dtype.
+            content = tensor is call.args[0] and tensor.dtype != torch.bool
+            return torch.zeros_like(tensor, dtype=dtype) if content else tensor
+
         def routed(tensor: Tensor) -> Tensor:
-            if id(tensor) not in call.signals:
-                return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
-            return call.port(tensor)
+            return call.port(tensor) if id(tensor) in call.signals else constant(tensor)
+
+        def emptied(tensor: Tensor) -> Tensor:
+            return torch.zeros_like(call.port(tensor)) if id(tensor) in call.signals else constant(tensor)
 
         found = tensors_in(call.replaced(routed) if rule.port == "routes" else rule.port(call, routed), [])
         if rule.affine:  # what a constant adds (the value of padding) is not relevance's way
-            found = [port - zero for port, zero in zip(found, tensors_in(call.at_zero(), []))]
+            with torch.no_grad():
+                added = tensors_in(call.replaced(emptied), [])
+            found = [port - zero for port, zero in zip(found, added)]
         return [self._tap_out_port(port, call, place) for place, port in enumerate(found)]
 
     def _passed(self, port: Tensor | None, call: Call) -> Tensor | None:

@@ -50,6 +50,7 @@ class Storages:
 
     def __init__(self) -> None:
         self._flat: dict[int, tuple[Tensor, Tensor]] = {}
+        self._ports: dict[int, Tensor] = {}
 
     def __bool__(self) -> bool:
         return bool(self._flat)
@@ -66,6 +67,31 @@ class Storages:
         """The tensor's current value."""
         flat = self._flat[self._key(tensor)][1]
         return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def port(self, tensor: Tensor) -> Tensor | None:
+        """The current port of integers among which tokens were written, or None."""
+        flat = self._ports.get(self._key(tensor))
+        return None if flat is None else flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+
+    def write_port(self, tensor: Tensor, port: Tensor | None, root: Tensor, content: Tensor | None) -> None:
+        """Writes the port of what was written where ``tensor`` lies; None: a constant was.
+
+        Args:
+            tensor: Where.
+            port: Of ``tensor``'s shape, or broadcastable to it.
+            root: The tensor whose port ``content`` is.
+            content: The port of the memory before its first write, where it held tokens.
+        """
+        key, known = self._key(tensor), next((p for p in (port, content) if p is not None), None)
+        if known is None and key not in self._ports:
+            return
+        if key not in self._ports:
+            assert known is not None
+            flat = torch.zeros(self._flat[key][1].shape, dtype=known.dtype, device=tensor.device)
+            self._ports[key] = flat if content is None else overwrite(flat, content, root)
+        flat = self._ports[key]
+        held = flat.new_zeros(tensor.shape) if port is None else port.expand(tensor.size())
+        self._ports[key] = overwrite(flat, held, tensor)
 
     def write(self, tensor: Tensor, value: Tensor, root: Tensor, content: Callable[[], Tensor]) -> None:
         """Writes ``value`` where ``tensor`` lies.

@@ -47,6 +47,10 @@ def _routed(
     """Entries of tokens are moved: so are their ports. Tokens made floating point become ordinary signals."""
     rule = mode.chooser.default(spelling.operation)
     assert rule is not None
+    if mode.storages and rule.port == "routes" and not spelling.writes:
+        views = mode.views(spelling.function, args, kwargs, tensors, found)
+        if views is not None:
+            return views
     choice = Choice(rule, {}, "default")
     row = mode.open_row(spelling.operation, choice)
     call = mode.make_call(choice, spelling, args, kwargs, tensors, found, row)
@@ -63,6 +67,8 @@ def _routed(
         if not tensor.is_floating_point():
             signal = Signal()
             signal.port, signal.token = port, True
+            if tensor._is_view():
+                mode.note_view(tensor, signal, {t: found[id(t)] for t in tensors if id(t) in found})
             mode.signals.set(tensor, signal)
             return tensor
         held = tensor.detach()

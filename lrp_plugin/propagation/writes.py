@@ -40,10 +40,15 @@ class Writes:
             if signal is None and target._base is not None:
                 root = target._base
             place, current = self._place(target), self.value_of(value)
+            held, held_root = self._token_port(value), self._token_port(root)
             self.storages.write(place, current, self._place(root), lambda: self.value_of(root))
+            self.storages.write_port(place, held, self._place(root), held_root)
             return target
         if (known := self.signals.get(value)) is None:  # a constant was written over the whole signal
-            self.signals.set(target, Signal(value))
+            constant = Signal(value)
+            constant.token = signal.token
+            constant.port = torch.zeros_like(value, dtype=torch.float64) if signal.token else None
+            self.signals.set(target, constant)
             return target
         known.value = known.value if known.value is not None or known.pending is not None else value
         if known.pending is not None:
@@ -52,7 +57,11 @@ class Writes:
         self.signals.set(target, known)
         return target
 
-    def _views(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]) -> Any:
+    def _token_port(self, tensor: Any) -> Tensor | None:
+        signal = self._find(tensor) if isinstance(tensor, Tensor) else None
+        return signal.port if signal is not None and signal.token else None
+
+    def views(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]) -> Any:
         """Views of memory that was written to, as views of that memory, so that both see later writes; else None."""
         if not any(self.storages.holds(self._place(t)) for t in tensors if id(t) in found):
             return None
@@ -70,7 +79,7 @@ class Writes:
         place = self._place(tensor)
         return self.storages.read(place) if self.storages.holds(place) else tensor
 
-    def _note_view(self, view: Tensor, signal: Signal, sources: dict[Tensor, Signal]) -> None:
+    def note_view(self, view: Tensor, signal: Signal, sources: dict[Tensor, Signal]) -> None:
         """Remembers whose memory a view shares: a write to either is seen by both."""
         for tensor, known in sources.items():
             if tensor is not view and shares_memory(view, self._place(tensor)):
