@@ -13,7 +13,7 @@ from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
 from lrp_plugin.arguments import Arguments, read_arguments
 from lrp_plugin.batches import parts
 from lrp_plugin.compiled import CompiledPass, Explained
-from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, ready_composite, rule
+from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, operation, ready_composite, rule
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.composites.ready import handing_on
 from lrp_plugin.evaluation import evaluating
@@ -24,6 +24,7 @@ from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.atomic import atomic_modules
 from lrp_plugin.registry import Registry, registry
 from lrp_plugin.rules.linear import check_alpha_beta
+from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
 from lrp_plugin.rules.weights import WeightCache
 
 Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
@@ -41,7 +42,8 @@ class UnifiedLRP(GradientAttribution):
         model: Any ``nn.Module``, or a callable. Parameters may be frozen.
         rule: The rule of linear and convolution maps: ``"epsilon"``, ``"zero"``, ``"zplus"``, ``"gamma"``,
             ``"gamma_montavon"``, ``"alphabeta"``, ``"flat"``, ``"wsquare"``, ``"uniform"``, or one registered.
-        epsilon: The epsilon rule's epsilon, in units of the pre-activation. 0 is LRP-0.
+        epsilon: The epsilon rule's epsilon, in units of the pre-activation, also inside LSTM, GRU and RNN whatever the
+            rule of the other maps (but 0 with ``"zero"``). 0 is LRP-0.
         gamma: The gamma rules' gamma.
         alpha: alpha-beta's alpha. beta: Its beta, alpha - 1.
         stabilizer: What zplus, gamma and alphabeta add to a denominator.
@@ -107,7 +109,11 @@ class UnifiedLRP(GradientAttribution):
             legal = sorted({found.name for found in self.registry if found.operation in ("linear", "conv2d")})
             raise ValueError(f"unknown rule {name!r}; legal are {', '.join(legal)}")
         taken = {key: value for key, value in given.items() if key in maps[0].parameters}
-        return Composite([(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])], name)
+        pairs = [(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])]
+        if self.registry.find("lstm", "signal") is not None:  # the maps inside a recurrent kernel are maps too
+            inside = rule("signal", epsilon=0.0 if name == "zero" else given["epsilon"])
+            pairs.append((operation(*SEQUENCES, *CELLS), inside))
+        return Composite(pairs, name)
 
     @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute(  # type: ignore[override]

@@ -139,11 +139,14 @@ def recurrent(call: Call, *, epsilon: float = 0.0) -> tuple[Tensor, ...]:
 
     ``c = f c' + i tanh(z)``: R splits between ``f c'`` and ``i tanh(z)`` by their values, f, i and o get nothing, and z
     shares among ``W x``, ``V h'`` and b by the epsilon rule. Arras et al. 2017 (arXiv 1706.07206, section 3.2), 2019.
-    Equals cells written by hand with the products' rule ``signal`` at epsilon = 0.
+    Equals cells written by hand with the products' rule ``signal`` at epsilon = 0, and at every epsilon where the
+    cell has one map of ``cat([x, h])``. A GRU by hand whose first state is a constant differs at the first step: there
+    ``r * (V h + d)`` is a gate times a constant, whose relevance the gate takes; here the bias d keeps it.
 
     Args:
         call: The intercepted call, padded or packed.
-        epsilon: Added to ``|z|`` of the signal's pre-activation; 0 is LRP-0.
+        epsilon: Added to ``|z|`` of the signal's pre-activation; 0 is LRP-0. ``UnifiedLRP(epsilon=...)`` sets it; in a
+            composite of one's own ``(operation("lstm"), rule("signal", epsilon=...))`` does.
 
     Raises:
         UnsupportedOperationError: Where the kernel itself drops entries.

@@ -69,11 +69,13 @@ class HandWritten(nn.Module):
 
     Args:
         kernel: The torch module whose parameters it shares.
+        constant_start: The first hidden state is a constant.
     """
 
-    def __init__(self, kernel: nn.RNNBase) -> None:
+    def __init__(self, kernel: nn.RNNBase, constant_start: bool = False) -> None:
         super().__init__()
         self.kernel = kernel
+        self.constant_start = constant_start
 
     def forward(self, x: Tensor) -> Tensor:
         """The output sequence (N, T, directions * H) of ``x`` (N, T, F)."""
@@ -88,6 +90,7 @@ class HandWritten(nn.Module):
         # Zeros, but a signal: a gate times a constant (the reset gate times the hidden bias) is a scaled gate, and the
         # products' rule would rightly give it all; the kernel knows that bias for what it is.
         h = (0 * x[:, 0, :1]).expand(-1, self.kernel.proj_size or self.kernel.hidden_size)
+        h = torch.zeros_like(h) if self.constant_start else h
         c = x.new_zeros(x.shape[0], self.kernel.hidden_size)
         found = []
         for t in reversed(range(x.shape[1])) if reverse else range(x.shape[1]):

@@ -99,6 +99,64 @@ def test_kernel_equals_hand_written_cells(kind: str, both: bool) -> None:
     assert fused.abs().sum() > 0
 
 
+@pytest.mark.parametrize("kind", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("epsilon", [0.0, 0.2])
+def test_the_explainer_s_epsilon_reaches_the_kernel(kind: str, epsilon: float) -> None:
+    """As a cell by hand with one map of the joined input and state, and as the rule's own parameter."""
+    model = kernel(kind)
+    x, weights = torch.randn(2, 4, 3).double(), torch.randn(4, 4).double()
+    found = UnifiedLRP(Weighted(model, weights), epsilon=epsilon).attribute(x)
+    named = Composite([(operation(kind), rule("signal", epsilon=epsilon))])
+    assert torch.equal(found, UnifiedLRP(Weighted(model, weights), composite=named).attribute(x))
+    zero = UnifiedLRP(Weighted(model, weights), rule="zero", epsilon=epsilon).attribute(x)
+    assert torch.equal(found, zero) == (epsilon == 0)
+    assert UnifiedLRP(Weighted(model, weights), epsilon=epsilon).ledger(x).gap.abs().max() < 1e-9
+    if kind != "gru":  # its candidate has two maps, one of them behind the reset gate
+        pairs = [(linear_maps(), rule("epsilon", epsilon=epsilon)), (operation("mul"), rule("signal"))]
+        by_hand = UnifiedLRP(Weighted(JoinedCells(model), weights), composite=Composite(pairs)).attribute(x)
+        torch.testing.assert_close(found, by_hand, rtol=1e-8, atol=1e-8)
+
+
+def test_a_gru_by_hand_from_constant_zeros_differs_by_the_candidate_s_hidden_bias_alone() -> None:
+    model = kernel("gru")
+    x, weights = torch.randn(2, 4, 3).double(), torch.randn(4, 4).double()
+
+    def gap() -> float:
+        fused = UnifiedLRP(Weighted(model, weights), composite=SIGNAL).attribute(x)
+        by_hand = UnifiedLRP(Weighted(HandWritten(model, constant_start=True), weights), composite=SIGNAL)
+        assert by_hand.ledger(x).gap.abs().max() < 1e-9
+        return float((fused - by_hand.attribute(x)).abs().max())
+
+    assert gap() > 1e-4  # the reset gate takes what the kernel leaves to the bias it multiplies
+    with torch.no_grad():
+        model.bias_hh_l0[8:] = 0
+    assert gap() < 1e-9
+
+
+class JoinedCells(nn.Module):
+    """A cell with one map of the joined input and state, as Arras et al. write theirs."""
+
+    def __init__(self, model: nn.RNNBase) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output sequence."""
+        weight = torch.cat([self.model.weight_ih_l0, self.model.weight_hh_l0], 1)
+        bias, found = self.model.bias_ih_l0 + self.model.bias_hh_l0, []
+        h = c = x.new_zeros(len(x), 4)
+        for t in range(x.shape[1]):
+            z = nn.functional.linear(torch.cat([x[:, t], h], 1), weight, bias)
+            if self.model.mode == "LSTM":
+                i, f, g, o = z.chunk(4, 1)
+                c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+                h = torch.sigmoid(o) * torch.tanh(c)
+            else:
+                h = torch.tanh(z)
+            found.append(h)
+        return torch.stack(found, 1)
+
+
 class Cells(nn.Module):
     """torch's own cell module, called step by step."""
 
