@@ -20,7 +20,10 @@ _ALIASES = {
     "concat": "cat", "concatenate": "cat", "negative": "neg", "expit": "sigmoid", "swapaxes": "transpose",
     "swapdims": "transpose", "moveaxis": "movedim", "adaptive_avg_pool2d_": "adaptive_avg_pool2d",
     "conv_tbc": "conv_tbc", "view_as": "view", "reshape_as": "view", "reshape": "view", "arctan": "atan",
-    "special_softmax": "softmax", "fix": "trunc", "arctanh": "atanh", "arcsinh": "asinh",
+    "special_softmax": "softmax", "special_log_softmax": "log_softmax", "special_expit": "sigmoid", "special_erf": "erf",
+    "special_exp2": "exp2", "special_expm1": "expm1", "special_log1p": "log1p", "special_logsumexp": "logsumexp",
+    "linalg_vector_norm": "vector_norm", "linalg_norm": "norm", "linalg_matmul": "matmul", "fix": "trunc",
+    "arctanh": "atanh", "arcsinh": "asinh",
 }  # fmt: skip
 _REFLECTED = ("add", "mul")
 _IN_PLACE = ("add", "sub", "mul", "and", "or", "xor", "mod")
