@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,20 +15,20 @@ from lrp_plugin.primitives import substitute
 
 def find_sources(tensor: Tensor, known: list[Tensor]) -> list[Tensor]:
     """The known signals that a tensor's autograd graph leads back to, nearest first; empty where there are none."""
-    nodes = {id(node): (signal, node) for signal in known if (node := signal.grad_fn) is not None}
+    outputs = {(id(signal.grad_fn), signal.output_nr): signal for signal in known if signal.grad_fn is not None}
     sources: dict[int, Tensor] = {}
-    stack: list[Any] = [tensor.grad_fn]
-    visited: dict[int, Any] = {}
+    stack: list[Any] = [(tensor.grad_fn, tensor.output_nr)]
+    expanded: dict[int, Any] = {}  # holds the nodes, so that their addresses stay theirs
     while stack:
-        node = stack.pop()
-        if node is None or id(node) in visited:
+        node, place = stack.pop()
+        if node is None:
             continue
-        visited[id(node)] = node
-        if id(node) in nodes:
-            signal = nodes[id(node)][0]
+        if (id(node), place) in outputs:
+            signal = outputs[id(node), place]
             sources[id(signal)] = signal
-            continue
-        stack.extend(following for following, _ in node.next_functions)
+        elif id(node) not in expanded:
+            expanded[id(node)] = node
+            stack.extend(node.next_functions)
     return list(sources.values())
 
 
@@ -42,9 +44,39 @@ def cut(tensor: Tensor, sources: list[Tensor], receivers: list[Tensor]) -> Tenso
     """
 
     def pullback(multiplier: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(tensor, sources, multiplier, retain_graph=True, allow_unused=True)
+        with _ending_at(sources):
+            return torch.autograd.grad(tensor, sources, multiplier, retain_graph=True, allow_unused=True)
 
     return substitute(tensor, pullback, *receivers)
+
+
+@contextmanager
+def _ending_at(sources: list[Tensor]) -> Iterator[None]:
+    """Meanwhile gradients end at the sources: one that was made from another must not send it this piece's part twice.
+
+    autograd.grad hands out a tensor's gradient before its node's own hooks run, so what they zero is only what would
+    flow on from there.
+    """
+    ends: dict[int, tuple[Any, set[int]]] = {}
+    for source in sources:
+        if source.grad_fn is not None:
+            ends.setdefault(id(source.grad_fn), (source.grad_fn, set()))[1].add(source.output_nr)
+
+    def ending(places: set[int]) -> Any:
+        def end(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+            return tuple(
+                torch.zeros_like(gradient) if gradient is not None and place in places else gradient
+                for place, gradient in enumerate(gradients)
+            )
+
+        return end
+
+    hooks = [node.register_prehook(ending(places)) for node, places in ends.values()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def refuse_reentrant_checkpoint(node: str, where: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call, Pending, Signal, map_tensors
@@ -93,7 +94,8 @@ class Waiting(Ports):
         for known in (rectified, False):
             if known in signal.settled:
                 return signal.settled[known]
-        value, port = signal.pending.settle(tensor.detach(), rectified, signal.pending.followers)
+        with torch.enable_grad():  # a custom autograd.Function may be the first to look, and its forward records nothing
+            value, port = signal.pending.settle(tensor.detach(), rectified, signal.pending.followers)
         signal.settled[rectified] = value
         signal.port = port if port is not None else signal.port
         return value
