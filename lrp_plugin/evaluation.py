@@ -31,7 +31,9 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = False
         _HELD[model] = (holders + 1, training + found)
     try:
-        if found:
+        # A wrapper made a moment ago (Captum's, for language models) around a model in evaluation mode tells nothing.
+        wrapper = found == [model] and next(model.children(), None) is not None
+        if found and not wrapper:
             warnings.warn(
                 f"{type(model).__name__} is in training mode: it is explained as in evaluation mode (BatchNorm uses its "
                 "running statistics, dropout drops nothing) and left as it was; call model.eval() first",

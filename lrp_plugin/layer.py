@@ -16,8 +16,9 @@ from torch.overrides import _get_current_function_mode
 
 from lrp_plugin.arguments import read_arguments
 from lrp_plugin.attribution import Inputs, UnifiedLRP
-from lrp_plugin.call import tensors_in
+from lrp_plugin.call import map_tensors, tensors_in
 from lrp_plugin.propagation import Propagation
+from lrp_plugin.propagation.tokens import port_of_tokens
 
 
 class Seen(NamedTuple):
@@ -29,15 +30,25 @@ class Seen(NamedTuple):
 
 
 @contextmanager
-def watching(layers: Sequence[nn.Module], inputs: bool) -> Iterator[list[list[Seen]]]:
-    """Fills one list per layer with the signals that enter (or leave) it; its last run counts, the hooks go with it."""
+def watching(layers: Sequence[nn.Module], inputs: bool, starting: bool = False) -> Iterator[list[list[Seen]]]:
+    """Fills one list per layer with the signals that enter (or leave) it; its last run counts, the hooks go with it.
+
+    With ``starting``, a layer in which nothing depends on the explained input is itself what is explained: Captum's
+    language models are asked about an embedding whose ids are put together from constants.
+    """
     seen: list[list[Seen]] = [[] for _ in layers]
 
-    def note(place: int, passed: Any) -> None:
+    def note(place: int, passed: Any) -> Any:
         mode = _get_current_function_mode()
         if not isinstance(mode, Propagation):  # a forward pass that explains nothing
-            return
-        seen[place] = [found for tensor in tensors_in(passed, []) if (found := _seen(mode, tensor)) is not None]
+            return None
+        found = [item for tensor in tensors_in(passed, []) if (item := _seen(mode, tensor)) is not None]
+        replaced = None
+        if starting and not found and type(passed) in (Tensor, tuple, list, dict):
+            replaced = _started(mode, passed)
+            found = [item for tensor in tensors_in(replaced, []) if (item := _seen(mode, tensor)) is not None]
+        seen[place] = found
+        return replaced
 
     hooks = []
     for place, layer in enumerate(layers):
@@ -52,6 +63,28 @@ def watching(layers: Sequence[nn.Module], inputs: bool) -> Iterator[list[list[Se
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _started(mode: Propagation, passed: Any) -> Any:
+    """``passed`` with its tensors as explained inputs: floating point, and integers (token ids) where all are."""
+    tokens = not any(tensor.is_floating_point() for tensor in tensors_in(passed, []))
+
+    def start(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point():
+            stand_in = tensor.detach().requires_grad_().clone()
+            mode.start(stand_in, torch.ones_like(stand_in, requires_grad=True) if mode.ports else None)
+        elif tokens and tensor.dtype != torch.bool:
+            stand_in = tensor.clone()
+            mode.start(stand_in, port_of_tokens(tensor), token=True)
+        else:
+            return tensor
+        return stand_in
+
+    mode.suspended = True
+    try:
+        return map_tensors(passed, start)
+    finally:
+        mode.suspended = False
 
 
 def _seen(mode: Propagation, tensor: Tensor) -> Seen | None:
@@ -131,7 +164,8 @@ class LayerUnifiedLRP(LayerGradientXActivation):
 
         Returns:
             A tensor, or a tuple where the layer gives several; a list of those where ``layer`` is a list. A layer that
-            runs several times is explained at its last run.
+            runs several times is explained at its last run. A layer that does not depend on the inputs (learned queries,
+            an embedding of ids that the model makes itself) has relevance too.
 
         Raises:
             ValueError: Where a layer did not run or the output does not depend on it.
@@ -139,7 +173,7 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
         lrp = UnifiedLRP(self.forward_func, **self.options)
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
-        with watching(layers, attribute_to_layer_input) as seen:
+        with watching(layers, attribute_to_layer_input, starting=True) as seen:
             _, selected, _ = lrp._forward(inputs, target, arguments)
         found = []
         for layer, items in zip(layers, seen):
