@@ -20,6 +20,7 @@ from lrp_plugin.arguments import Arguments
 from lrp_plugin.call import map_tensors, tensors_in
 from lrp_plugin.evaluation import evaluating
 from lrp_plugin.explained import ExplainedInputs, check_finite, check_target, select_output
+from lrp_plugin.graphs import simplify
 from lrp_plugin.propagation import Propagation
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ class CompiledPass:
         constants = owner.weights.constants(_state(owner.model))
         with torch.inference_mode(False), torch.enable_grad(), evaluating(owner.model), constants:
             graph = make_fx(explained_pass)(*_flat(inputs, places, arguments))
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
+            graph = simplify(graph)
         mode = "reduce-overhead" if self.mode == "reduce-overhead" else None
         return _Graph(torch.compile(graph, mode=mode, dynamic=False, fullgraph=True), versions, shapes[0])
 

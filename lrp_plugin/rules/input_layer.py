@@ -69,18 +69,21 @@ def zbox(call: Call, *, low: Any = 0.0, high: Any = 1.0, stabilizer: float = 1e-
     if _two_signals(call):
         return uniform_product(call)
     f = LinearMap(call)
-    port = call.port(f.x)
-    positive, negative = (
-        f.weights("positive", lambda w: w.clamp(min=0)), f.weights("negative", lambda w: w.clamp(max=0)),
-    )  # fmt: skip
-    bias = f.bias
-    upper = None if bias is None else bias.clamp(min=0)
-    lower = None if bias is None else bias.clamp(max=0)
-    low, high = (torch.as_tensor(bound, dtype=f.x.dtype, device=f.x.device) for bound in (low, high))
-    whole = f.known(f.z, f.weight)
-    value = whole - f.apply(port * low, positive, upper) - f.apply(port * high, negative, lower)
+    bounds = [torch.as_tensor(bound, dtype=f.x.dtype, device=f.x.device) for bound in (low, high)]
+    value = f.known(f.z, f.weight) - _bounded(f, call.port(f.x), *bounds)
     # Bias parts cancel: b - b+ - b- = 0, so all of the relevance reaches the pixels.
     return f.redistribute([Carrier(value)], stabilizer)
+
+
+def _bounded(f: LinearMap, port: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """``f(low p, W+, b+) + f(high p, W-, b-)``, p the port; one map where the bounds are one number for all entries."""
+    positive = f.weights("positive", lambda w: w.clamp(min=0))
+    negative = f.weights("negative", lambda w: w.clamp(max=0))
+    if low.numel() == high.numel() == 1:
+        return f.apply(port, low.reshape(()) * positive + high.reshape(()) * negative, f.bias)
+    upper = None if f.bias is None else f.bias.clamp(min=0)
+    lower = None if f.bias is None else f.bias.clamp(max=0)
+    return f.apply(port * low, positive, upper) + f.apply(port * high, negative, lower)
 
 
 @register_rule("pass", *MAPS, ports=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.primitives import Carrier, damp, scale, widened
 from lrp_plugin.registry import register_rule
-from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
+from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal, native_value
 from lrp_plugin.rules.products import uniform_product
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -54,7 +54,7 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
         f = LinearMap(call, bias)
         damping = epsilon * _typical(widened(f.z)) if relative else epsilon
         return f.hand_on(damping) if bias == "distribute" else f.redistribute([f.whole()], damping)
-    z = call.native()
+    z = native_value(call)
     added = call.at_zero if call.row is not None else None
     if epsilon == 0:
         if added is not None:
@@ -217,7 +217,7 @@ def gamma_montavon(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9,
     f = LinearMap(call, bias)
     lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
     raised = None if f.carried_bias is None else f.carried_bias + gamma * f.carried_bias.clamp(min=0)
-    return f.redistribute([f.share_out(f.apply(f.x, lifted, raised), f.placed(raised))], stabilizer)
+    return f.redistribute([f.share_out(f.carried(f.x, lifted, raised), f.placed(raised))], stabilizer)
 
 
 @register_rule("excitation_backprop", *MAPS, folds=True, defers=is_map_of_one_signal)

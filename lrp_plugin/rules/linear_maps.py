@@ -16,6 +16,7 @@ from torch import Tensor
 from lrp_plugin.blockwise import blockwise
 from lrp_plugin.call import Call
 from lrp_plugin.primitives import Carrier, reciprocal, redistribute, redistribute_with_port, substitute, widened
+from lrp_plugin.rules.strided import gains_from_phases, phase_gradient, phase_kernel
 from lrp_plugin.rules.weights import WeightCache, folded_weights
 
 BIAS_MODES = ("absorb", "ignore", "distribute")
@@ -36,6 +37,22 @@ def weight_names(operation: str) -> tuple[str, str, str | None]:
 def is_map_of_one_signal(names: Mapping[str, Any], signals: Mapping[int, Any]) -> bool:
     """Whether only the input of a convolution or linear call is a signal."""
     return id(names.get("weight")) not in signals and id(names.get("bias")) not in signals
+
+
+def is_strided_image_layer(call: Call) -> bool:
+    """Whether `phase_gradient` is this call's fastest input-gradient."""
+    if call.operation != "conv2d" or call["input"].dim() != 4 or isinstance(call.get("padding", 0), str):
+        return False
+    stride, dilation = _tuple(call.get("stride", 1), 2), _tuple(call.get("dilation", 1), 2)
+    return gains_from_phases(call["weight"], stride, dilation, int(call.get("groups", 1)))
+
+
+def native_value(call: Call) -> Tensor:
+    """A linear map's own value with its own backward, the latter as fast as we can."""
+    if not is_strided_image_layer(call):
+        return call.native()  # type: ignore[no-any-return]
+    f = LinearMap(call)
+    return f.known(f.z, f.weight)
 
 
 class LinearMap:
@@ -133,6 +150,8 @@ class LinearMap:
             n = weight.dim() - 2
             stride, dilation = _tuple(call.get("stride", 1), n), _tuple(call.get("dilation", 1), n)
             groups = int(call.get("groups", 1))
+            if gains_from_phases(weight, stride, dilation, groups):
+                return self._gradient_by_phases(weight, stride[0], padding)
 
             def convolution(m: Tensor) -> Tensor:  # under autocast m is of half precision, x and the weight are not
                 given = m.to(weight.dtype), x.to(weight.dtype), weight
@@ -149,6 +168,20 @@ class LinearMap:
             return torch.autograd.grad(value, free, m.to(value.dtype))[0]
 
         return general
+
+    def _gradient_by_phases(self, weight: Tensor, stride: int, padding: list[int]) -> Callable[[Tensor], Tensor]:
+        dtype, size, places = self.x.dtype, self.x.shape[2:], weight.shape[2:]
+        variant = f"phases/{stride}/{padding}"
+        kernel = self.cache.get((weight,), variant, lambda: phase_kernel(weight, stride, padding))
+        return lambda m: phase_gradient(m.to(weight.dtype), kernel, size, places, stride, padding).to(dtype)
+
+    def carried(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`apply` with the fastest input-gradient there is: our own for an image's strided convolution."""
+        if not is_strided_image_layer(self.call):
+            return self.apply(x, weight, bias)
+        with torch.no_grad():
+            value = self.apply(x.detach(), weight, bias)
+        return substitute(value, self.input_gradient(weight), x)
 
     def known(self, value: Tensor, weight: Tensor) -> Tensor:
         """A carrier whose value is known already: it costs a backward application only."""
@@ -202,7 +235,7 @@ class LinearMap:
         bias = None if self.carried_bias is None else self.carried_bias.clamp(min=0)
         if self.nonnegative:
             weight = self.weights("positive", lambda w: w.clamp(min=0))
-            return self.share_out(self.apply(self.x, weight, bias), self.placed(bias))._replace(sign=1)
+            return self.share_out(self.carried(self.x, weight, bias), self.placed(bias))._replace(sign=1)
         return self.share_out(self._half(1), self.placed(bias))._replace(sign=1)
 
     def negative(self) -> Carrier:
@@ -242,7 +275,7 @@ class LinearMap:
         """z and ``A = f(|x|, |W|, |b|)``, both differentiable."""
         if self._absolute is None:
             bias = None if self.carried_bias is None else self.carried_bias.abs()
-            absolute = self.apply(self.x.abs(), self.weights("absolute", torch.abs), bias)
+            absolute = self.carried(self.x.abs(), self.weights("absolute", torch.abs), bias)
             self._absolute = (self.known(self.carried_value(), self.weight), absolute)
         return self._absolute
 
