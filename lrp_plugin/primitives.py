@@ -228,24 +228,26 @@ class _HandOn(Function):
     def forward(
         ctx: Any, value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor, tensor: Tensor, port: Tensor
     ) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(shift)
+        ctx.save_for_backward(shift, port)
         ctx.pullback = pullback
         ctx.set_materialize_grads(False)
-        return value.detach(), torch.ones_like(value)
+        return value.detach(), port.detach().clone()
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor | None, relevance: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
         if multiplier is None:
             return (None, None, None, None, relevance)
-        (shift,) = ctx.saved_tensors
-        moved = multiplier * shift
+        shift, port = ctx.saved_tensors
+        moved = multiplier * shift * reciprocal(port, 0.0)
         return (None, None, None, ctx.pullback(multiplier), moved if relevance is None else moved + relevance)
 
 
 def hand_on(
     value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor, tensor: Tensor, port: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """``value`` and its port; backward, ``tensor`` receives ``pullback(m)`` and its ``port`` ``m * shift + r``.
+    """``value`` and its port; backward, ``tensor`` receives ``pullback(m)`` and its ``port`` the relevance ``m * shift``.
+
+    The value's port is the input's: an entry that is a constant (a class token, padding) has none, its port is 0.
 
     Args:
         value: The operation's value. shift: The constant it adds, broadcastable to it.

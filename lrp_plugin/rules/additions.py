@@ -78,6 +78,10 @@ def _shared(call: Call, share: Tensor | float) -> Any:
         return _by_multiplier(call, value, share)
     first, second = (call.port(operand).expand_as(value) for operand in (left, right))
     carriers = [Carrier(first, share), Carrier(second, 1 - share)]
+    for carrier in carriers:  # an entry that is a constant (a class token) has no port to take its share up
+        lost = carrier.share * (carrier.value.detach() == 0)
+        call.absorb("no_receiver", lambda m, lost=lost: m * value * lost)
+        call.absorb("port:no_receiver", lambda r, lost=lost: r * lost)
     out, call.out_port = redistribute_with_port(value, carriers, 0.0)
     return out
 

@@ -204,7 +204,9 @@ class LinearMap:
         if bias is None or self.mode != "distribute":
             return Carrier(carried, bias=bias)
         even = self.evenly()
-        return Carrier(carried + (even - even.detach()) * bias, bias=None)
+        # A unit that reads constants alone (a class token, padding) has nobody to hand its bias's part to.
+        kept = None if self.call.row is None else bias.detach() * (even.detach() == 0)
+        return Carrier(carried + (even - even.detach()) * bias, bias=kept)
 
     def evenly(self) -> Tensor:
         """Ones of z's shape (or broadcastable to it) whose backward spreads relevance evenly over each unit's inputs."""
@@ -331,6 +333,10 @@ class LinearMap:
         """Where no carrier can take relevance up, ``distribute`` spreads it evenly, all of it: no stabilizer's part."""
         empty = torch.stack([(c.value.detach() == 0).expand_as(self.z) for c in carriers]).all(0)
         even = self.evenly().expand_as(self.z)
+        if self.call.row is not None:
+            lost = empty & (even.detach() == 0)
+            self.call.absorb("no_receiver", lambda m: m * self.z * lost)
+            self.call.absorb("port:no_receiver", lambda r: r * lost)
         share = torch.where(empty, even.detach() * (1 + stabilizer), 0)
         return [c._replace(share=torch.where(empty, 0, c.share)) for c in carriers], [Carrier(even, share)]
 
@@ -368,7 +374,7 @@ class LinearMap:
                 self.call.absorb(f"port:{column}", lambda r, part=part: r * part)
         if self.mode == "distribute" and self.bias is not None:
             bias_share = self.placed(self.bias).detach() * reciprocal(z, stabilizer)  # type: ignore[union-attr]
-            self.call.absorb("distributed", lambda m: m * z * bias_share)
+            self.call.absorb("distributed", lambda m: m * z * (bias_share - bias))
 
 
 def _flat(args: Any) -> list[Any]:

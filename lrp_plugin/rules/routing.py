@@ -35,8 +35,11 @@ def book_constant(call: Call, constant: Tensor, output: int = 0) -> None:
 def distributed(call: Call, value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor) -> Tensor:
     """``bias="distribute"`` for an operation entry by entry: what the shift would absorb goes to the input's port."""
     x = call["input"]
-    out, call.out_port = hand_on(value, pullback, shift, x, call.port(x))
-    call.absorb("distributed", lambda m: m * shift)
+    port = call.port(x)
+    out, call.out_port = hand_on(value, pullback, shift, x, port)
+    held = port.detach() != 0  # entries that are constants (a class token) cannot take it up: the shift keeps it
+    call.absorb("bias", lambda m: m * shift * ~held)
+    call.absorb("distributed", lambda m: m * shift * held)
     return out
 
 
