@@ -201,6 +201,48 @@ def test_multihead_attention_equals_its_parts(weighted: bool) -> None:
     assert whole.ledger(x).gap.abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_multihead_attention_with_masks_and_sizes_of_its_own_equals_its_parts(mask: str, weighted: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(6, 2, batch_first=True, kdim=5, vdim=3).double().eval()
+    nn.init.normal_(module.in_proj_bias)
+    x, keys, values = (torch.randn(2, *shape).double() for shape in ((4, 6), (5, 5), (5, 3)))
+    weights, hidden = torch.randn(4, 6).double(), mask_of(mask, 4, 5)
+    forbidden = ~hidden if hidden is not None and hidden.dtype == torch.bool else hidden
+
+    def parts(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        maps = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+        projected = [
+            functional.linear(t, w, b) for t, w, b in zip((x, keys, values), maps, module.in_proj_bias.chunk(3))
+        ]
+        q, k, v = (t.unflatten(-1, (2, 3)).transpose(1, 2) for t in projected)
+        return module.out_proj(with_matmul(q, k, v, hidden).transpose(1, 2).flatten(2))
+
+    def whole(x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return module(x, keys, values, need_weights=weighted, attn_mask=forbidden)[0]
+
+    found = []
+    for form in (whole, parts):
+        lrp = UnifiedLRP(lambda *t, form=form: (form(*t) * weights).sum((1, 2)), composite=ZERO, strict=True)
+        assert lrp.ledger((x, keys, values)).gap.abs().max() < 1e-9
+        found.append(lrp.attribute((x, keys, values)))
+    for mine, theirs in zip(*found):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+        assert mine.abs().sum() > 0
+
+
+@pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}, {"bias": False}])
+def test_multihead_attention_s_options_close_the_ledger(options: dict[str, bool]) -> None:
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(6, 2, batch_first=True, **options).double().eval()
+    x, padding = torch.randn(2, 4, 6).double(), torch.tensor([[False] * 4, [False, False, True, True]])
+    lrp = UnifiedLRP(lambda x: module(x, x, x, key_padding_mask=padding)[0][:, 0], strict=True)
+    assert lrp.ledger(x, target=2).gap.abs().max() < 1e-9
+    relevance = lrp.attribute(x, target=2)
+    assert relevance[1, 2:].abs().max() == 0 and relevance.abs().sum() > 0
+
+
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_transformer_closes_the_ledger(norm_first: bool) -> None:
     torch.manual_seed(0)
