@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrp_plugin import Composite, UnifiedLRP, UnsupportedOperationError, rule
+from lrp_plugin import Composite, UnifiedLRP, UnsupportedOperationError, registry, rule
 from lrp_plugin.composites import anything, linear_maps, operation
 
 
@@ -118,6 +118,56 @@ def test_proportional_pooling_meets_its_twin() -> None:
             part = positive / positive.sum() if positive.sum() > 0 else (window == window.max()).double()
             want[0, 0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2] = part * R[0, 0, i, j]
     torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-10)
+
+
+POOLS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
+    "max_pool1d": (lambda t: functional.max_pool1d(t, 2), (6,)),
+    "max_pool2d": (lambda t: functional.max_pool2d(t, 2), (4, 4)),
+    "max_pool3d": (lambda t: functional.max_pool3d(t, 2), (4, 2, 2)),
+    "adaptive_max_pool1d": (lambda t: functional.adaptive_max_pool1d(t, 3), (6,)),
+    "adaptive_max_pool2d": (lambda t: functional.adaptive_max_pool2d(t, 2), (4, 4)),
+    "adaptive_max_pool3d": (lambda t: functional.adaptive_max_pool3d(t, (2, 1, 1)), (4, 2, 2)),
+}
+"""Pools whose windows do not overlap: 2 entries along each dimension."""
+
+
+@pytest.mark.parametrize(
+    ("operation_name", "name"),
+    [(pool, name) for pool in POOLS for name in registry.names(pool)],
+)
+def test_pools_of_every_dimension_meet_their_twins(operation_name: str, name: str) -> None:
+    """A window's relevance goes to its maximum, or to its positive entries by value; window by window."""
+    function, size = POOLS[operation_name]
+    torch.manual_seed(3)
+    x = torch.rand(2, 2, *size, dtype=torch.float64) + 0.1  # so that every window has a positive entry
+    assert name in ("winner_take_all", "proportional"), "a rule without a twin here"
+    parameters = {"stabilizer": 1e-12} if name == "proportional" else {}
+    (got,), R = explained(function, name, x, **parameters)
+    want = torch.zeros_like(x)
+    for place in torch.cartesian_prod(*(torch.arange(n) for n in R.shape)).tolist():
+        window = (place[0], place[1], *(slice(2 * k, 2 * k + 2) for k in place[2:]))
+        entries = x[window]
+        part = entries / entries.sum() if name == "proportional" else (entries == entries.max()).double()
+        want[window] = part * R[tuple(place)]
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-10)
+
+
+def test_a_fused_sum_and_relu_gives_each_addend_its_signed_part() -> None:
+    """add_relu of quantization's module: epsilon's shares where the sum is positive, nothing elsewhere."""
+    a, b = two()
+    functions = torch.ao.nn.quantized.FloatFunctional()
+    (left, right), R = explained(functions.add_relu, "epsilon", a, b)
+    share = torch.where(a + b > 0, a / (a + b), 0)
+    torch.testing.assert_close(left, share * R, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(right, torch.where(a + b > 0, 1 - share, 0) * R, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["pass", "identity"])
+def test_pass_of_bilinear_gives_each_entry_its_counterparts_relevance(name: str) -> None:
+    torch.manual_seed(4)
+    weight, other = torch.randn(3, 3, 2, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
+    (got,), R = explained(lambda t: functional.bilinear(t, other, weight), name, torch.randn(2, 3, dtype=torch.float64))
+    torch.testing.assert_close(got, R)
 
 
 @pytest.mark.parametrize("name", ["pass", "identity"])
