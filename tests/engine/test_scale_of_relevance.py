@@ -17,9 +17,15 @@ VANISHES = {"efficientnet_b7": "constant"}
 Constant: each squeeze-excitation gate gets half of its product's relevance, and the sigmoid's f(0) = 1/2 keeps most of
 that; EfficientNet-B7 has 55 of them (1.8e-7 of the logit arrives; B5 1.2e-6 with 39)."""
 
+SHRINKS = {"vit_b_32": "other"}
+"""Networks whose input receives less than half of the logit with distributed biases, and the column that took most.
+
+Other: softmax's second-order part, 49 % of the logit among the five tokens of a picture of 64 pixels (0.47 arrives; at
+128 pixels 0.60)."""
+
 
 def relevance_sizes(name: str) -> dict[str, float]:
-    """sum|R| / |logit| of the top class by bias mode, float32; the mode's ledger is asked where it vanishes."""
+    """sum|R| / |logit| of the top class by bias mode, float32; where it is too small, the ledger's columns as well."""
     size = max(SIZE, FAMILIES.get(name, SIZE))
     model, x = build(name, size, torch.float32).requires_grad_(False), images(name, size, 1, torch.float32)
     with torch.no_grad():
@@ -30,9 +36,9 @@ def relevance_sizes(name: str) -> dict[str, float]:
         relevance = lrp.attribute(x, target=int(target))
         assert torch.isfinite(relevance).all(), bias
         found[bias] = float(relevance.abs().double().sum() / logit.abs())
-    if found["absorb"] < 1e-6:
-        lrp = UnifiedLRP(model, composite=composites.epsilon_plus())
-        account = lrp.ledger(x, target=int(target))
+    lost = "absorb" if found["absorb"] < 1e-6 else "distribute" if found["distribute"] < 0.5 else None
+    if lost is not None:
+        account = UnifiedLRP(model, composite=composites.epsilon_plus(bias=lost)).ledger(x, target=int(target))
         found |= {column: float(getattr(account, column)[0] / account.output[0]) for column in ABSORBED}
     return found
 
@@ -43,8 +49,8 @@ def test_relevance_keeps_its_scale(name: str) -> None:
     """1e-6 <= sum|R| / |logit| <= 1e2 with absorbing biases, 0.5 <= ... <= 1e2 with distributed ones."""
     found = relevance_sizes(name)
     print(name, {key: f"{value:.3g}" for key, value in found.items()})
-    assert 0.5 <= found["distribute"] <= 1e2
-    assert found["absorb"] <= 1e2
+    assert found["absorb"] <= 1e2 and found["distribute"] <= 1e2
     assert (found["absorb"] < 1e-6) == (name in VANISHES), found
-    if name in VANISHES:
-        assert max(ABSORBED, key=lambda column: abs(found[column])) == VANISHES[name]
+    assert (found["distribute"] < 0.5) == (name in SHRINKS), found
+    reason = VANISHES.get(name) or SHRINKS.get(name)
+    assert reason is None or max(ABSORBED, key=lambda column: abs(found[column])) == reason
