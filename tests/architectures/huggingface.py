@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,30 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def _text(kind: str, attention: str, **config: Any) -> nn.Module:
+FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "llama", "t5", "vit", "deit", "swin", "whisper")
+
+
+class Doubled:
+    """torch, except that its float32 is float64: several of the models compute a softmax or a norm in float32."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
+@contextmanager
+def steps_in_double() -> Iterator[None]:
+    """The models' own float32 steps in float64."""
+    with ExitStack() as stack:
+        for family in FAMILIES:
+            module = importlib.import_module(f"transformers.models.{family}.modeling_{family}")
+            stack.enter_context(mock.patch.object(module, "torch", Doubled()))
+        yield
+
+
+def built(kind: str, attention: str, **config: Any) -> nn.Module:
+    """A model by ``"Family:Class"`` from its configuration, 40 words and three labels unless told."""
     import transformers
 
     settings = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_labels": 3, **config}
@@ -78,20 +104,20 @@ def whisper_encoder(attention: str) -> nn.Module:
 
 Case = tuple[Callable[[str], nn.Module], Callable[[], tuple[Tensor, ...]], Any]
 MODELS: dict[str, Case] = {
-    "bert": (lambda a: _text("Bert:BertForSequenceClassification", a, **SMALL), ids, 1),
-    "roberta": (lambda a: _text("Roberta:RobertaForSequenceClassification", a, **{**SMALL, "pad_token_id": 0}), ids, 1),
-    "distilbert": (lambda a: _text("DistilBert:DistilBertForSequenceClassification", a, dim=16, n_layers=2, n_heads=2,
+    "bert": (lambda a: built("Bert:BertForSequenceClassification", a, **SMALL), ids, 1),
+    "roberta": (lambda a: built("Roberta:RobertaForSequenceClassification", a, **{**SMALL, "pad_token_id": 0}), ids, 1),
+    "distilbert": (lambda a: built("DistilBert:DistilBertForSequenceClassification", a, dim=16, n_layers=2, n_heads=2,
                                    hidden_dim=24, max_position_embeddings=20), ids, 1),
-    "gpt2": (lambda a: _text("GPT2:GPT2LMHeadModel", a, n_embd=16, n_layer=2, n_head=2, n_positions=20), ids, (3, 5)),
-    "llama": (lambda a: _text("Llama:LlamaForCausalLM", a, **{**SMALL, "num_attention_heads": 4,
+    "gpt2": (lambda a: built("GPT2:GPT2LMHeadModel", a, n_embd=16, n_layer=2, n_head=2, n_positions=20), ids, (3, 5)),
+    "llama": (lambda a: built("Llama:LlamaForCausalLM", a, **{**SMALL, "num_attention_heads": 4,
                                                                "num_key_value_heads": 2}), ids, (3, 5)),
-    "t5_encoder": (lambda a: _text("T5:T5EncoderModel", a, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
+    "t5_encoder": (lambda a: built("T5:T5EncoderModel", a, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
                                    feed_forward_proj="gated-gelu"), ids, (3, 5)),
-    "t5": (lambda a: _text("T5:T5ForSequenceClassification", a, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
+    "t5": (lambda a: built("T5:T5ForSequenceClassification", a, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2,
                            decoder_start_token_id=0), sentences_with_one_end, 1),
-    "vit": (lambda a: _text("ViT:ViTForImageClassification", a, **IMAGE), image, 1),
-    "deit": (lambda a: _text("DeiT:DeiTForImageClassification", a, **IMAGE), image, 1),
-    "swin": (lambda a: _text("Swin:SwinForImageClassification", a, image_size=32, patch_size=4, embed_dim=8,
+    "vit": (lambda a: built("ViT:ViTForImageClassification", a, **IMAGE), image, 1),
+    "deit": (lambda a: built("DeiT:DeiTForImageClassification", a, **IMAGE), image, 1),
+    "swin": (lambda a: built("Swin:SwinForImageClassification", a, image_size=32, patch_size=4, embed_dim=8,
                              depths=[2, 2], num_heads=[2, 2], window_size=2), swin_image, 1),
     "whisper_encoder": (whisper_encoder, spectrogram, (3, 5)),
 }  # fmt: skip
