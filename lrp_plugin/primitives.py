@@ -28,7 +28,7 @@ class Carrier(NamedTuple):
         bias: The part of ``value`` that comes from bias, broadcastable to it; ``None`` where there is none.
         sign: 1 where ``value`` is known to hold no negative entry, -1 no positive one, 0 where neither is known.
         side: 1 for a carrier of those units alone whose pre-activation is >= 0, -1 of the others, 0 of all.
-        partner: Where this tensor is zero (the other carrier cannot take its share up) the share is 1.
+        partner: Of the opposite sign; where it is zero (it cannot take its share up) the share is 1.
     """
 
     value: Tensor
@@ -171,8 +171,9 @@ def _factor(value: Tensor, carrier: Carrier, stabilizer: float | Tensor) -> Tens
         if carrier.side:
             v = v.clamp(min=0) if carrier.side > 0 else v.clamp(max=0)
         result = _divided(v, c, carrier.sign, stabilizer, out)
-        if optional[1] is not None:
-            return result.mul_(torch.full_like(c, float(share)).masked_fill_(remaining.pop(0) == 0, 1.0))
+        if optional[1] is not None:  # 1 + (share - 1) |sign(partner)|: the share, and 1 where the partner is zero
+            more = (float(share) - 1) * (1 if carrier.sign < 0 else -1)
+            return result.addcmul_(result, remaining.pop(0).sign(), value=more)
         return result if isinstance(share, float) and share == 1 else result.mul_(share)
 
     return blockwise(formula, wide, divisor, *(part for part in optional if part is not None))

@@ -94,7 +94,8 @@ class Waiting(Ports):
         for known in (rectified, False):
             if known in signal.settled:
                 return signal.settled[known]
-        with torch.enable_grad():  # a custom autograd.Function may be the first to look, and its forward records nothing
+        # A custom autograd.Function may be the first to look, and its forward records nothing.
+        with torch.enable_grad():
             value, port = signal.pending.settle(tensor.detach(), rectified, signal.pending.followers)
         signal.settled[rectified] = value
         signal.port = port if port is not None else signal.port

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call, tensors_in
-from lrp_plugin.primitives import Carrier, damp, scale, widened
+from lrp_plugin.primitives import Carrier, damp, scale, substitute, widened
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal, native_value
 from lrp_plugin.rules.products import uniform_product
@@ -167,18 +167,14 @@ def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bia
     if _is_product(call):
         return uniform_product(call)
     f = LinearMap(call, bias)
-    if bias != "distribute" and f.nonnegative:
-        return f.redistribute(_favoured(f, gamma), stabilizer)
+    if bias != "distribute":
+        return f.redistribute(_favoured(f, gamma) if f.nonnegative else [_favoured_side(f, gamma)], stabilizer)
     whole = f.whole()
     if call.rectified:
         return f.redistribute([_combined(whole, f.positive(), gamma)], stabilizer)
     positive, negative = f.both()
-    up = f.z >= 0
-    side = torch.where(up, positive.value, negative.value)
-    side_bias = (
-        None if positive.bias is None or negative.bias is None else torch.where(up, positive.bias, negative.bias)
-    )
-    return f.redistribute([_combined(whole, Carrier(side, bias=side_bias), gamma)], stabilizer)
+    side = torch.where(f.z >= 0, positive.value, negative.value)
+    return f.redistribute([_combined(whole, Carrier(side), gamma)], stabilizer)
 
 
 def _combined(whole: Carrier, side: Carrier, gamma: float) -> Carrier:
@@ -189,20 +185,37 @@ def _combined(whole: Carrier, side: Carrier, gamma: float) -> Carrier:
 def _favoured(f: LinearMap, gamma: float) -> list[Carrier]:
     """gamma's carriers on a non-negative input: one or two modified weights instead of three maps."""
     bias = f.carried_bias
+    sign = 1 if f.mode == "absorb" else 0  # a bias left out may turn a carrier's sign against z's
     lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
     raised = None if bias is None else bias + gamma * bias.clamp(min=0)
     if f.call.rectified:
-        return [Carrier(f.apply(f.x, lifted, raised), bias=f.placed(raised))]
+        return [Carrier(f.apply(f.x, lifted, raised), bias=f.placed(raised), sign=sign, side=1)]
     lowered = f.weights(f"gamma-{gamma}", lambda w: w + gamma * w.clamp(max=0))
     sunk = None if bias is None else bias + gamma * bias.clamp(max=0)
     whole, positive = f.carried_value(), f.positive_value()
     with torch.no_grad():
         up = torch.add(whole, positive, alpha=gamma)
-        down = torch.add(whole, whole - positive, alpha=gamma)
+        down = torch.lerp(positive, whole, 1 + gamma)  # whole + gamma (whole - positive)
     return [
-        Carrier(f.known(up, lifted), bias=f.placed(raised), side=1),
-        Carrier(f.known(down, lowered), bias=f.placed(sunk), side=-1),
+        Carrier(f.known(up, lifted), bias=f.placed(raised), sign=sign, side=1),
+        Carrier(f.known(down, lowered), bias=f.placed(sunk), sign=-sign, side=-1),
     ]
+
+
+def _favoured_side(f: LinearMap, gamma: float) -> Carrier:
+    """gamma's carrier on a signed input, ``z + gamma (z + s A) / 2`` with s the sign of z: two backward applications."""
+    whole, absolute = f.signed()
+    up = f.z >= 0
+    with torch.no_grad():
+        favoured = f.half(1)
+        if not f.call.rectified:
+            favoured = torch.where(up, favoured, f.half(-1))
+        value = torch.add(whole, favoured, alpha=gamma)
+        lean = gamma / 2 if f.call.rectified else torch.where(up, gamma / 2, -gamma / 2).to(value.dtype)
+    bias = f.placed(f.carried_bias)
+    if bias is not None:
+        bias = bias + gamma * torch.where(up, bias.clamp(min=0), bias.clamp(max=0))
+    return Carrier(substitute(value, lambda m: (m * (1 + gamma / 2), m * lean), whole, absolute), bias=bias)
 
 
 @register_rule("gamma_montavon", *MAPS, folds=True, defers=is_map_of_one_signal)
@@ -217,7 +230,10 @@ def gamma_montavon(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9,
     f = LinearMap(call, bias)
     lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
     raised = None if f.carried_bias is None else f.carried_bias + gamma * f.carried_bias.clamp(min=0)
-    return f.redistribute([f.share_out(f.carried(f.x, lifted, raised), f.placed(raised))], stabilizer)
+    carrier = f.share_out(f.carried(f.x, lifted, raised), f.placed(raised))
+    if f.nonnegative and call.rectified and bias == "absorb":  # where z > 0 the carrier is at least z
+        carrier = carrier._replace(sign=1, side=1)
+    return f.redistribute([carrier], stabilizer)
 
 
 @register_rule("excitation_backprop", *MAPS, folds=True, defers=is_map_of_one_signal)

@@ -8,6 +8,7 @@ the negative part is ``z - z+`` and costs no forward; on a signed one ``A = f(|x
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,13 @@ from torch import Tensor
 from lrp_plugin.blockwise import blockwise
 from lrp_plugin.call import Call
 from lrp_plugin.primitives import Carrier, reciprocal, redistribute, redistribute_with_port, substitute, widened
-from lrp_plugin.rules.strided import gains_from_phases, phase_gradient, phase_kernel
+from lrp_plugin.rules.strided import (
+    gains_from_phases,
+    is_strided_image_layer,
+    per_axis,
+    phase_gradient,
+    phase_kernel,
+)
 from lrp_plugin.rules.weights import WeightCache, folded_weights
 
 BIAS_MODES = ("absorb", "ignore", "distribute")
@@ -37,14 +44,6 @@ def weight_names(operation: str) -> tuple[str, str, str | None]:
 def is_map_of_one_signal(names: Mapping[str, Any], signals: Mapping[int, Any]) -> bool:
     """Whether only the input of a convolution or linear call is a signal."""
     return id(names.get("weight")) not in signals and id(names.get("bias")) not in signals
-
-
-def is_strided_image_layer(call: Call) -> bool:
-    """Whether `phase_gradient` is this call's fastest input-gradient."""
-    if call.operation != "conv2d" or call["input"].dim() != 4 or isinstance(call.get("padding", 0), str):
-        return False
-    stride, dilation = _tuple(call.get("stride", 1), 2), _tuple(call.get("dilation", 1), 2)
-    return gains_from_phases(call["weight"], stride, dilation, int(call.get("groups", 1)))
 
 
 def native_value(call: Call) -> Tensor:
@@ -148,7 +147,7 @@ class LinearMap:
         padding = _explicit_padding(call, weight)
         if call.operation in ("conv1d", "conv2d", "conv3d") and padding is not None and x.dim() == weight.dim():
             n = weight.dim() - 2
-            stride, dilation = _tuple(call.get("stride", 1), n), _tuple(call.get("dilation", 1), n)
+            stride, dilation = per_axis(call.get("stride", 1), n), per_axis(call.get("dilation", 1), n)
             groups = int(call.get("groups", 1))
             if gains_from_phases(weight, stride, dilation, groups):
                 return self._gradient_by_phases(weight, stride[0], padding)
@@ -170,10 +169,10 @@ class LinearMap:
         return general
 
     def _gradient_by_phases(self, weight: Tensor, stride: int, padding: list[int]) -> Callable[[Tensor], Tensor]:
-        dtype, size, places = self.x.dtype, self.x.shape[2:], weight.shape[2:]
-        variant = f"phases/{stride}/{padding}"
-        kernel = self.cache.get((weight,), variant, lambda: phase_kernel(weight, stride, padding))
-        return lambda m: phase_gradient(m.to(weight.dtype), kernel, size, places, stride, padding).to(dtype)
+        dtype, shape, places = self.x.dtype, self.x.shape[1:], weight.shape[2:]
+        make = partial(phase_kernel, weight, stride, padding)
+        kernel = self.cache.get((weight,), f"phases/{stride}/{padding}", make)
+        return lambda m: phase_gradient(m.to(weight.dtype), kernel, shape, places, stride, padding).to(dtype)
 
     def carried(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """`apply` with the fastest input-gradient there is: our own for an image's strided convolution."""
@@ -273,7 +272,7 @@ class LinearMap:
             return positive, self.negative()
         return self.positive(), self.negative()
 
-    def _signed(self) -> tuple[Tensor, Tensor]:
+    def signed(self) -> tuple[Tensor, Tensor]:
         """z and ``A = f(|x|, |W|, |b|)``, both differentiable."""
         if self._absolute is None:
             bias = None if self.carried_bias is None else self.carried_bias.abs()
@@ -281,17 +280,20 @@ class LinearMap:
             self._absolute = (self.known(self.carried_value(), self.weight), absolute)
         return self._absolute
 
-    def _half(self, sign: int) -> Tensor:
-        """``(z + sign A) / 2``: all contributions of one sign, on an input of both."""
-        whole, absolute = self._signed()
+    def half(self, sign: int) -> Tensor:
+        """The value of ``(z + sign A) / 2``: all contributions of one sign, on an input of both."""
+        whole, absolute = self.signed()
         with torch.no_grad():
-            value = self._part(whole.detach(), absolute.detach(), float(sign), 0.5)
+            return self._part(whole.detach(), absolute.detach(), float(sign), 0.5)
+
+    def _half(self, sign: int) -> Tensor:
+        """`half`, differentiable."""
 
         def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
             half = m * 0.5
             return half, half if sign > 0 else -half
 
-        return substitute(value, pullback, whole, absolute)
+        return substitute(self.half(sign), pullback, *self.signed())
 
     def _part(self, whole: Tensor, other: Tensor, sign: float, weight: float) -> Tensor:
         """``weight (whole + sign other)``, of that sign, exactly zero where rounding alone filled it."""
@@ -381,17 +383,13 @@ def _flat(args: Any) -> list[Any]:
     return [inner for item in args for inner in (item if isinstance(item, (list, tuple)) else (item,))]
 
 
-def _tuple(value: Any, n: int) -> list[int]:
-    return [int(value)] * n if isinstance(value, int) else [int(v) for v in value] * (n if len(value) == 1 else 1)
-
-
 def _explicit_padding(call: Call, weight: Tensor) -> list[int] | None:
     """The padding in numbers; None for an uneven "same"."""
     padding, n = call.get("padding", 0), weight.dim() - 2
     if padding == "valid":
         return [0] * n
     if padding == "same":
-        dilation = _tuple(call.get("dilation", 1), n)
+        dilation = per_axis(call.get("dilation", 1), n)
         total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
         return None if any(t % 2 for t in total) else [t // 2 for t in total]
-    return _tuple(padding, n)
+    return per_axis(padding, n)

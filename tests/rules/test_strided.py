@@ -25,7 +25,7 @@ def test_phases_give_the_gradient(channels, stride, places, padding, extra, seed
     multiplier = torch.randn_like(value)
     (expected,) = torch.autograd.grad(value, x, multiplier)
     kernel = phase_kernel(weight, stride, padding)
-    found = phase_gradient(multiplier, kernel, size, places, stride, padding)
+    found = phase_gradient(multiplier, kernel, (channels, *size), places, stride, padding)
     assert found.shape == expected.shape
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
