@@ -26,6 +26,11 @@ SEGMENTATION = (
 DETECTION = ("fasterrcnn_mobilenet_v3_large_320_fpn", "ssdlite320_mobilenet_v3_large")
 
 
+def first_scores(found: list[dict[str, Tensor]]) -> Tensor:
+    """The scores of the three best boxes of each image, from what a detector returns; (N, 3)."""
+    return torch.stack([one["scores"][:3] for one in found])
+
+
 def stirred(model: nn.Module, seed: int = 0) -> nn.Module:
     """Vectors (biases, scales) and statistics drawn anew, matrices as built; float64, evaluating."""
     torch.manual_seed(seed)

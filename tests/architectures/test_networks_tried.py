@@ -14,6 +14,7 @@ from networks_tried import (
     VIDEO,
     Interpolated,
     UNet,
+    first_scores,
     images,
     one_dimensional,
     stirred,
@@ -70,11 +71,6 @@ def test_torchvision_video(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None, num_classes=5)
     closes(model, torch.randn(1, 3, frames, size, size).double(), 1)
-
-
-def first_scores(found: list[dict[str, Tensor]]) -> Tensor:
-    """The scores of the three best boxes of each image; (N, 3)."""
-    return torch.stack([one["scores"][:3] for one in found])
 
 
 @pytest.mark.parametrize("name", [DETECTION[0], pytest.param(DETECTION[1], marks=pytest.mark.slow)])
