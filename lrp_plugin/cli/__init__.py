@@ -10,6 +10,10 @@ from lrp_plugin.cli.explain import add_explain
 from lrp_plugin.version import __version__
 
 
+# What a user can mend: bad input, an index outside the data, files, a missing extra, a training that diverged.
+_NAMED = (ValueError, IndexError, OSError, RuntimeError, ImportError, FloatingPointError)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
     parser = argparse.ArgumentParser(prog="lrp-plugin", description=__doc__)
@@ -29,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = build_parser().parse_args(arguments)
     try:
         parsed.run(parsed)
-    except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
+    except _NAMED as error:
         print(f"lrp-plugin: {error}", file=sys.stderr)
         return 2
     return 0

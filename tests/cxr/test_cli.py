@@ -162,6 +162,7 @@ def test_report_shows_what_was_measured(run):
         (["--lr", "-1"], "learning_rate"),
         (["--shortcut", "1.5"], "strength=1.5"),
         (["--resume"], "holds no run"),
+        (["--lr", "1e30", "--epochs", "2"], "loss"),
     ],
 )
 def test_what_cannot_be_trained_is_named_with_status_2(tmp_path, monkeypatch, capsys, arguments, message):
@@ -188,6 +189,18 @@ def test_a_run_of_another_model_or_an_unknown_method_is_refused(run, capsys):
     assert cxr("explain", run, "--index", "80") == 2
     assert "index 80 lies outside the data" in capsys.readouterr().err
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("error", [IndexError("no such picture"), ImportError("needs Jinja2: pip install jinja2")])
+def test_what_a_command_raises_by_name_ends_in_one_line(run, monkeypatch, capsys, error):
+    """An index outside the data, a missing extra: the message and status 2, no traceback."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("lrp_plugin.cxr.reporting.open_samples", fail)
+    assert cxr("explain", run, "--index", "3", "--methods", "saliency") == 2
+    assert capsys.readouterr().err == f"lrp-plugin: {error}\n"
 
 
 def folder_run(database: Path, out: Path, *more: str) -> int:
