@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from lrp_plugin.cli.explain import add_explain
 from lrp_plugin.version import __version__
 
-
 # What a user can mend: bad input, an index outside the data, files, a missing extra, a training that diverged.
 _NAMED = (ValueError, IndexError, OSError, RuntimeError, ImportError, FloatingPointError)
 
