@@ -45,6 +45,18 @@ def test_u_net(upsample: Callable[[int, int], nn.Module]) -> None:
     closes(UNet(upsample), images(16), (1, 3, 4))
 
 
+def test_a_mask_of_pixels_is_a_target() -> None:
+    """A class's scores added up over a mask: the sum of what its pixels have."""
+    model, x = stirred(UNet(transposed)), images(16)
+    mask = torch.zeros(16, 16, dtype=torch.float64)
+    mask[3, 4] = mask[9, 12] = 1
+    whole = UnifiedLRP(model, output=lambda scores: (scores[:, 1] * mask).sum((1, 2))).attribute(x)
+    lrp = UnifiedLRP(model)
+    parts = lrp.attribute(x, (1, 3, 4)) + lrp.attribute(x, (1, 9, 12))
+    torch.testing.assert_close(whole, parts, rtol=1e-9, atol=1e-12)
+    assert whole.abs().sum() > 0
+
+
 def test_one_and_three_dimensions() -> None:
     closes(one_dimensional(), torch.randn(2, 2, 40).double(), 1)
     closes(three_dimensional(), torch.randn(2, 1, 8, 8, 8).double(), 1)

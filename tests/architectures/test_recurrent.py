@@ -87,6 +87,50 @@ def test_gru_meets_its_literal_twin(size: tuple[int, int, int, int], epsilon: fl
         torch.testing.assert_close(mine.flatten(), theirs.flatten(), rtol=1e-8, atol=1e-8)
 
 
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.sampled_from(["lstm", "gru"]), st.booleans(),
+       st.integers(0, 10_000))  # fmt: skip
+def test_packed_sequences_in_both_directions_meet_the_literal_twin(
+    lengths: list[int], kind: str, both: bool, seed: int
+) -> None:
+    """Each sequence alone through the twin, the reverse direction on the sequence turned round."""
+    model, hidden = kernel(kind, seed, bidirectional=both), 4
+    x, zeros = torch.randn(len(lengths), max(lengths), 3).double(), torch.zeros(hidden).double()
+    composite = Composite([(operation(kind), rule("signal", epsilon=0.05))])
+    found = UnifiedLRP(Packed(model, lengths), composite=composite).attribute(x)
+    directions = list(model.parameters())
+    for place, length in enumerate(lengths):
+        alone = x[place, :length]
+        with torch.no_grad():
+            out = model(alone[None])[0][0]
+            wanted = torch.zeros_like(alone)
+            for number in range(1 + both):
+                turned = (lambda t: t.flip(0)) if number else (lambda t: t)
+                given = turned(alone), zeros, zeros, directions[4 * number : 4 * number + 4]
+                relevance = turned(out[:, hidden * number : hidden * (number + 1)])
+                twin = (
+                    lstm_relevance(*given, relevance, 0.05)
+                    if kind == "lstm"
+                    else gru_relevance(given[0], zeros, given[3], relevance, 0.05)
+                )
+                wanted += turned(twin[0])
+        torch.testing.assert_close(found[place, :length], wanted, rtol=1e-8, atol=1e-8)
+        assert found[place, length:].abs().sum() == 0
+
+
+class Packed(nn.Module):
+    """All outputs of packed sequences added up; (N,)."""
+
+    def __init__(self, model: nn.RNNBase, lengths: list[int]) -> None:
+        super().__init__()
+        self.model, self.lengths = model, torch.tensor(lengths)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The sum over time and units."""
+        packed = nn.utils.rnn.pack_padded_sequence(x, self.lengths, True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.model(packed)[0], True)[0].sum((1, 2))
+
+
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_kernel_equals_hand_written_cells(kind: str, both: bool) -> None:
