@@ -122,7 +122,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             return self._constant(func, spelling, args, kwargs, tensors)
         if torch.is_inference_mode_enabled():
             raise ValueError(
-                f"{self._where()} enters torch.inference_mode in its forward: autograd records nothing there; "
+                f"{self.where()} enters torch.inference_mode in its forward: autograd records nothing there; "
                 "leave it out"
             )
         rule = self.chooser.default(spelling.operation)
@@ -133,7 +133,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             return self.write(args[0], self._apply(spelling, args, kwargs, tensors, found))
         if kwargs.get("out") is not None:
             raise UnsupportedOperationError(
-                f"operation {spelling.operation!r} in {self._where()} writes a signal into out=; "
+                f"operation {spelling.operation!r} in {self.where()} writes a signal into out=; "
                 "assign its result instead"
             )
         if self.storages and rule is not None and rule.port == "routes" and not spelling.writes:
@@ -169,7 +169,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             self._constants.set(tensor, Signal())
             return None
         node = tensor.grad_fn.name() if tensor.grad_fn is not None else "?"
-        refuse_reentrant_checkpoint(node, self._where())
+        refuse_reentrant_checkpoint(node, self.where())
         what = f"{node} (a custom autograd.Function, or a scripted or traced part)"
         row = self._unknown(what)
         receivers = [self.value_of(source) for source in sources]
@@ -348,19 +348,25 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         assert self.recorder is not None
         return self.recorder.open_row(path, operation, choice.text)
 
-    def _where(self) -> str:
+    def tell(self, operation: str, message: str) -> None:
+        """Warns, once for each operation and module."""
+        key = (operation, self.where())
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, UnsupportedOperationWarning, stacklevel=5)
+
+    def where(self) -> str:
+        """The running module, for messages."""
         path = self.paths.current()[0]
         return f"module {path!r}" if path else "the model's own forward"
 
     def _unknown(self, kind: Operation) -> Row | None:
         operation = str(kind)
-        where = self._where()
+        where = self.where()
         message = f"no rule carries relevance through operation {operation!r} in {where}: {_REMEDY}"
         if self.strict:
             raise UnsupportedOperationError(message)
-        if (operation, where) not in self._warned:
-            self._warned.add((operation, where))
-            warnings.warn(message, UnsupportedOperationWarning, stacklevel=4)
+        self.tell(operation, message)
         if self.recorder is None:
             return None
         return self.recorder.open_row(self.paths.current()[0], operation, "native gradient", unknown=True)

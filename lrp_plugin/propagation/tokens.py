@@ -38,7 +38,23 @@ def propagate(
 
     args, kwargs = map_tensors(tuple(args), plain), map_tensors(kwargs, plain)
     left = {key: signal for key, signal in found.items() if not signal.token}
-    return mode.dispatch(func, spelling, args, kwargs, tensors_in(kwargs, tensors_in(args, [])), left)
+    value = mode.dispatch(func, spelling, args, kwargs, tensors_in(kwargs, tensors_in(args, [])), left)
+    if rule is not None and not spelling.writes:
+        _tell_of_arithmetic(mode, spelling, value, [t for t in tensors if id(t) in found and found[id(t)].token])
+    return value
+
+
+def _tell_of_arithmetic(mode: Propagation, spelling: Spelling, value: Any, tokens: list[Tensor]) -> None:
+    """Warns where other integers were made of tokens, one for each: their relevance does not lead back."""
+    for made in tensors_in(value, []):
+        if made.is_floating_point() or made.dtype == torch.bool or made.shape not in [t.shape for t in tokens]:
+            continue
+        mode.tell(
+            str(spelling.operation),
+            f"operation {spelling.operation!r} in {mode.where()} computes new integers from token ids: they are constants "
+            "from here on, what is read by them has no relevance at the ids; explain the embedding instead "
+            "(LayerUnifiedLRP(model, embedding)), or hand the model the ids it computes",
+        )
 
 
 def _routed(

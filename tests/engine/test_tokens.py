@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrp_plugin import UnifiedLRP
+from lrp_plugin import LayerUnifiedLRP, UnifiedLRP, UnsupportedOperationWarning
 from lrp_plugin.testing import assert_model_untouched
 
 
@@ -116,6 +117,28 @@ def test_tokens_overwritten_by_constants_carry_nothing() -> None:
     relevance = lrp.attribute(IDS, 1)
     assert relevance[:, 1:].abs().max() == 0 and relevance[:, 0].abs().min() > 0
     assert lrp.ledger(IDS, 1).gap.abs().max() < 1e-9
+
+
+def test_arithmetic_on_tokens_is_told() -> None:
+    class Offset(Reader):
+        """Reads the ids themselves, and with an offset."""
+
+        def forward(self, ids: Tensor) -> Tensor:
+            kinds = torch.zeros_like(ids) * 2 + (ids > 3).long()
+            return super().forward(ids) + super().forward((ids + 3).clamp(max=11)) + super().forward(kinds)
+
+    model = Offset(lambda ids: ids)
+    with pytest.warns(
+        UnsupportedOperationWarning, match=r"'add' in the model's own forward computes new integers.*Layer"
+    ):
+        UnifiedLRP(model).attribute(IDS, 1)
+    with warnings.catch_warnings():  # a place, a comparison, a tensor of the same shape: nothing to tell
+        warnings.simplefilter("error")
+        UnifiedLRP(Reader(lambda ids: ids.clamp(max=11))).attribute(IDS, 1)
+        UnifiedLRP(Reader(lambda ids: torch.where(ids == 0, torch.ones_like(ids), ids))).attribute(IDS, 1)
+    with pytest.warns(UnsupportedOperationWarning):
+        inside = LayerUnifiedLRP(model, model.embed).attribute(IDS, 1)
+    assert inside.shape == (2, 4, 3) and inside.abs().sum() > 0
 
 
 @pytest.mark.parametrize("rule", ["flat", "wsquare", "epsilon"])
