@@ -92,3 +92,17 @@ def test_epsilon_hands_on_what_a_bias_above_gave_by_magnitudes() -> None:
     ledger = lrp.ledger(x)
     assert ledger.gap.abs().max() < 1e-12
     torch.testing.assert_close(ledger.input, ledger.output, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_zbox_takes_bounds_entry_by_entry(rectified: bool) -> None:
+    """Low and high as tensors of the input's shape, all different: Montavon et al. 2017, eq. 14, by hand."""
+    torch.manual_seed(0)
+    case = Case(torch.nn.Linear(5, 4), (5,), False, None, rectified)
+    x, low, high = torch.randn(2, 5).double(), -torch.rand(5).double() - 3, torch.rand(5).double() + 3
+    weight, bias = case.layer.weight.detach(), case.layer.bias.detach()
+    part = weight * x[:, None] - weight.clamp(min=0) * low - weight.clamp(max=0) * high
+    R = (x @ weight.T + bias) * case.multiplier
+    R = torch.where(x @ weight.T + bias > 0, R, 0) if rectified else R
+    want = torch.einsum("nji,nj->ni", part / part.sum(2, keepdim=True), R)
+    torch.testing.assert_close(relevance(case, x, "zbox", low=low, high=high), want, rtol=1e-7, atol=1e-10)

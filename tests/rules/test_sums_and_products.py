@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrp_plugin import Composite, UnifiedLRP, UnsupportedOperationError, registry, rule
+from lrp_plugin.call import Signal
 from lrp_plugin.composites import anything, linear_maps, operation
+from lrp_plugin.rules.additions import path_lengths
 
 
 class Written(nn.Module):
@@ -86,6 +88,37 @@ def test_skip_and_branch_give_all_to_one_path(name: str, factor: float) -> None:
     torch.testing.assert_close(right, R - want, rtol=1e-9, atol=1e-12)
 
 
+def made_from(*parents: Signal) -> Signal:
+    """A signal that an operation made from these."""
+    signal = Signal()
+    signal.parents, signal.depth = parents, 1 + max((parent.depth for parent in parents), default=-1)
+    return signal
+
+
+def chain(signal: Signal, length: int) -> Signal:
+    for _ in range(length):
+        signal = made_from(signal)
+    return signal
+
+
+def test_paths_are_counted_from_the_last_common_signal() -> None:
+    """An older common ancestor, the input, would give 6 and 3: the other operand would be the skip."""
+    x = made_from()
+    common = made_from(x)
+    left, right = made_from(common, chain(x, 5)), chain(common, 2)
+    assert path_lengths(left, right) == (1, 2)
+    assert path_lengths(made_from(), chain(made_from(), 3)) == (0, 3), "nothing in common: counted from the inputs"
+
+
+def test_the_longest_way_back_counts() -> None:
+    """Two ways lead from the left operand to the common signal, of 2 and of 4 operations."""
+    x = made_from()
+    common = made_from(x)
+    deeper = made_from(common, chain(x, 2))
+    left = made_from(made_from(common), chain(deeper, 2))
+    assert path_lengths(left, chain(common, 3)) == (4, 3)
+
+
 def test_skip_with_equal_lengths_is_refused_by_name() -> None:
     with pytest.raises(UnsupportedOperationError, match="operation 'add'.*neither is the skip"):
         explained(lambda x: functional.relu(x) + x.abs(), "skip", two()[0])
@@ -129,6 +162,18 @@ POOLS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...]]] = {
     "adaptive_max_pool3d": (lambda t: functional.adaptive_max_pool3d(t, (2, 1, 1)), (4, 2, 2)),
 }
 """Pools whose windows do not overlap: 2 entries along each dimension."""
+
+
+@pytest.mark.parametrize("gate_first", [False, True])
+def test_a_factor_broadcast_from_a_pooled_path_is_a_gate(gate_first: bool) -> None:
+    """Without a sigmoid: fewer entries than the other factor's. Two factors of one size share evenly instead."""
+    a, b = two(other=(2, 3, 1))
+    (signal, gate), R = explained(lambda x, y: y * x if gate_first else x * y, "signal", a, b)
+    torch.testing.assert_close(signal, R)
+    assert not gate.any()
+    (left, right), R = explained(lambda x, y: x * y, "signal", *two())
+    torch.testing.assert_close(left, R / 2)
+    torch.testing.assert_close(right, R / 2)
 
 
 @pytest.mark.parametrize(
