@@ -2,6 +2,7 @@
 
 from lrp_plugin.composites.composite import Choice, Chooser, Composite, RuleSpec, rule
 from lrp_plugin.composites.ready import (
+    arras,
     attnlrp,
     attnlrp_gamma,
     cp_lrp,
@@ -34,7 +35,7 @@ from lrp_plugin.composites.selectors import (
 from lrp_plugin.composites.site import Site
 
 __all__ = [
-    "Choice", "Chooser", "Composite", "RuleSpec", "Selector", "Site", "anything", "attnlrp", "attnlrp_gamma",
+    "Choice", "Chooser", "Composite", "RuleSpec", "Selector", "Site", "anything", "arras", "attnlrp", "attnlrp_gamma",
     "convolutions", "cp_lrp", "deconvnet", "deep_taylor", "dense", "depth", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box", "epsilon_plus", "epsilon_plus_flat", "first", "guided_backprop", "last", "linear_maps",
     "lrp_cmp", "module", "nth",

@@ -7,6 +7,7 @@ from typing import Any
 
 from lrp_plugin.composites.composite import Composite, RuleSpec, rule
 from lrp_plugin.composites.selectors import Selector, convolutions, dense, first, linear_maps, operation
+from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
 
 
 def handing_on(bias: str) -> list[tuple[Selector, RuleSpec]]:
@@ -124,6 +125,23 @@ def cp_lrp(epsilon: float = 1e-6, bias: str = "absorb") -> Composite:
     return Composite(pairs, "cp_lrp")
 
 
+def arras(epsilon: float = 1e-3) -> Composite:
+    """LSTM, GRU and RNN as kernels or by hand: gates get nothing, signals everything (Arras et al. 2017, 2019).
+
+    arXiv 1706.07206, section 3.2, with its epsilon of 0.001. In a cell by hand a gate is what came through a sigmoid; the
+    default for products, ``uniform``, would give it half.
+
+    Args:
+        epsilon: Of all linear maps, also of those inside a recurrent kernel, in units of the pre-activation.
+    """
+    pairs = [
+        (linear_maps(), rule("epsilon", epsilon=epsilon)),
+        (operation(*SEQUENCES, *CELLS), rule("signal", epsilon=epsilon)),
+        (operation("mul"), rule("signal")),
+    ]
+    return Composite(pairs, "arras")
+
+
 def guided_backprop() -> Composite:
     """Guided backprop, for comparison: input times guided gradient (Springenberg et al. 2015, arXiv 1412.6806)."""
     return Composite([(operation("relu"), rule("guided_backprop")), (linear_maps(), rule("zero"))], "guided_backprop")
@@ -171,7 +189,7 @@ READY: dict[str, Callable[[], Composite]] = {
     maker.__name__: maker
     for maker in (
         epsilon_plus, epsilon_plus_flat, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, deep_taylor, attnlrp,
-        attnlrp_gamma, cp_lrp, guided_backprop, deconvnet, lrp_cmp,
+        attnlrp_gamma, cp_lrp, arras, guided_backprop, deconvnet, lrp_cmp,
     )
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from recurrent_twins import HandWritten, gru_relevance, lstm_relevance
 from torch import Tensor, nn
 
 from lrp_plugin import Composite, UnifiedLRP, rule
-from lrp_plugin.composites import linear_maps, operation
+from lrp_plugin.composites import arras, linear_maps, operation
 
 KINDS = {
     "lstm": (nn.LSTM, {}), "lstm_projected": (nn.LSTM, {"proj_size": 3}), "gru": (nn.GRU, {}),
@@ -155,9 +155,9 @@ def test_the_explainer_s_epsilon_reaches_the_kernel(kind: str, epsilon: float) -
     zero = UnifiedLRP(Weighted(model, weights), rule="zero", epsilon=epsilon).attribute(x)
     assert torch.equal(found, zero) == (epsilon == 0)
     assert UnifiedLRP(Weighted(model, weights), epsilon=epsilon).ledger(x).gap.abs().max() < 1e-9
+    assert torch.equal(found, UnifiedLRP(Weighted(model, weights), composite=arras(epsilon)).attribute(x))
     if kind != "gru":  # its candidate has two maps, one of them behind the reset gate
-        pairs = [(linear_maps(), rule("epsilon", epsilon=epsilon)), (operation("mul"), rule("signal"))]
-        by_hand = UnifiedLRP(Weighted(JoinedCells(model), weights), composite=Composite(pairs)).attribute(x)
+        by_hand = UnifiedLRP(Weighted(JoinedCells(model), weights), composite=arras(epsilon)).attribute(x)
         torch.testing.assert_close(found, by_hand, rtol=1e-8, atol=1e-8)
 
 
