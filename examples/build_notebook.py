@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from PIL import Image
 
 SOURCE = Path(__file__).with_name("cxr_walkthrough.py")
 _MARKER = re.compile(r"^# %%( \[markdown\])?\n", re.MULTILINE)
@@ -35,6 +38,21 @@ def notebook_of(text: str) -> Any:
     return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
+def shrink(notebook: Any) -> None:
+    """Pictures in 256 colours, no time stamps, nothing of stderr (progress, warnings with this machine's paths)."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+        for output in cell.get("outputs", []):
+            pixels = output.get("data", {}).get("image/png")
+            if pixels is not None:
+                smaller = io.BytesIO()
+                picture = Image.open(io.BytesIO(base64.b64decode(pixels))).convert("RGB")
+                picture.quantize(256, dither=Image.Dither.NONE).save(smaller, "PNG", optimize=True)
+                output["data"]["image/png"] = base64.b64encode(smaller.getvalue()).decode()
+
+
 def main() -> None:
     """Writes the notebook beside its source."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,7 +61,8 @@ def main() -> None:
     if parser.parse_args().execute:
         from nbclient import NotebookClient
 
-        NotebookClient(notebook, timeout=600).execute()
+        NotebookClient(notebook, timeout=1800).execute()
+        shrink(notebook)
     nbformat.write(notebook, SOURCE.with_suffix(".ipynb"))
 
 
