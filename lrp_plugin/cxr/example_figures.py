@@ -27,13 +27,15 @@ def plot_example(example: Example) -> Figure:
     """One radiograph and each method's map over it; the finding outlined, or the lungs where there is none."""
     right = example.predicted_class == example.true_class
     truth = "" if right else f", in truth {example.true_class}"
+    mask, region = (example.lungs, "lungs") if example.finding is None else (example.finding, "finding")
+    outlined = "" if mask is None else f" ({region} outlined)"
     return plot_comparison(
         example.image,
         {entry.method: entry.relevance for entry in example.explanations},
         logit=example.logit,
         totals=[entry.method for entry in example.explanations if entry.total is not None],
-        mask=example.lungs if example.finding is None else example.finding,
-        title=f"{example.identifier}: {example.predicted_class}, {100 * example.probability:.1f} %{truth}",
+        mask=mask,
+        title=f"{example.identifier}: {example.predicted_class}, {100 * example.probability:.1f} %{truth}{outlined}",
     )
 
 

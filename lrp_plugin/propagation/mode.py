@@ -255,6 +255,10 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             self.plan.append((site.located(), choice))
         if choice.folds and choice.rule.defers(bind(spelling.function, args, kwargs), found):
             return self._defer(choice, spelling, args, kwargs, tensors, found, site)
+        if self.recorder is not None:  # a map that waits opens its row when it is settled: before its reader's
+            for tensor in tensors:
+                if id(tensor) in found:
+                    self._settled(tensor, found[id(tensor)], choice.rule.rectifies)
         row = self._row(site.path, site.name, choice) if self.recorder is not None else None
         return self._run(choice, spelling, args, kwargs, tensors, found, row)
 
