@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,3 +137,9 @@ def test_a_full_disk_leaves_the_earlier_files_as_they_were(tmp_path, monkeypatch
     status, _ = explain(tmp_path, tmp_path / "chest.png", "--target", "9")
     assert status == 2 and "No space left" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """``python -m lrp_plugin`` is the console script."""
+    done = subprocess.run([sys.executable, "-m", "lrp_plugin", "--help"], capture_output=True, text=True, check=True)
+    assert "explain" in done.stdout

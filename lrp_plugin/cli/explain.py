@@ -99,9 +99,9 @@ def _summary(
 def _write(folder: Path, stem: str, picture: Tensor, relevance: Tensor, summary: dict[str, Any]) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / f"{stem}-{summary['model']}-{summary['rule']}"
-    figure = plot_overlay(
-        picture, relevance, title=f"{summary['model']}, class {summary['target']}, logit {summary['logit']:.3g}"
-    )
+    name = summary["model"] if summary["trained"] else f"untrained {summary['model']}"
+    title = f"{summary['rule']}: {name}, class {summary['target']}, logit {summary['logit']:.3g}"
+    figure = plot_overlay(picture, relevance, title=title)
     paths = [Path(f"{base}{ending}") for ending in (".png", ".npy", ".json")]
     save_figure(figure, paths[0])
     temporary = Path(f"{base}.npy.{os.getpid()}.tmp")
