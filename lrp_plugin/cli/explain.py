@@ -100,7 +100,7 @@ def _write(folder: Path, stem: str, picture: Tensor, relevance: Tensor, summary:
     folder.mkdir(parents=True, exist_ok=True)
     base = folder / f"{stem}-{summary['model']}-{summary['rule']}"
     name = summary["model"] if summary["trained"] else f"untrained {summary['model']}"
-    title = f"{summary['rule']}: {name}, class {summary['target']}, logit {summary['logit']:.3g}"
+    title = f"{name}, class {summary['target']}, logit {summary['logit']:.3g}\n{summary['rule']}"
     figure = plot_overlay(picture, relevance, title=title)
     paths = [Path(f"{base}{ending}") for ending in (".png", ".npy", ".json")]
     save_figure(figure, paths[0])
