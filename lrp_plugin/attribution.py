@@ -16,7 +16,7 @@ from lrp_plugin.compiled import CompiledPass, Explained
 from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, operation, ready_composite, rule
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.composites.ready import handing_on
-from lrp_plugin.evaluation import evaluating
+from lrp_plugin.evaluation import evaluating, uncompiled
 from lrp_plugin.explained import ExplainedInputs, OutputChoice, check_choice, checked, pick_target, select_output
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
@@ -236,7 +236,7 @@ class UnifiedLRP(GradientAttribution):
     ) -> tuple[ExplainedInputs, Tensor, Propagation]:  # fmt: skip
         if self.chooser.counts:
             self.chooser.linear_maps = self._count(inputs, arguments)
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model):
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model), uncompiled():
             explained = ExplainedInputs(inputs, arguments, ports=self.chooser.ports)
             mode = Propagation(
                 self.model, self.chooser, recorder=recorder, strict=self.strict, ports=self.chooser.ports,

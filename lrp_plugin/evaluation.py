@@ -1,7 +1,8 @@
-"""A model in evaluation mode for the length of a call, given back as it was."""
+"""A model in evaluation mode, its compiled parts run eagerly, for the length of a call; given back as it was."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 import weakref
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 _LOCK = threading.Lock()
+_EAGER: list[Any] = [0, None]
 _HELD: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = weakref.WeakKeyDictionary()
 
 
@@ -49,3 +52,27 @@ def evaluating(model: Any) -> Iterator[None]:
                 del _HELD[model]
                 for module in training:
                     module.training = True
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Parts of the model that ``torch.compile`` wraps run as they were written, where interception sees them.
+
+    torch's stance is one for all threads: the first to enter sets it, the last to leave gives it back. Without it Dynamo
+    compiles the interception itself, for minutes.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled; importing it takes seconds
+        yield
+        return
+    with _LOCK:
+        if _EAGER[0] == 0:
+            _EAGER[1] = torch.compiler.set_stance("force_eager")
+            _EAGER[1].__enter__()
+        _EAGER[0] += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _EAGER[0] -= 1
+            if _EAGER[0] == 0:
+                _EAGER[1].__exit__(None, None, None)

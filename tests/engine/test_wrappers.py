@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional
 
 from lrp_plugin import LayerUnifiedLRP, NeuronUnifiedLRP, UnifiedLRP
@@ -89,3 +90,37 @@ def test_layers_and_units_of_wrapped_models(images: Tensor) -> None:
         assert torch.equal(LayerUnifiedLRP(wrapped, model.conv).attribute(images, 0), expected)
         assert torch.equal(NeuronUnifiedLRP(wrapped, model.conv).attribute(images, (1, 2, 2)), unit)
     assert expected.abs().sum() > 0 and unit.abs().sum() > 0
+
+
+def test_compiled_parts_inside_a_model_run_as_they_were_written(images: Tensor) -> None:
+    counter = CompileCounter()
+    plain = Net()
+
+    class Mixed(nn.Module):
+        """A compiled module, a compiled function and a module compiled in place."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            made = Net()
+            self.conv, self.head = torch.compile(made.conv, backend=counter), made.head
+            self.act = torch.compile(torch.relu, backend=counter)
+            self.head.compile(backend=counter)
+            self.eval()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.act(self.conv(x)).flatten(1))
+
+    model = Mixed()
+    for _ in range(2):
+        for rule in ("epsilon", "gamma"):
+            found = UnifiedLRP(model, rule=rule, strict=True).attribute(images, 0)
+            assert torch.equal(found, UnifiedLRP(plain, rule=rule).attribute(images, 0))
+        assert UnifiedLRP(model).ledger(images, 0).gap.abs().max() < 1e-9
+        assert counter.frame_count == 0
+    model(images)
+    assert counter.frame_count > 0, "torch.compile works as before"
+    compiled = counter.frame_count
+    UnifiedLRP(model).attribute(images, 0)
+    assert counter.frame_count == compiled
+    model(images)
+    assert counter.frame_count == compiled, "what was compiled is still there"
