@@ -133,3 +133,98 @@ def test_distribute_brings_the_logit_to_the_pixels(network_name: str) -> None:
         relevance = UnifiedLRP(model, composite=composite).attribute(x, target=target)
         assert torch.isfinite(relevance).all()
         assert 0.95 <= float(relevance.sum() / logit) <= 1.05, composite.name
+
+
+WRITTEN = {
+    "epsilon_plus": ["zplus(stabilizer=1e-06)", "zplus(stabilizer=1e-06)", "epsilon(epsilon=1e-06)"],
+    "epsilon_plus_flat": ["flat(stabilizer=1e-06)", "zplus(stabilizer=1e-06)", "epsilon(epsilon=1e-06)"],
+    "epsilon_alpha2_beta1": [
+        "alphabeta(alpha=2.0, beta=1.0, stabilizer=1e-06)", "alphabeta(alpha=2.0, beta=1.0, stabilizer=1e-06)",
+        "epsilon(epsilon=1e-06)",
+    ],
+    "epsilon_alpha2_beta1_flat": [
+        "flat(stabilizer=1e-06)", "alphabeta(alpha=2.0, beta=1.0, stabilizer=1e-06)", "epsilon(epsilon=1e-06)",
+    ],
+    "epsilon_gamma_box": [
+        "zbox(low=-1.0, high=1.0, stabilizer=1e-06)", "gamma(gamma=0.25, stabilizer=1e-06)", "epsilon(epsilon=1e-06)",
+    ],
+    "deep_taylor": ["wsquare(stabilizer=1e-06)", "zplus(stabilizer=1e-06)", "zplus(stabilizer=1e-06)"],
+    "attnlrp": ["epsilon(epsilon=1e-06)"] * 3,
+    "attnlrp_gamma": [
+        "gamma(gamma=0.25, stabilizer=1e-06)", "gamma(gamma=0.25, stabilizer=1e-06)",
+        "gamma(gamma=0.05, stabilizer=1e-06)",
+    ],
+    "cp_lrp": ["epsilon(epsilon=1e-06)"] * 3,
+    "arras": ["epsilon(epsilon=0.001)"] * 3,
+    "guided_backprop": ["zero"] * 3,
+    "deconvnet": ["zero"] * 3,
+    "lrp_cmp alpha1": ["alphabeta(alpha=1.0, beta=0.0, stabilizer=1e-09)"] * 2 + ["epsilon(epsilon=0.1)"],
+    "lrp_cmp alpha1_flat": [
+        "flat(stabilizer=1e-09)", "alphabeta(alpha=1.0, beta=0.0, stabilizer=1e-09)", "epsilon(epsilon=0.1)",
+    ],
+    "lrp_cmp alpha2": ["alphabeta(alpha=2.0, beta=1.0, stabilizer=1e-09)"] * 2 + ["epsilon(epsilon=0.1)"],
+    "lrp_cmp alpha2_flat": [
+        "flat(stabilizer=1e-09)", "alphabeta(alpha=2.0, beta=1.0, stabilizer=1e-09)", "epsilon(epsilon=0.1)",
+    ],
+}  # fmt: skip
+"""The rules of two convolutions and a dense layer, as the papers in the composites' docstrings give them."""
+
+
+def test_every_ready_composite_is_written_down() -> None:
+    assert {name.split()[0] for name in WRITTEN} == {*composites.ready.READY, "epsilon_gamma_box"}
+
+
+WITHOUT_BIAS_MODES = ("guided_backprop", "deconvnet", "arras")
+"""The first two conserve nothing; in a recurrent kernel a bias always keeps its share."""
+
+
+@pytest.mark.parametrize(
+    ("name", "bias"),
+    [
+        (name, bias)
+        for name in sorted(WRITTEN)
+        for bias in ("absorb", "distribute")
+        if bias == "absorb" or name not in WITHOUT_BIAS_MODES
+    ],
+)
+def test_ready_composite_gives_these_rules(name: str, bias: str) -> None:
+    """With bias="distribute" every rule that has bias modes distributes, and no other rule changes."""
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*body, nn.Linear(8, 3)).double().eval()
+    function, _, preset = name.partition(" ")
+    bounds = {"low": -1.0, "high": 1.0} if name == "epsilon_gamma_box" else {}
+    if name in WITHOUT_BIAS_MODES:
+        composite = getattr(composites, function)()
+    else:
+        composite = getattr(composites, function)(*([preset] if preset else []), **bounds, bias=bias)
+    plan = UnifiedLRP(model, composite=composite).plan(X)
+    ran = [choice for site, choice in plan.entries if site.linear]
+    for choice in ran:
+        if "bias" in choice.rule.parameters and "bias" in choice.parameters:
+            assert choice.parameters["bias"] == bias
+        takes = choice.rule.name in ("epsilon", "zplus", "gamma", "alphabeta") and name not in WITHOUT_BIAS_MODES
+        assert ("bias" in choice.parameters) == takes
+    texts = [choice.text.replace(f", bias={bias}", "") for choice in ran]
+    assert texts == WRITTEN[name]
+
+
+def test_cp_lrp_holds_attention_weights_constant() -> None:
+    """Nothing reaches queries and keys: one explained tensor is all three, another is the value alone."""
+    q, k, v = torch.randn(3, 2, 1, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    class Attention(nn.Module):
+        def __init__(self, fused: bool) -> None:
+            super().__init__()
+            self.fused = fused
+
+        def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            if self.fused:
+                return functional.scaled_dot_product_attention(query, key, value).flatten(1).sum(1)
+            weights = torch.softmax(query @ key.transpose(-1, -2) / 6**0.5, -1)
+            return (weights @ value).flatten(1).sum(1)
+
+    for fused in (True, False):
+        left, middle, right = UnifiedLRP(Attention(fused).eval(), composite="cp_lrp").attribute((q, k, v))
+        assert not left.any() and not middle.any(), fused
+        torch.testing.assert_close(right.flatten(1).sum(1), Attention(fused)(q, k, v), rtol=1e-4, atol=0)
