@@ -55,21 +55,27 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
         damping = epsilon * _typical(widened(f.z)) if relative else epsilon
         return f.hand_on(damping) if bias == "distribute" else f.redistribute([f.whole()], damping)
     z = native_value(call)
-    added = call.at_zero if call.row is not None else None
-    if epsilon == 0:
-        if added is not None:
-            constant = added()
-            call.absorb("bias", lambda m: m * constant)
-        return z  # type: ignore[no-any-return]
-    value = widened(z.detach())
     if relative:
-        return _relative(call, z, epsilon * _typical(value), added)
-    if added is not None:
-        constant = added()
-        factor = value.abs() / (value.abs() + epsilon)
-        call.absorb("bias", lambda m: m * constant * factor)
-        call.absorb("stabilizer", lambda m: m * value * (epsilon / (value.abs() + epsilon)))
-    return damp(z, epsilon)
+        return _relative(call, z, epsilon * _typical(widened(z.detach())))
+    if call.row is not None:
+        held, constant = widened(z.detach()), _added(call)
+        if epsilon == 0:
+            call.absorb("bias", lambda m: m * constant)
+        else:
+            factor = held.abs() / (held.abs() + epsilon)
+            call.absorb("bias", lambda m: m * constant * factor)
+            call.absorb("stabilizer", lambda m: m * held * (epsilon / (held.abs() + epsilon)))
+    return damp(z, epsilon) if epsilon else z
+
+
+def _added(call: Call) -> Tensor:
+    """f(0), what the map adds: of a layer its bias, in a shape that broadcasts to z."""
+    if call.operation != "linear" and call.operation not in CONVOLUTIONS:
+        return call.at_zero()  # type: ignore[no-any-return]
+    bias = call.get("bias")
+    if bias is None or call.operation == "linear":
+        return call["weight"].new_zeros(()) if bias is None else bias.detach()
+    return bias.detach().view(-1, *[1] * (call["weight"].dim() - 2))
 
 
 def _typical(value: Tensor) -> Tensor:
@@ -77,12 +83,12 @@ def _typical(value: Tensor) -> Tensor:
     return value.abs().flatten(1).mean(1).view(-1, *[1] * (value.dim() - 1)) if value.dim() > 1 else value.abs().mean()
 
 
-def _relative(call: Call, z: Tensor, epsilon: Tensor, added: Any) -> Tensor:
+def _relative(call: Call, z: Tensor, epsilon: Tensor) -> Tensor:
     """The epsilon rule with one epsilon per example."""
     value = widened(z.detach())
     factor = value.abs() / (value.abs() + epsilon).clamp(min=torch.finfo(value.dtype).tiny)
-    if added is not None:
-        constant = added()
+    if call.row is not None:
+        constant = _added(call)
         call.absorb("bias", lambda m: m * constant * factor)
         call.absorb("stabilizer", lambda m: m * value * (1 - factor))
     return scale(z, factor)
