@@ -155,6 +155,16 @@ def test_what_was_not_measured_is_not_called_clean():
     assert "No finding." not in text
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1.0, "1.00"), (0.99996, "1.00"), (0.967, "0.967"), (-9.9996, "\u221210.0")]
+)
+def test_numbers_that_round_alike_look_alike(value: float, shown: str):
+    """An AUROC of 0.99996 stood as 1.000 beside one of 1.00."""
+    from lrp_plugin.cxr.report.page import _number
+
+    assert _number(value) == shown
+
+
 def test_metrics_and_confusion_are_shown_and_missing_numbers_are_dashes():
     text = Page(render_report(report())).text
     assert "Accuracy 95.0 % 93.0 to 97.0 %" in text

@@ -28,7 +28,8 @@ def _number(value: float | None, percent: bool = False) -> str:
     if percent:
         # No line break between the number and its sign.
         return f"{100 * value:.1f}\u00a0%".replace("-", "\u2212")
-    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1 if abs(value) < 1000 else 0
+    size = round(abs(value), 3)  # 0.9996 and 1 are the same three digits
+    digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 1000 else 0
     return f"{value:.{digits}f}".replace("-", "\u2212")
 
 
