@@ -23,14 +23,21 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 # Calls the compiler takes as they are. Its own loops for max-pooling took 80 ms of a pass of ResNet-18 (batch 4, one
 # thread), PyTorch's kernels 13 ms.
-@torch.library.custom_op("lrp_plugin::max_pool2d", mutates_args=())
+# Their schemas are written out: torch 2.6 reads none from list[int].
+_WINDOW = "int[] kernel, int[] stride, int[] padding, int[] dilation, bool ceil"
+
+
+@torch.library.custom_op("lrp_plugin::max_pool2d", mutates_args=(), schema=f"(Tensor x, {_WINDOW}) -> (Tensor, Tensor)")
 def _max_pool2d(
     x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil: bool
 ) -> tuple[Tensor, Tensor]:
     return _ATEN.max_pool2d_with_indices.default(x, kernel, stride, padding, dilation, ceil)  # type: ignore[no-any-return]
 
 
-@torch.library.custom_op("lrp_plugin::max_pool2d_backward", mutates_args=())
+@torch.library.custom_op(
+    "lrp_plugin::max_pool2d_backward", mutates_args=(),
+    schema=f"(Tensor m, Tensor x, {_WINDOW}, Tensor indices) -> Tensor",
+)  # fmt: skip
 def _max_pool2d_backward(
     m: Tensor, x: Tensor, kernel: list[int], stride: list[int], padding: list[int], dilation: list[int], ceil: bool,
     indices: Tensor,
