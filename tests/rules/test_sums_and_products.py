@@ -171,6 +171,9 @@ def test_a_factor_broadcast_from_a_pooled_path_is_a_gate(gate_first: bool) -> No
     (signal, gate), R = explained(lambda x, y: y * x if gate_first else x * y, "signal", a, b)
     torch.testing.assert_close(signal, R)
     assert not gate.any()
+    (signal, gate), R = explained(lambda x, y: x * (1 - torch.sigmoid(y)), "signal", *two())  # a GRU's 1 - z
+    torch.testing.assert_close(signal, R)
+    assert not gate.any()
     (left, right), R = explained(lambda x, y: x * y, "signal", *two())
     torch.testing.assert_close(left, R / 2)
     torch.testing.assert_close(right, R / 2)
