@@ -355,9 +355,8 @@ class LinearMap:
             self._account([carrier], epsilon, ported=False)
         magnitude = self.apply(self.call.port(self.x) * self.x.detach().abs(), self.weights("absolute", torch.abs))
         held, even = magnitude.detach(), self.evenly()
+        # Of a unit that reads constants alone (padding, a class token) the port is 0: nothing is handed to it.
         self.call.out_port = torch.where(held == 0, even, magnitude * reciprocal(held, 0.0))
-        if self.call.row is not None:  # a unit that reads padding alone
-            self.call.absorb("port:no_receiver", lambda r: r * ((held == 0) & (even.detach() == 0)))
         return redistribute(self.z, [carrier], epsilon)
 
     def _account(self, carriers: Sequence[Carrier], stabilizer: float | Tensor, ported: bool = True) -> None:
