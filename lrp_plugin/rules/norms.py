@@ -15,6 +15,8 @@ from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import distributed
 from lrp_plugin.rules.weights import batch_norm_affine
 
+INSTANCE_NAMES = ("input", "weight", "bias", "running_mean", "running_var", "use_input_stats", "momentum", "eps")
+
 
 def _over_channels(vector: Tensor, x: Tensor) -> Tensor:
     return vector.view(1, -1, *[1] * (x.dim() - 2))
@@ -95,7 +97,8 @@ def layer_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     x, shape = call["input"], call["normalized_shape"]
     with torch.no_grad():
         value = call.native()
-        pull = _centred(x, range(-len(tuple(shape)), 0), call.get("eps", 1e-5))
+        # torch 2.6 states torch.layer_norm's own signature with "esp".
+        pull = _centred(x, range(-len(tuple(shape)), 0), call.get("eps", call.get("esp", 1e-5)))
     return _affine(call, value, pull, call.get("weight"), call.get("bias"), bias)
 
 
@@ -126,6 +129,8 @@ def group_norm(call: Call, *, bias: str = "absorb") -> Tensor:
 @register_rule("identity", "instance_norm")
 def instance_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     """InstanceNorm, its standard deviation held constant; with running statistics an affine map."""
+    if call.function is torch.instance_norm:  # torch states its arguments for overrides in another order
+        call.names = {**dict(zip(INSTANCE_NAMES, call.args)), **call.kwargs}
     if call.get("running_mean") is None or call.get("use_input_stats", True):
         return _normalized(call, range(2, call["input"].dim()), bias)
     return batch_norm(call, bias=bias)

@@ -109,7 +109,6 @@ def test_norms_that_only_divide_meet_their_literal_twin(size: tuple[int, int, in
 
 LAYER, RMS = affine(nn.LayerNorm(4, eps=EPS)), affine(nn.RMSNorm(4, eps=EPS))
 GROUP, INSTANCE = affine(nn.GroupNorm(2, 4, EPS)), affine(nn.InstanceNorm1d(4, EPS, affine=True))
-SINGLE = affine(nn.GroupNorm(4, 4, EPS))
 LOCAL = nn.LocalResponseNorm(3, alpha=0.5, beta=0.6, k=0.7)
 
 
@@ -142,13 +141,17 @@ SPELLINGS: dict[str, list[Norm]] = {
         lambda x: torch.layer_norm(x, (4,), LAYER.weight, LAYER.bias, EPS), layer_norm_by_hand, layer_norm_with_var,
     ],
     "rms": [
-        RMS, lambda x: functional.rms_norm(x, (4,), RMS.weight, EPS),
+        RMS, lambda x: torch.rms_norm(x, (4,), RMS.weight, EPS), lambda x: functional.rms_norm(x, (4,), RMS.weight, EPS),
         lambda x: RMS.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPS)),
     ],
-    "group": [GROUP, lambda x: functional.group_norm(x, 2, GROUP.weight, GROUP.bias, EPS), group_norm_by_hand],
+    "group": [
+        GROUP, lambda x: functional.group_norm(x, 2, GROUP.weight, GROUP.bias, EPS),
+        lambda x: torch.group_norm(x, 2, GROUP.weight, GROUP.bias, EPS), group_norm_by_hand,
+    ],
     "instance": [
         INSTANCE, lambda x: functional.instance_norm(x, weight=INSTANCE.weight, bias=INSTANCE.bias, eps=EPS),
         lambda x: functional.group_norm(x, 4, INSTANCE.weight, INSTANCE.bias, EPS),
+        lambda x: torch.instance_norm(x, INSTANCE.weight, INSTANCE.bias, None, None, True, 0.1, EPS, False),
     ],
     "l2": [
         functional.normalize, lambda x: x / x.norm(dim=1, keepdim=True),
