@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.atomic import atomic_modules
+from lrp_plugin.propagation.unseen import ForgottenSourceError
 from lrp_plugin.registry import Registry, registry
 from lrp_plugin.rules.linear import check_alpha_beta
 from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
@@ -236,11 +238,21 @@ class UnifiedLRP(GradientAttribution):
     ) -> tuple[ExplainedInputs, Tensor, Propagation]:  # fmt: skip
         if self.chooser.counts:
             self.chooser.linear_maps = self._count(inputs, arguments)
+        run = partial(self._run, inputs, target, arguments, recorder=recorder, plan=plan, select=select)
+        try:
+            return run(keep=recorder is not None or plan is not None)
+        except ForgottenSourceError:  # rare: a custom autograd.Function read the value of a map directly
+            return run(keep=True)
+
+    def _run(
+        self, inputs: Any, target: Any, arguments: Arguments, *, recorder: Recorder | None,
+        plan: list[tuple[Site, Choice]] | None, select: bool, keep: bool,
+    ) -> tuple[ExplainedInputs, Tensor, Propagation]:  # fmt: skip
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model), uncompiled():
             explained = ExplainedInputs(inputs, arguments, ports=self.chooser.ports)
             mode = Propagation(
                 self.model, self.chooser, recorder=recorder, strict=self.strict, ports=self.chooser.ports,
-                weights=self.weights, port_stabilizer=self.stabilizer, plan=plan, warned=self._warned,
+                weights=self.weights, port_stabilizer=self.stabilizer, plan=plan, warned=self._warned, keep=keep,
             )  # fmt: skip
             explained.declare(mode)
             with atomic_modules(mode, self.model, self.registry), mode:

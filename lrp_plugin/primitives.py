@@ -258,6 +258,26 @@ def hand_on(
     return _HandOn.apply(value, pullback, shift, tensor, port)  # type: ignore[no-any-return]
 
 
+class Mark(Function):
+    """A value that says in autograd's graph which signals it depends on, and keeps nothing else of how it was made."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *signals: Tensor) -> Tensor:
+        """Overridden; see `mark`."""
+        ctx.count = len(signals)
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, multiplier: Tensor) -> Any:  # type: ignore[override]
+        """Nothing flows on: the tensor that stands for a marked value carries its multiplier."""
+        return (None,) * (1 + ctx.count)
+
+
+def mark(value: Tensor, signals: Sequence[Tensor]) -> Tensor:
+    """``value``, of any shape, whose graph leads to the signals it was made from."""
+    return Mark.apply(value, *signals)  # type: ignore[no-any-return]
+
+
 class _EndPort(Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, stabilizer: float) -> Tensor:

@@ -59,12 +59,15 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         port_stabilizer: Stabilizer where a port ends.
         plan: A list that receives ``(site, choice)`` of each operation.
         warned: Operations and paths warned about already.
+        keep: Keep the values of maps whose rule waits to the end, for unseen work that may have read them. They take
+            memory (ResNet-18: as much again as the gradient needs); without them such work raises
+            `ForgottenSourceError`.
     """
 
     def __init__(
         self, model: Any, chooser: Chooser, *, recorder: Recorder | None = None, strict: bool = False,
         ports: bool = False, weights: Any = None, port_stabilizer: float = 1e-9,
-        plan: list[tuple[Site, Choice]] | None = None, warned: set[tuple[str, str]] | None = None,
+        plan: list[tuple[Site, Choice]] | None = None, warned: set[tuple[str, str]] | None = None, keep: bool = True,
     ) -> None:  # fmt: skip
         super().__init__()
         self.chooser = chooser
@@ -74,6 +77,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self.weights = weights
         self.port_stabilizer = port_stabilizer
         self.plan = plan
+        self.keep = keep
         self.paths = ModulePaths(model)
         self.signals = Signals()
         self.storages = Storages()

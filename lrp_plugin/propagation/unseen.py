@@ -10,11 +10,22 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.primitives import substitute
+from lrp_plugin.primitives import Mark, substitute
+
+
+class ForgottenSourceError(BaseException):
+    """Unseen work read a map's value that is gone: the pass must run again and keep such values.
+
+    No ``Exception``: the model's own ``except`` must not swallow it.
+    """
 
 
 def find_sources(tensor: Tensor, known: list[Tensor]) -> list[Tensor]:
-    """The known signals that a tensor's autograd graph leads back to, nearest first; empty where there are none."""
+    """The known signals that a tensor's autograd graph leads back to, nearest first; empty where there are none.
+
+    Raises:
+        ForgottenSourceError: Where the way leads through the value of a map whose rule waited, and the value is gone.
+    """
     outputs = {(id(signal.grad_fn), signal.output_nr): signal for signal in known if signal.grad_fn is not None}
     sources: dict[int, Tensor] = {}
     stack: list[Any] = [(tensor.grad_fn, tensor.output_nr)]
@@ -26,6 +37,8 @@ def find_sources(tensor: Tensor, known: list[Tensor]) -> list[Tensor]:
         if (id(node), place) in outputs:
             signal = outputs[id(node), place]
             sources[id(signal)] = signal
+        elif isinstance(node, Mark._backward_cls):  # type: ignore[attr-defined]
+            raise ForgottenSourceError
         elif id(node) not in expanded:
             expanded[id(node)] = node
             stack.extend(node.next_functions)

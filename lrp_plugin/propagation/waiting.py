@@ -11,6 +11,7 @@ from lrp_plugin.call import Call, Pending, Signal, map_tensors
 from lrp_plugin.composites.composite import Choice, Chooser
 from lrp_plugin.composites.site import Site
 from lrp_plugin.ledger import Row
+from lrp_plugin.primitives import mark
 from lrp_plugin.propagation.ports import Ports
 from lrp_plugin.propagation.signals import Signals
 from lrp_plugin.propagation.spelling import Spelling, bind
@@ -29,6 +30,7 @@ class Waiting(Ports):
     chooser: Chooser
     plan: list[tuple[Site, Choice]] | None
     signals: Signals
+    keep: bool
     _kept: list[Tensor]
 
     def make_call(
@@ -61,7 +63,9 @@ class Waiting(Ports):
             out = choice.rule.formula(call, **choice.parameters)
             return self._tapped(out, call, 0), self._tapped_port(call)
 
-        native = spelling.function(*self._detached(args, records), **self._detached(kwargs, records))
+        with torch.no_grad():
+            native = spelling.function(*self._detached(args, records), **self._detached(kwargs, records))
+        native = mark(native, [tensor for tensor in held.values() if id(tensor) in records])
         return self._pending(native, Pending(settle, spelling.operation), tuple(found.values()))
 
     def _detached(self, value: Any, signals: dict[int, Signal]) -> Any:
@@ -72,7 +76,9 @@ class Waiting(Ports):
     ) -> Any:  # fmt: skip
         pending = signal.pending
         assert pending is not None
-        value = spelling.function(*self._detached(args, {id(args[0]): signal}), **self._detached(kwargs, {}))
+        with torch.no_grad():
+            value = spelling.function(*self._detached(args, {id(args[0]): signal}), **self._detached(kwargs, {}))
+        value = mark(value, args[:1])
         if self.plan is not None:
             self.plan.append((site.located(), Choice.folded(choice)))
         follower = Call(spelling.operation, spelling.function, args, kwargs, {},
@@ -85,7 +91,8 @@ class Waiting(Ports):
         record.parents = parents if self.chooser.lineage else ()
         record.depth = 1 + max(parent.depth for parent in parents)
         self.signals.set(value, record)
-        self._kept.append(value)
+        if self.keep:
+            self._kept.append(value)
         return value
 
     def _settled(self, tensor: Tensor, signal: Signal, rectified: bool) -> Tensor:
