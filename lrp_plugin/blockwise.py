@@ -40,7 +40,7 @@ def blockwise(formula: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 def _flattened(tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
     """Every tensor as one dimension in one order of memory; None where blocks are no gain, or not possible."""
     first = tensors[0]
-    if first.device.type != "cpu" or first.numel() <= 4 * BLOCK or _observed():
+    if first.device.type != "cpu" or first.numel() <= 4 * BLOCK or observed():
         return None
     for tensor in tensors:
         alike = tensor.shape == first.shape and tensor.stride() == first.stride() and tensor.dtype == first.dtype
@@ -50,7 +50,7 @@ def _flattened(tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
     return flat if len(flat) == len(tensors) else None
 
 
-def _observed() -> bool:
+def observed() -> bool:
     """Whether a tracer or a function transform (vmap) looks on: it wants one plain formula."""
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
 

@@ -195,7 +195,7 @@ def _favoured(f: LinearMap, gamma: float) -> list[Carrier]:
     lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
     raised = None if bias is None else bias + gamma * bias.clamp(min=0)
     if f.call.rectified:
-        return [Carrier(f.apply(f.x, lifted, raised), bias=f.placed(raised), sign=sign, side=1)]
+        return [Carrier(f.carried(f.x, lifted, raised), bias=f.placed(raised), sign=sign, side=1)]
     lowered = f.weights(f"gamma-{gamma}", lambda w: w + gamma * w.clamp(max=0))
     sunk = None if bias is None else bias + gamma * bias.clamp(max=0)
     whole, positive = f.carried_value(), f.positive_value()
@@ -253,4 +253,4 @@ def excitation_backprop(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
         return uniform_product(call)
     f = LinearMap(call, "ignore")
     excitatory = f.weights("positive", lambda w: w.clamp(min=0))
-    return f.redistribute([Carrier(f.apply(f.x, excitatory))], stabilizer)
+    return f.redistribute([Carrier(f.carried(f.x, excitatory))], stabilizer)

@@ -8,7 +8,6 @@ the negative part is ``z - z+`` and costs no forward; on a signed one ``A = f(|x
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,13 +16,7 @@ from torch import Tensor
 from lrp_plugin.blockwise import blockwise
 from lrp_plugin.call import Call
 from lrp_plugin.primitives import Carrier, reciprocal, redistribute, redistribute_with_port, substitute, widened
-from lrp_plugin.rules.strided import (
-    gains_from_phases,
-    is_strided_image_layer,
-    per_axis,
-    phase_gradient,
-    phase_kernel,
-)
+from lrp_plugin.rules.input_gradients import input_gradient
 from lrp_plugin.rules.weights import WeightCache, folded_weights
 
 BIAS_MODES = ("absorb", "ignore", "distribute")
@@ -47,11 +40,12 @@ def is_map_of_one_signal(names: Mapping[str, Any], signals: Mapping[int, Any]) -
 
 
 def native_value(call: Call) -> Tensor:
-    """A linear map's own value with its own backward, the latter as fast as we can."""
-    if not is_strided_image_layer(call):
+    """A linear map's own value with its own backward, which keeps no input where it need not."""
+    if call.operation != "linear" and call.operation not in ("conv1d", "conv2d", "conv3d"):
         return call.native()  # type: ignore[no-any-return]
     f = LinearMap(call)
-    return f.known(f.z, f.weight)
+    gradient = f.gradient(f.weight)
+    return call.native() if gradient is None else substitute(f.z, gradient, f.x)  # type: ignore[no-any-return]
 
 
 class LinearMap:
@@ -80,7 +74,8 @@ class LinearMap:
         self.bias: Tensor | None = None
         self._read(call)
         self._source = self.weight
-        self.z = call.value if call.value is not None else call.native().detach()
+        with torch.no_grad():
+            self.z = call.value if call.value is not None else call.native()
         self.sources: tuple[Tensor, ...] = tuple(t for t in (self.weight, self.bias) if t is not None)
         if call.followers:
             self.weight, self.bias, self.sources = folded_weights(
@@ -139,52 +134,33 @@ class LinearMap:
         """A modified weight, computed once until the parameter changes."""
         return self.cache.get(self.sources, f"{variant}/weight", lambda: make(self.weight))
 
-    def input_gradient(self, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        """The map's input-gradient with another weight: one backward application, no forward."""
-        x, call = self.x.detach(), self.call
-        if call.operation == "linear":
-            return lambda m: (m.to(weight.dtype) @ weight).to(x.dtype)
-        padding = _explicit_padding(call, weight)
-        if call.operation in ("conv1d", "conv2d", "conv3d") and padding is not None and x.dim() == weight.dim():
-            n = weight.dim() - 2
-            stride, dilation = per_axis(call.get("stride", 1), n), per_axis(call.get("dilation", 1), n)
-            groups = int(call.get("groups", 1))
-            if gains_from_phases(weight, stride, dilation, groups):
-                return self._gradient_by_phases(weight, stride[0], padding)
+    def gradient(self, weight: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """`input_gradient` of this map, or None."""
+        return input_gradient(self.call, self.x, weight, self.z.dtype, self.cache)
 
-            def convolution(m: Tensor) -> Tensor:  # under autocast m is of half precision, x and the weight are not
-                given = m.to(weight.dtype), x.to(weight.dtype), weight
-                return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
-                    *given, None, stride, padding, dilation, False, [0] * n, groups, [True, False, False]
-                )[0].to(x.dtype)
+    def _asked_of_autograd(self, weight: Tensor) -> Callable[[Tensor], Tensor]:
+        x = self.x.detach()
 
-            return convolution
-
-        def general(m: Tensor) -> Tensor:
+        def gradient(m: Tensor) -> Tensor:
             with torch.enable_grad():
                 free = x.detach().requires_grad_()
                 value = self.apply(free, weight)
             return torch.autograd.grad(value, free, m.to(value.dtype))[0]
 
-        return general
-
-    def _gradient_by_phases(self, weight: Tensor, stride: int, padding: list[int]) -> Callable[[Tensor], Tensor]:
-        dtype, shape, places = self.x.dtype, self.x.shape[1:], weight.shape[2:]
-        make = partial(phase_kernel, weight, stride, padding)
-        kernel = self.cache.get((weight,), f"phases/{stride}/{padding}", make)
-        return lambda m: phase_gradient(m.to(weight.dtype), kernel, shape, places, stride, padding).to(dtype)
+        return gradient
 
     def carried(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`apply` with the fastest input-gradient there is: our own for an image's strided convolution."""
-        if not is_strided_image_layer(self.call):
+        """`apply` that keeps no input: autograd's own would."""
+        gradient = self.gradient(weight)
+        if gradient is None:
             return self.apply(x, weight, bias)
         with torch.no_grad():
             value = self.apply(x.detach(), weight, bias)
-        return substitute(value, self.input_gradient(weight), x)
+        return substitute(value, gradient, x)
 
     def known(self, value: Tensor, weight: Tensor) -> Tensor:
         """A carrier whose value is known already: it costs a backward application only."""
-        return substitute(value, self.input_gradient(weight), self.x)
+        return substitute(value, self.gradient(weight) or self._asked_of_autograd(weight), self.x)
 
     # ---- bias --------------------------------------------------------------------------------------------------
     def placed(self, bias: Tensor | None) -> Tensor | None:
@@ -380,15 +356,3 @@ class LinearMap:
 
 def _flat(args: Any) -> list[Any]:
     return [inner for item in args for inner in (item if isinstance(item, (list, tuple)) else (item,))]
-
-
-def _explicit_padding(call: Call, weight: Tensor) -> list[int] | None:
-    """The padding in numbers; None for an uneven "same"."""
-    padding, n = call.get("padding", 0), weight.dim() - 2
-    if padding == "valid":
-        return [0] * n
-    if padding == "same":
-        dilation = per_axis(call.get("dilation", 1), n)
-        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
-        return None if any(t % 2 for t in total) else [t // 2 for t in total]
-    return per_axis(padding, n)

@@ -16,8 +16,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lrp_plugin.call import Call
-
 # With more channels an input fills a processor's vectors by itself.
 _FEW_CHANNELS = 4
 # Entries of float32 in a vector register of AVX2.
@@ -35,14 +33,6 @@ class _Axis(NamedTuple):
 def per_axis(value: Any, n: int) -> list[int]:
     """A stride, padding or dilation as one number for each of n axes."""
     return [int(value)] * n if isinstance(value, int) else [int(v) for v in value] * (n if len(value) == 1 else 1)
-
-
-def is_strided_image_layer(call: Call) -> bool:
-    """Whether `phase_gradient` is this call's fastest input-gradient."""
-    if call.operation != "conv2d" or call["input"].dim() != 4 or isinstance(call.get("padding", 0), str):
-        return False
-    stride, dilation = per_axis(call.get("stride", 1), 2), per_axis(call.get("dilation", 1), 2)
-    return gains_from_phases(call["weight"], stride, dilation, int(call.get("groups", 1)))
 
 
 def gains_from_phases(weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
