@@ -27,6 +27,8 @@ class Signal:
         viewed: A view of it exists.
         root: The tensor it is a view of, or None.
         token: Its entries are integers; their relevance travels by the port alone.
+        settled: The values made by ``pending``, by whether only positive entries matter.
+        masked: Of the one whose positive entries matter: its other entries pass no multiplier on.
     """
 
     __slots__ = (
@@ -40,6 +42,7 @@ class Signal:
         "viewed",
         "root",
         "settled",
+        "masked",
         "token",
     )
 
@@ -50,11 +53,16 @@ class Signal:
         self.port: Tensor | None = None
         self.pending: Pending | None = None
         self.settled: dict[bool, Tensor] = {}
+        self.masked = False
         self.parents: tuple[Signal, ...] = ()
         self.depth = 0
         self.viewed = False
         self.root: Tensor | None = None
         self.token = False
+
+    def is_masked(self, value: Tensor) -> bool:
+        """Whether this value's entries that are not positive pass no multiplier on."""
+        return self.masked and self.settled.get(True) is value
 
     def standing(self) -> Signal:
         """The same knowledge about a tensor that stands for itself."""
@@ -68,13 +76,14 @@ class Pending:
 
     Args:
         settle: Runs the rule: given the map's value, whether only its positive entries matter, and the calls folded
-            into the map, returns the differentiable value and its port.
+            into the map, returns the differentiable value, its port, and whether its entries that are not positive
+            pass no multiplier on.
         operation: The map's operation.
         followers: The calls folded in so far.
     """
 
     def __init__(
-        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | None]], operation: Any,
+        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | None, bool]], operation: Any,
         followers: tuple[Call, ...] = (),
     ) -> None:  # fmt: skip
         self.settle = settle
@@ -128,6 +137,7 @@ class Call:
         signals: What is known of each signal among the arguments, by the tensor's ``id``.
         row: The ledger's row, or None while no ledger is kept.
         rectified: Only the positive entries of the value matter (a ReLU follows).
+        masked: Set by a rule of a rectified map whose other entries pass no multiplier on: the ReLU need not see to it.
         ports: The pass carries ports.
         value: The value, where it is known before the rule runs (maps whose rule waited).
         followers: Calls folded into this one (a BatchNorm behind a convolution).
@@ -151,6 +161,7 @@ class Call:
         self.ports = ports
         self.weights = weights
         self.rectified = False
+        self.masked = False
         self.value: Tensor | None = None
         self.followers: tuple[Call, ...] = ()
         self.out_port: Tensor | None = None

@@ -116,6 +116,11 @@ def damp(preactivation: Tensor, epsilon: float) -> Tensor:
     return _Damp.apply(preactivation, epsilon)  # type: ignore[no-any-return]
 
 
+def is_damped(tensor: Tensor) -> bool:
+    """Whether this is `damp`'s value, which the backward pass keeps in any case."""
+    return isinstance(tensor.grad_fn, _Damp._backward_cls)  # type: ignore[attr-defined]
+
+
 class _Redistribute(Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, factors: list[Tensor], *carriers: Tensor) -> Tensor:

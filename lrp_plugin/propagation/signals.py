@@ -35,6 +35,10 @@ class Signals:
 
         records[key] = (weakref.ref(tensor, forget), signal)
 
+    def drop(self, tensor: Tensor) -> None:
+        """Forgets what is known of the tensor."""
+        self._records.pop(id(tensor), None)
+
     def live(self) -> list[tuple[Tensor, Signal]]:
         """The tensors that still exist, with their records."""
         found = [(reference(), signal) for reference, signal in list(self._records.values())]

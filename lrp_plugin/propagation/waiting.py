@@ -54,14 +54,16 @@ class Waiting(Ports):
         settled_signals = {key: signal.standing() for key, signal in records.items()}
         path, name = (site.path, site.name) if self.recorder is not None else ("", "")
 
-        def settle(value: Tensor, rectified: bool, followers: tuple[Call, ...] = ()) -> tuple[Tensor, Tensor | None]:
+        def settle(
+            value: Tensor, rectified: bool, followers: tuple[Call, ...] = ()
+        ) -> tuple[Tensor, Tensor | None, bool]:
             joined = "+".join([name, *(str(follower.operation) for follower in followers)])
             row = self._row(path, joined, choice) if self.recorder is not None else None
             call = self.make_call(choice, spelling, args, kwargs, list(held.values()), settled_signals, row, rectified)
             call.value, call.followers = value, followers
             assert choice.rule.formula is not None
             out = choice.rule.formula(call, **choice.parameters)
-            return self._tapped(out, call, 0), self._tapped_port(call)
+            return self._tapped(out, call, 0), self._tapped_port(call), call.masked
 
         with torch.no_grad():
             native = spelling.function(*self._detached(args, records), **self._detached(kwargs, records))
@@ -103,7 +105,8 @@ class Waiting(Ports):
                 return signal.settled[known]
         # A custom autograd.Function may be the first to look, and its forward records nothing.
         with torch.enable_grad():
-            value, port = signal.pending.settle(tensor.detach(), rectified, signal.pending.followers)
+            value, port, masked = signal.pending.settle(tensor.detach(), rectified, signal.pending.followers)
         signal.settled[rectified] = value
+        signal.masked = signal.masked or (rectified and masked)
         signal.port = port if port is not None else signal.port
         return value

@@ -55,6 +55,10 @@ class Writes:
             self._settled(value, known, False)
             known.value, known.pending = known.settled[False], None
         self.signals.set(target, known)
+        if (
+            known.value is value
+        ):  # nobody else sees it: its own record would keep it, and itself, to the end of the pass
+            self.signals.drop(value)
         return target
 
     def _token_port(self, tensor: Any) -> Tensor | None:

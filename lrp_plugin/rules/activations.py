@@ -10,15 +10,26 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call
-from lrp_plugin.primitives import scale, substitute, widened
+from lrp_plugin.primitives import is_damped, scale, substitute, widened
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_constant, distributed
 
 
 @register_rule("native", "relu", sign="nonnegative", port="keeps", rectifies=True)
 def relu(call: Call) -> Tensor:
-    """ReLU: homogeneous of degree 1, native."""
-    return call.native()  # type: ignore[no-any-return]
+    """ReLU: homogeneous of degree 1, native: the multiplier passes where the input is positive.
+
+    A byte per entry is kept for that, not the value; nothing where the map before has seen to it, or keeps its value.
+    """
+    x = call["input"]
+    held = x.detach()
+    value = torch.relu(held)
+    if call.signal(x).is_masked(x):
+        return substitute(value, lambda m: m.view_as(m), x)
+    if is_damped(x):
+        return substitute(value, lambda m: torch.ops.aten.threshold_backward(m, held, 0), x)
+    active = held > 0
+    return substitute(value, lambda m: m * active, x)
 
 
 @register_rule("native", "abs", sign="nonnegative", port="keeps")

@@ -55,20 +55,21 @@ def _convolution(call: Call, x: Tensor, weight: Tensor, padding: list[int], cach
     held = x.detach().to(weight.dtype) if observed() else None
 
     def gradient(m: Tensor) -> Tensor:
-        like = _untouched(m, shape, weight.dtype) if held is None else held
+        m = m.to(weight.dtype)
+        like = held if held is not None else m if m.shape == shape else _untouched(m, shape)
         return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
-            m.to(weight.dtype), like, weight, None, stride, padding, dilation, False, [0] * n, groups,
+            m, like, weight, None, stride, padding, dilation, False, [0] * n, groups,
             [True, False, False],
         )[0].to(dtype)  # fmt: skip
 
     return gradient
 
 
-def _untouched(m: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _untouched(m: Tensor, shape: torch.Size) -> Tensor:
     """Memory of that shape, laid out as ``m`` is."""
     last = m.dim() == 4 and not m.is_contiguous() and m.is_contiguous(memory_format=torch.channels_last)
     form = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=dtype, device=m.device, memory_format=form)
+    return torch.empty(shape, dtype=m.dtype, device=m.device, memory_format=form)
 
 
 def explicit_padding(call: Call, weight: Tensor) -> list[int] | None:

@@ -300,6 +300,8 @@ class LinearMap:
             self._account(carriers, stabilizer)
         carriers = [*carriers, *spare]
         if not self.call.ports:
+            if self.call.rectified and self.call.row is None and self.mode != "distribute":
+                carriers, self.call.masked = [c._replace(side=1) for c in carriers], True
             return redistribute(z, carriers, stabilizer)
         carriers = [Carrier(c.value.expand_as(z), c.share, c.bias) for c in carriers]
         value, self.call.out_port = redistribute_with_port(z, carriers, stabilizer)
