@@ -19,17 +19,16 @@ from lrp_plugin.rules.routing import book_constant, distributed
 def relu(call: Call) -> Tensor:
     """ReLU: homogeneous of degree 1, native: the multiplier passes where the input is positive.
 
-    A byte per entry is kept for that, not the value; nothing where the map before has seen to it, or keeps its value.
+    Nothing is kept for that where the map before has seen to it, or keeps its own value. (A mask of one byte per entry
+    would always do, at 6 ms in place of 2 for 3 M entries.)
     """
     x = call["input"]
     held = x.detach()
-    value = torch.relu(held)
     if call.signal(x).is_masked(x):
-        return substitute(value, lambda m: m.view_as(m), x)
+        return substitute(torch.relu(held), lambda m: m.view_as(m), x)
     if is_damped(x):
-        return substitute(value, lambda m: torch.ops.aten.threshold_backward(m, held, 0), x)
-    active = held > 0
-    return substitute(value, lambda m: m * active, x)
+        return substitute(torch.relu(held), lambda m: torch.ops.aten.threshold_backward(m, held, 0), x)
+    return call.native()  # type: ignore[no-any-return]
 
 
 @register_rule("native", "abs", sign="nonnegative", port="keeps")
