@@ -12,6 +12,25 @@ if TYPE_CHECKING:
     from lrp_plugin.ledger import Row
 
 
+class LazyPort:
+    """A port that is made when a rule asks for it: most signals' ports are never asked for.
+
+    Args:
+        make: Gives the port; called once.
+    """
+
+    def __init__(self, make: Callable[[], Tensor | None]) -> None:
+        self._make: Callable[[], Tensor | None] | None = make
+        self._port: Tensor | None = None
+
+    def get(self) -> Tensor | None:
+        """The port, or None where nothing leads from it to the input's."""
+        if self._make is not None:
+            port, self._make = self._make(), None
+            self._port = port if port is not None and port.requires_grad else None
+        return self._port
+
+
 class Signal:
     """What is known about a tensor that depends on the explained input.
 
@@ -19,7 +38,7 @@ class Signal:
         value: The tensor that stands for it from now on, where it is not the tensor itself.
         nonnegative: Proved by provenance (it came from a ReLU, a sigmoid, a pool of one), not by looking.
         gate: It came through a sigmoid-like function or a pooled path.
-        port: A signal of ones whose multiplier is this tensor's relevance, or None.
+        port: A signal of ones whose multiplier is this tensor's relevance, or None; `lazy_port` may still have to be made.
         pending: Makes the value once the next operation is known: called with the tensor and whether only its
             positive entries matter.
         parents: The signals it was computed from.
@@ -35,7 +54,7 @@ class Signal:
         "value",
         "nonnegative",
         "gate",
-        "port",
+        "lazy_port",
         "pending",
         "parents",
         "depth",
@@ -50,7 +69,7 @@ class Signal:
         self.value = value
         self.nonnegative = nonnegative
         self.gate = gate
-        self.port: Tensor | None = None
+        self.lazy_port: Tensor | LazyPort | None = None
         self.pending: Pending | None = None
         self.settled: dict[bool, Tensor] = {}
         self.masked = False
@@ -67,8 +86,19 @@ class Signal:
     def standing(self) -> Signal:
         """The same knowledge about a tensor that stands for itself."""
         copy = Signal(nonnegative=self.nonnegative, gate=self.gate)
-        copy.port, copy.parents, copy.depth = self.port, self.parents, self.depth
+        copy.lazy_port, copy.parents, copy.depth = self.lazy_port, self.parents, self.depth
         return copy
+
+    @property
+    def port(self) -> Tensor | None:
+        """The port, made now where it was not yet."""
+        if isinstance(self.lazy_port, LazyPort):
+            self.lazy_port = self.lazy_port.get()
+        return self.lazy_port
+
+    @port.setter
+    def port(self, port: Tensor | LazyPort | None) -> None:
+        self.lazy_port = port
 
 
 class Pending:
@@ -164,7 +194,7 @@ class Call:
         self.masked = False
         self.value: Tensor | None = None
         self.followers: tuple[Call, ...] = ()
-        self.out_port: Tensor | None = None
+        self.out_port: Tensor | LazyPort | None = None
         self.constant = False
         self.gate = False
         self._port_of = port_of

@@ -164,7 +164,7 @@ def redistribute(value: Tensor, carriers: Sequence[Carrier], stabilizer: float |
 
 def _factor(value: Tensor, carrier: Carrier, stabilizer: float | Tensor) -> Tensor:
     """``share * value / stabilize(carrier)``, 0 where the carrier is 0: the one tensor kept for the backward pass."""
-    wide, divisor = widened(value), widened(carrier.value.detach())
+    wide, divisor = widened(value), widened(_unexpanded(carrier.value.detach()))
     if isinstance(stabilizer, Tensor):
         share = carrier.plain(value).share
         return wide * share * reciprocal(divisor, stabilizer)
@@ -181,7 +181,15 @@ def _factor(value: Tensor, carrier: Carrier, stabilizer: float | Tensor) -> Tens
             return result.addcmul_(result, remaining.pop(0).sign(), value=more)
         return result if isinstance(share, float) and share == 1 else result.mul_(share)
 
-    return blockwise(formula, wide, divisor, *(part for part in optional if part is not None))
+    tensors = wide, divisor, *(part for part in optional if part is not None)
+    return blockwise(formula, *tensors) if divisor.shape == wide.shape else formula(*tensors, out=None)
+
+
+def _unexpanded(tensor: Tensor) -> Tensor:
+    """The same values before they were expanded: dimensions that repeat one entry hold it once (flat's channels)."""
+    for dim, (size, stride) in enumerate(zip(tensor.shape, tensor.stride())):
+        tensor = tensor.narrow(dim, 0, 1) if size > 1 and stride == 0 else tensor
+    return tensor
 
 
 def _tensor(share: float | Tensor) -> Tensor | None:

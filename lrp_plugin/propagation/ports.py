@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, Signal, tensors_in
+from lrp_plugin.call import Call, LazyPort, Signal, tensors_in
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import end_port, tap
 
@@ -33,19 +34,40 @@ class Ports:
             return tap(signal.port, self.recorder.input_sink(row))
         return signal.port
 
-    def out_ports(self, value: Any, call: Call, rule: Any) -> list[Tensor | None]:
-        """The ports of an operation's outputs."""
+    def out_ports(self, value: Any, call: Call, rule: Any) -> list[Tensor | LazyPort | None]:
+        """The ports of an operation's outputs; without a ledger those of a routing operation are made when asked for."""
+        if self.recorder is not None or call.out_port is not None or rule.port in ("ends", "keeps"):
+            return self._out_ports(value, call, rule)
+        count = len(tensors_in(value, []))
+        if not any(signal.lazy_port is not None for signal in call.signals.values()):
+            return [None] * count
+        if any(signal.token for signal in call.signals.values()):
+            return self._out_ports(value, call, rule)
+        made: list[Tensor | LazyPort | None] = []
+
+        def make(place: int) -> Tensor | None:
+            if not made:
+                made.extend(self._out_ports(value, call, rule))
+            port = made[place]
+            return port.get() if isinstance(port, LazyPort) else port
+
+        return [LazyPort(partial(make, place)) for place in range(count)]
+
+    def _out_ports(self, value: Any, call: Call, rule: Any) -> list[Tensor | LazyPort | None]:
         count = len(tensors_in(value, []))
         if call.out_port is not None:
             return [self._tapped_port(call)] + [None] * (count - 1)
-        ports = {key: signal.port for key, signal in call.signals.items()}
+        ports = {key: signal.lazy_port for key, signal in call.signals.items()}
         if rule.port == "ends" or not any(port is not None for port in ports.values()):
             return [None] * count
         if rule.port == "keeps":
             tensor = next(iter(call.signals))
             return [self._passed(ports[tensor], call)] + [None] * (count - 1)
 
-        dtype = next(port.dtype for port in ports.values() if port is not None)
+        known = [port for signal in call.signals.values() if (port := signal.port) is not None]
+        if not known:
+            return [None] * count
+        dtype = known[0].dtype
 
         def constant(tensor: Tensor) -> Tensor:
             if tensor.is_floating_point():
@@ -67,8 +89,8 @@ class Ports:
             found = [port - zero for port, zero in zip(found, added)]
         return [self._tap_out_port(port, call, place) for place, port in enumerate(found)]
 
-    def _passed(self, port: Tensor | None, call: Call) -> Tensor | None:
-        if port is None or call.row is None or self.recorder is None:
+    def _passed(self, port: Tensor | LazyPort | None, call: Call) -> Tensor | LazyPort | None:
+        if port is None or call.row is None or self.recorder is None or isinstance(port, LazyPort):
             return port
         inside = tap(port, self.recorder.input_sink(call.row))
         return tap(inside, self.recorder.output_sink(call.row, 0, port=True))
@@ -80,9 +102,9 @@ class Ports:
             return port
         return tap(port, self.recorder.output_sink(call.row, place, port=True))
 
-    def _tapped_port(self, call: Call) -> Tensor | None:
-        if call.out_port is None:
-            return None
+    def _tapped_port(self, call: Call) -> Tensor | LazyPort | None:
+        if call.out_port is None or isinstance(call.out_port, LazyPort):
+            return call.out_port
         return self._tap_out_port(call.out_port, call, 0)
 
     def _tapped(self, tensor: Tensor, call: Call, place: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.blockwise import blockwise
-from lrp_plugin.call import Call
+from lrp_plugin.call import Call, LazyPort
 from lrp_plugin.primitives import Carrier, reciprocal, redistribute, redistribute_with_port, substitute, widened
 from lrp_plugin.rules.input_gradients import input_gradient
 from lrp_plugin.rules.weights import WeightCache, folded_weights
@@ -290,22 +290,29 @@ class LinearMap:
     # ---- the end of every rule ---------------------------------------------------------------------------------
     def redistribute(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> Tensor:
         """z, its relevance shared among the carriers, and the ledger's account of it."""
-        z = self.z
+        z, call = self.z, self.call
+        if self.mode != "distribute" and call.row is None:
+            if call.ports:
+                given = list(carriers)
+                call.out_port = LazyPort(lambda: self._with_port(given, stabilizer)[1])
+            if call.rectified:
+                carriers, call.masked = [carrier._replace(side=1) for carrier in carriers], True
+            return redistribute(z, carriers, stabilizer)
         spare: list[Carrier] = []
-        if self.mode == "distribute" or self.call.row is not None or self.call.ports:
-            carriers = [carrier.plain(z) for carrier in carriers]
+        carriers = [carrier.plain(z) for carrier in carriers]
         if self.mode == "distribute":
             carriers, spare = self._with_spare(carriers, stabilizer)
-        if self.call.row is not None:
+        if call.row is not None:
             self._account(carriers, stabilizer)
-        carriers = [*carriers, *spare]
-        if not self.call.ports:
-            if self.call.rectified and self.call.row is None and self.mode != "distribute":
-                carriers, self.call.masked = [c._replace(side=1) for c in carriers], True
-            return redistribute(z, carriers, stabilizer)
-        carriers = [Carrier(c.value.expand_as(z), c.share, c.bias) for c in carriers]
-        value, self.call.out_port = redistribute_with_port(z, carriers, stabilizer)
+        if not call.ports:
+            return redistribute(z, [*carriers, *spare], stabilizer)
+        value, call.out_port = self._with_port([*carriers, *spare], stabilizer)
         return value
+
+    def _with_port(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> tuple[Tensor, Tensor]:
+        plain = [carrier.plain(self.z) for carrier in carriers]
+        whole = [Carrier(carrier.value.expand_as(self.z), carrier.share, carrier.bias) for carrier in plain]
+        return redistribute_with_port(self.z, whole, stabilizer)
 
     def _with_spare(
         self, carriers: Sequence[Carrier], stabilizer: float | Tensor
