@@ -113,7 +113,7 @@ class Pending:
     """
 
     def __init__(
-        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | None, bool]], operation: Any,
+        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | LazyPort | None, bool]], operation: Any,
         followers: tuple[Call, ...] = (),
     ) -> None:  # fmt: skip
         self.settle = settle

@@ -56,7 +56,7 @@ def _(m: Tensor, x: Tensor, *arguments: Any) -> Tensor:
     return torch.empty_like(x)
 
 
-_POOLING_DEFAULTS = ([], [0, 0], [1, 1], False)
+_POOLING_DEFAULTS: tuple[Any, ...] = ([], [0, 0], [1, 1], False)
 _OPAQUE = {
     _ATEN.max_pool2d_with_indices.default: (torch.ops.lrp_plugin.max_pool2d.default, 1),
     _ATEN.max_pool2d_with_indices_backward.default: (torch.ops.lrp_plugin.max_pool2d_backward.default, 2),
@@ -144,7 +144,8 @@ def _writes(node: Node) -> bool:
 
 def _fold_batch_norm(constants: _Constants, node: Node) -> None:
     """A BatchNorm with running statistics as the scale and shift that it is; in the convolution, where that is all it reads."""
-    given, *affine, training, _, eps = (*node.args[:5], *node.args[-3:])
+    arguments: list[Any] = [*node.args[:5], *node.args[-3:]]
+    given, *affine, training, _, eps = arguments
     weight, bias, mean, variance = (constants.of(part) for part in affine)
     if node.target is _BATCH_NORMS[1]:
         training = False
@@ -193,7 +194,7 @@ def _as_affine(constants: _Constants, node: Node, given: Node, scale: Tensor, sh
 
 def _lay_out_weight(constants: _Constants, node: Node) -> None:
     """A constant convolution weight with its channels last, as the compiler wants it: else each call lays it out anew."""
-    place = _WEIGHT_PLACES[node.target]
+    place = _WEIGHT_PLACES[node.target]  # type: ignore[index]
     weight = constants.of(node.args[place])
     if weight is None or weight.dim() not in _CHANNELS_LAST or weight.device.type != "cpu":
         return
@@ -205,7 +206,7 @@ def _make_opaque(node: Node) -> None:
     """Max-pooling by PyTorch's own kernel, on a CPU; what the call leaves to defaults is written out."""
     if node.args[0].meta["val"].device.type != "cpu":  # type: ignore[union-attr]
         return
-    target, tensors = _OPAQUE[node.target]
+    target, tensors = _OPAQUE[node.target]  # type: ignore[index]
     kernel, *rest = node.args[tensors:]
     given = (*rest, *_POOLING_DEFAULTS[len(rest) :])
     node.args = (*node.args[:tensors], kernel, given[0] or kernel, *given[1:])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Signal, map_tensors, tensors_in
+from lrp_plugin.call import LazyPort, Signal, map_tensors, tensors_in
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.primitives import substitute
 
@@ -74,7 +74,7 @@ def _routed(
     # The port of a cast must not be cast.
     if isinstance(value, Tensor) and tensors[0] is args[0] and value.dtype != args[0].dtype:
         rule = dataclasses.replace(rule, port="keeps")
-    ports = iter(mode.out_ports(value, call, rule))
+    ports = (port.get() if isinstance(port, LazyPort) else port for port in mode.out_ports(value, call, rule))
 
     def record(tensor: Tensor) -> Tensor:
         port = next(ports)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, Pending, Signal, map_tensors
+from lrp_plugin.call import Call, LazyPort, Pending, Signal, map_tensors
 from lrp_plugin.composites.composite import Choice, Chooser
 from lrp_plugin.composites.site import Site
 from lrp_plugin.ledger import Row
@@ -56,7 +56,7 @@ class Waiting(Ports):
 
         def settle(
             value: Tensor, rectified: bool, followers: tuple[Call, ...] = ()
-        ) -> tuple[Tensor, Tensor | None, bool]:
+        ) -> tuple[Tensor, Tensor | LazyPort | None, bool]:
             joined = "+".join([name, *(str(follower.operation) for follower in followers)])
             row = self._row(path, joined, choice) if self.recorder is not None else None
             call = self.make_call(choice, spelling, args, kwargs, list(held.values()), settled_signals, row, rectified)

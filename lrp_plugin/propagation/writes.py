@@ -58,7 +58,7 @@ class Writes:
         if (
             known.value is value
         ):  # nobody else sees it: its own record would keep it, and itself, to the end of the pass
-            self.signals.drop(value)
+            self.signals.drop(known.value)
         return target
 
     def _token_port(self, tensor: Any) -> Tensor | None:

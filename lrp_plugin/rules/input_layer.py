@@ -80,7 +80,9 @@ def _bounded(f: LinearMap, port: Tensor, low: Tensor, high: Tensor) -> Tensor:
     positive = f.weights("positive", lambda w: w.clamp(min=0))
     negative = f.weights("negative", lambda w: w.clamp(max=0))
     if low.numel() == high.numel() == 1:
-        return f.apply(port, low.reshape(()) * positive + high.reshape(()) * negative, f.bias)
+        lowest, highest = float(low), float(high)
+        both = f.weights(f"bounds/{lowest}/{highest}", lambda _: lowest * positive + highest * negative)
+        return f.carried(port, both, f.bias)
     upper = None if f.bias is None else f.bias.clamp(min=0)
     lower = None if f.bias is None else f.bias.clamp(max=0)
     return f.apply(port * low, positive, upper) + f.apply(port * high, negative, lower)

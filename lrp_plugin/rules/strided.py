@@ -27,7 +27,7 @@ class _Axis(NamedTuple):
 
     phases: list[dict[int, int]]
     lowest: int
-    count: int
+    taps: int
 
 
 def per_axis(value: Any, n: int) -> list[int]:
@@ -59,7 +59,7 @@ def phase_kernel(weight: Tensor, stride: int, padding: Sequence[int]) -> Tensor:
     """
     outputs, channels = weight.shape[:2]
     rows, columns = (_axis(weight.shape[2 + axis], stride, padding[axis]) for axis in (0, 1))
-    kernel = weight.new_zeros(channels, stride, stride, outputs, rows.count, columns.count)
+    kernel = weight.new_zeros(channels, stride, stride, outputs, rows.taps, columns.taps)
     for row, row_places in enumerate(rows.phases):
         for column, column_places in enumerate(columns.phases):
             for down, i in row_places.items():
@@ -87,9 +87,9 @@ def phase_gradient(
     channels, *size = shape
     before, after = [], []
     for axis in (0, 1):
-        _, lowest, count = _axis(places[axis], stride, padding[axis])
+        _, lowest, taps = _axis(places[axis], stride, padding[axis])
         before.append(-lowest)
-        after.append(-(-size[axis] // stride) - 1 + lowest + count - multiplier.shape[2 + axis])
+        after.append(-(-size[axis] // stride) - 1 + lowest + taps - multiplier.shape[2 + axis])
     # The convolution's own padding is free, but the same on both sides: what it adds before is cut off again.
     pads = [max(pair) if min(pair) >= 0 else 0 for pair in zip(before, after)]
     if min(*before, *after) < 0:
