@@ -36,25 +36,24 @@ class Ports:
 
     def out_ports(self, value: Any, call: Call, rule: Any) -> list[Tensor | LazyPort | None]:
         """The ports of an operation's outputs; without a ledger those of a routing operation are made when asked for."""
+        count = len(tensors_in(value, []))  # a port that is still to be made must not hold the value: it would for ever
         if self.recorder is not None or call.out_port is not None or rule.port in ("ends", "keeps"):
-            return self._out_ports(value, call, rule)
-        count = len(tensors_in(value, []))
+            return self._out_ports(count, call, rule)
         if not any(signal.lazy_port is not None for signal in call.signals.values()):
             return [None] * count
         if any(signal.token for signal in call.signals.values()):
-            return self._out_ports(value, call, rule)
+            return self._out_ports(count, call, rule)
         made: list[Tensor | LazyPort | None] = []
 
         def make(place: int) -> Tensor | None:
             if not made:
-                made.extend(self._out_ports(value, call, rule))
+                made.extend(self._out_ports(count, call, rule))
             port = made[place]
             return port.get() if isinstance(port, LazyPort) else port
 
         return [LazyPort(partial(make, place)) for place in range(count)]
 
-    def _out_ports(self, value: Any, call: Call, rule: Any) -> list[Tensor | LazyPort | None]:
-        count = len(tensors_in(value, []))
+    def _out_ports(self, count: int, call: Call, rule: Any) -> list[Tensor | LazyPort | None]:
         if call.out_port is not None:
             return [self._tapped_port(call)] + [None] * (count - 1)
         ports = {key: signal.lazy_port for key, signal in call.signals.items()}
@@ -103,9 +102,8 @@ class Ports:
         return tap(port, self.recorder.output_sink(call.row, place, port=True))
 
     def _tapped_port(self, call: Call) -> Tensor | LazyPort | None:
-        if call.out_port is None or isinstance(call.out_port, LazyPort):
-            return call.out_port
-        return self._tap_out_port(call.out_port, call, 0)
+        port, call.out_port = call.out_port, None  # what makes a lazy one may hold the call: no cycle of them
+        return port if port is None or isinstance(port, LazyPort) else self._tap_out_port(port, call, 0)
 
     def _tapped(self, tensor: Tensor, call: Call, place: int) -> Tensor:
         if call.row is None or self.recorder is None:

@@ -8,6 +8,8 @@ the negative part is ``z - z+`` and costs no forward; on a signed one ``A = f(|x
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -139,12 +141,13 @@ class LinearMap:
         return input_gradient(self.call, self.x, weight, self.z.dtype, self.cache)
 
     def _asked_of_autograd(self, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        x = self.x.detach()
+        x, plain = self.x.detach(), copy(self)
+        plain._absolute = None  # leads on to the carriers, and those back to this function: a cycle nobody collects
 
         def gradient(m: Tensor) -> Tensor:
             with torch.enable_grad():
                 free = x.detach().requires_grad_()
-                value = self.apply(free, weight)
+                value = plain.apply(free, weight)
             return torch.autograd.grad(value, free, m.to(value.dtype))[0]
 
         return gradient
@@ -293,8 +296,7 @@ class LinearMap:
         z, call = self.z, self.call
         if self.mode != "distribute" and call.row is None:
             if call.ports:
-                given = list(carriers)
-                call.out_port = LazyPort(lambda: self._with_port(given, stabilizer)[1])
+                call.out_port = LazyPort(partial(_port_of, z, list(carriers), stabilizer))
             if call.rectified:
                 carriers, call.masked = [carrier._replace(side=1) for carrier in carriers], True
             return redistribute(z, carriers, stabilizer)
@@ -306,13 +308,8 @@ class LinearMap:
             self._account(carriers, stabilizer)
         if not call.ports:
             return redistribute(z, [*carriers, *spare], stabilizer)
-        value, call.out_port = self._with_port([*carriers, *spare], stabilizer)
+        value, call.out_port = redistribute_with_port(z, _expanded(z, [*carriers, *spare]), stabilizer)
         return value
-
-    def _with_port(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> tuple[Tensor, Tensor]:
-        plain = [carrier.plain(self.z) for carrier in carriers]
-        whole = [Carrier(carrier.value.expand_as(self.z), carrier.share, carrier.bias) for carrier in plain]
-        return redistribute_with_port(self.z, whole, stabilizer)
 
     def _with_spare(
         self, carriers: Sequence[Carrier], stabilizer: float | Tensor
@@ -361,6 +358,14 @@ class LinearMap:
         if self.mode == "distribute" and self.bias is not None:
             bias_share = self.placed(self.bias).detach() * reciprocal(z, stabilizer)  # type: ignore[union-attr]
             self.call.absorb("distributed", lambda m: m * z * (bias_share - bias))
+
+
+def _expanded(z: Tensor, carriers: Sequence[Carrier]) -> list[Carrier]:
+    return [Carrier(c.value.expand_as(z), c.share, c.bias) for c in (carrier.plain(z) for carrier in carriers)]
+
+
+def _port_of(z: Tensor, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> Tensor:
+    return redistribute_with_port(z, _expanded(z, carriers), stabilizer)[1]
 
 
 def _flat(args: Any) -> list[Any]:

@@ -84,3 +84,13 @@ def test_every_source_of_unseen_work_stands_in_the_ledger(middle: Callable[..., 
     torch.testing.assert_close(row.relevance_in, row.relevance_out, rtol=1e-10, atol=1e-12)
     assert row.relevance_out.abs().min() > 0
     assert ledger.input.allclose(expected.sum(1), rtol=1e-10)
+
+
+@pytest.mark.parametrize(("middle", "passes"), [(waiting_source, 2), (kept_sources, 1)])
+def test_a_value_let_go_is_found_by_a_second_pass(middle: Callable[..., Tensor], passes: int) -> None:
+    """The pass that keeps what unseen work may have read runs where it is needed, and only there."""
+    net, x = Net(middle, Blend.apply), torch.randn(2, 4, dtype=torch.float64)
+    runs: list[None] = []
+    with net.lower.register_forward_pre_hook(lambda module, given: runs.append(None)):
+        UnifiedLRP(net, rule="zplus").attribute(x, 1)
+    assert len(runs) == passes
