@@ -55,7 +55,7 @@ def test_peak_beside_gradient_saliency(name: str, network: nn.Module, saliency_p
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("rule", ["epsilon", "zplus", "alphabeta", "epsilon_plus_flat", "deep_taylor"])
 def test_an_activation_is_let_go_when_its_reader_has_run(rule: str, inplace: bool) -> None:
-    """While the last layer runs, the first convolution's and the first ReLU's outputs are gone."""
+    """While the last layer runs, the first convolution's output is gone, and the ReLU's where no one keeps its value."""
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace), nn.Conv2d(4, 4, 3), nn.ReLU(inplace), nn.Flatten(),
@@ -70,7 +70,9 @@ def test_an_activation_is_let_go_when_its_reader_has_run(rule: str, inplace: boo
     def count(module: nn.Module, given: object) -> None:
         alive.append(sum(reference() is not None for reference in seen))
 
-    hooks = [model[0].register_forward_hook(note), model[2].register_forward_hook(note)]
+    # Behind epsilon and a BatchNorm the ReLU's own backward keeps its value; on torch 2.6 it keeps the very tensor.
+    watched = [model[0]] if rule == "epsilon" else [model[0], model[2]]
+    hooks = [module.register_forward_hook(note) for module in watched]
     hooks.append(model[6].register_forward_pre_hook(count))
     gc.disable()  # by counting references alone, not by the collector
     try:
@@ -80,7 +82,7 @@ def test_an_activation_is_let_go_when_its_reader_has_run(rule: str, inplace: boo
         gc.enable()
         for hook in hooks:
             hook.remove()
-    assert len(seen) == 2 and alive == [0]
+    assert len(seen) == len(watched) and alive == [0]
 
 
 @pytest.mark.parametrize("rule", ["epsilon", "zplus", "gamma", "alphabeta", "flat", "wsquare", "epsilon_plus_flat"])
