@@ -93,16 +93,17 @@ def test_compile_names_its_legal_values() -> None:
 def test_compiled_equals_eager(name: str) -> None:
     model = small_network()
     compiled, eager = UnifiedLRP(model, name, compile=True), UnifiedLRP(model, name)
-    # On signed images gamma_montavon's denominators can all but vanish, which magnifies rounding: 1.2e-5 was seen.
-    bound = 3e-5 if name == "gamma_montavon" else 1e-5
-    compiled.attribute(IMAGES, target=0)  # traces
+    # gamma_montavon is meant for non-negative input: on a signed one its denominators all but vanish, and in float32 the
+    # eager pass itself is 2.3e-5 from the one in float64 (the compiled 1.1e-5).
+    images = IMAGES.abs() if name == "gamma_montavon" else IMAGES
+    compiled.attribute(images, target=0)  # traces
     for target in (0, 2, [0, 1, 2, 3], torch.tensor([4, 3, 2, 1])):
-        found, expected = compiled.attribute(IMAGES, target), eager.attribute(IMAGES, target)
-        assert (found - expected).abs().max() <= bound * expected.abs().max()
+        found, expected = compiled.attribute(images, target), eager.attribute(images, target)
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     with torch.no_grad():
         model[0].weight.mul_(2)
     for _ in range(2):  # the call that traces again, and the graph it made
-        found, expected = compiled.attribute(IMAGES, 1), eager.attribute(IMAGES, 1)
-        assert (found - expected).abs().max() <= bound * expected.abs().max()
+        found, expected = compiled.attribute(images, 1), eager.attribute(images, 1)
+        assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     with pytest.raises(ValueError, match="out of range"):
-        compiled.attribute(IMAGES, 5)
+        compiled.attribute(images, 5)
