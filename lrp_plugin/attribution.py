@@ -234,13 +234,13 @@ class UnifiedLRP(GradientAttribution):
 
     def _forward(
         self, inputs: Any, target: Any, arguments: Arguments, *, recorder: Recorder | None = None,
-        plan: list[tuple[Site, Choice]] | None = None, select: bool = True,
+        plan: list[tuple[Site, Choice]] | None = None, select: bool = True, keep: bool = False,
     ) -> tuple[ExplainedInputs, Tensor, Propagation]:  # fmt: skip
         if self.chooser.counts:
             self.chooser.linear_maps = self._count(inputs, arguments)
         run = partial(self._run, inputs, target, arguments, recorder=recorder, plan=plan, select=select)
         try:
-            return run(keep=recorder is not None or plan is not None)
+            return run(keep=keep or recorder is not None or plan is not None)
         except ForgottenSourceError:  # rare: a custom autograd.Function read the value of a map directly
             return run(keep=True)
 

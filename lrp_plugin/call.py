@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,6 +31,18 @@ class LazyPort:
         return self._port
 
 
+class BehindReLU(NamedTuple):
+    """What an operation and the ReLU behind it do together, for one step less through memory in the backward pass.
+
+    Args:
+        pullback: Given the ReLU's value, the function from the ReLU's multiplier to the sources'.
+        sources: The signals the operation read.
+    """
+
+    pullback: Callable[[Tensor], Callable[[Tensor], Any]]
+    sources: tuple[Tensor, ...]
+
+
 class Signal:
     """What is known about a tensor that depends on the explained input.
 
@@ -48,6 +60,8 @@ class Signal:
         token: Its entries are integers; their relevance travels by the port alone.
         settled: The values made by ``pending``, by whether only positive entries matter.
         masked: Of the one whose positive entries matter: its other entries pass no multiplier on.
+        behind_relu: How a ReLU of this tensor passes its multiplier on past the operation that made it, or None.
+        reads: How many calls were given it.
     """
 
     __slots__ = (
@@ -63,6 +77,8 @@ class Signal:
         "settled",
         "masked",
         "token",
+        "behind_relu",
+        "reads",
     )
 
     def __init__(self, value: Tensor | None = None, *, nonnegative: bool = False, gate: bool = False) -> None:
@@ -78,6 +94,8 @@ class Signal:
         self.viewed = False
         self.root: Tensor | None = None
         self.token = False
+        self.behind_relu: BehindReLU | None = None
+        self.reads = 0
 
     def is_masked(self, value: Tensor) -> bool:
         """Whether this value's entries that are not positive pass no multiplier on."""
@@ -125,35 +143,36 @@ class Pending:
         return Pending(self.settle, self.operation, (*self.followers, call))
 
 
+_LEAVES = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))  # no call is spent on these
+
+
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     """A copy of a nest of lists, tuples and dicts with ``change`` applied to each tensor."""
     if isinstance(value, Tensor):
         return change(value)
-    if isinstance(value, tuple):
-        changed = [map_tensors(item, change) for item in value]
-        return type(value)(*changed) if hasattr(value, "_fields") else _rebuilt(value, changed)
-    if isinstance(value, list):
-        return [map_tensors(item, change) for item in value]
+    if isinstance(value, (tuple, list)):
+        changed = [item if type(item) in _LEAVES else map_tensors(item, change) for item in value]
+        return tuple(changed) if type(value) is tuple else _rebuilt(value, changed)
     if isinstance(value, dict):
-        return {key: map_tensors(item, change) for key, item in value.items()}
+        return {key: item if type(item) in _LEAVES else map_tensors(item, change) for key, item in value.items()}
     return value
 
 
-def _rebuilt(value: tuple[Any, ...], changed: list[Any]) -> Any:
+def _rebuilt(value: Sequence[Any], changed: list[Any]) -> Any:
+    if isinstance(value, list):
+        return changed
     # torch.return_types.max and its like are structseqs: their constructor takes one sequence.
-    return tuple(changed) if type(value) is tuple else type(value)(changed)
+    return type(value)(*changed) if hasattr(value, "_fields") else type(value)(changed)
 
 
 def tensors_in(value: Any, found: list[Tensor]) -> list[Tensor]:
     """The tensors in a nest of lists, tuples and dicts, in order, appended to ``found``."""
     if isinstance(value, Tensor):
         found.append(value)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            tensors_in(item, found)
-    elif isinstance(value, dict):
-        for item in value.values():
-            tensors_in(item, found)
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if type(item) not in _LEAVES:
+                tensors_in(item, found)
     return found
 
 
@@ -166,8 +185,11 @@ class Call:
         args, kwargs: What it was called with; signals are differentiable, parameters detached.
         signals: What is known of each signal among the arguments, by the tensor's ``id``.
         row: The ledger's row, or None while no ledger is kept.
-        rectified: Only the positive entries of the value matter (a ReLU follows).
+        rectified: Only the positive entries of the value matter (a ReLU follows); without ports and ledger the others
+            are 0 already.
         masked: Set by a rule of a rectified map whose other entries pass no multiplier on: the ReLU need not see to it.
+        behind_relu: Set by a rule that knows how a ReLU of its value, which it reads no more, passes on its multiplier.
+        overwrites: The model asked for the value to be written over the first argument, whose memory no one else reads.
         ports: The pass carries ports.
         value: The value, where it is known before the rule runs (maps whose rule waited).
         followers: Calls folded into this one (a BatchNorm behind a convolution).
@@ -192,6 +214,8 @@ class Call:
         self.weights = weights
         self.rectified = False
         self.masked = False
+        self.behind_relu: BehindReLU | None = None
+        self.overwrites = False
         self.value: Tensor | None = None
         self.followers: tuple[Call, ...] = ()
         self.out_port: Tensor | LazyPort | None = None

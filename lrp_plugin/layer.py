@@ -174,7 +174,7 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         lrp = UnifiedLRP(self.forward_func, **self.options)
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         with watching(layers, attribute_to_layer_input, starting=True) as seen:
-            _, selected, _ = lrp._forward(inputs, target, arguments)
+            _, selected, _ = lrp._forward(inputs, target, arguments, keep=True)
         found = []
         for layer, items in zip(layers, seen):
             relevance = _relevance(selected, items, type(layer).__name__)
@@ -221,7 +221,7 @@ class NeuronUnifiedLRP(NeuronAttribution):
         lrp = UnifiedLRP(self.forward_func, **self.options)
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         with watching([self.layer], attribute_to_neuron_input) as seen:
-            explained, _, mode = lrp._forward(inputs, None, arguments, select=False)
+            explained, _, mode = lrp._forward(inputs, None, arguments, select=False, keep=True)
         if not seen[0]:
             raise ValueError(f"layer {type(self.layer).__name__} did not run, or nothing in it depends on the input")
         unit = _verify_select_neuron(tuple(item.value for item in seen[0]), neuron_selector)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import threshold
 
-from lrp_plugin.blockwise import blockwise
+from lrp_plugin.blockwise import blockwise, observed
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -28,7 +28,7 @@ class Carrier(NamedTuple):
         bias: The part of ``value`` that comes from bias, broadcastable to it; ``None`` where there is none.
         sign: 1 where ``value`` is known to hold no negative entry, -1 no positive one, 0 where neither is known.
         side: 1 for a carrier of those units alone whose pre-activation is >= 0, -1 of the others, 0 of all.
-        partner: Of the opposite sign; where it is zero (it cannot take its share up) the share is 1.
+        partner: What has the rest of the share, >= 0; where it is zero (it cannot take it up) the share is 1.
     """
 
     value: Tensor
@@ -99,6 +99,22 @@ def damped(multiplier: Tensor, preactivation: Tensor, epsilon: float) -> Tensor:
     return blockwise(formula, widened(multiplier), widened(preactivation)).to(multiplier.dtype)
 
 
+def damped_behind_relu(multiplier: Tensor, rectified: Tensor, epsilon: float) -> Tensor:
+    """What `damped` makes of a ReLU's multiplier: ``m * y / (y + epsilon)`` with y the ReLU's value, 0 where y is 0."""
+
+    def formula(m: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
+        return torch.div(m, y + epsilon, out=out).mul_(y)
+
+    return blockwise(formula, widened(multiplier), widened(rectified)).to(multiplier.dtype)
+
+
+def where_positive(tensor: Tensor, condition: Tensor, out: Tensor | None = None) -> Tensor:
+    """``tensor`` where ``condition`` is positive, else 0, in one kernel: it is a ReLU's backward; memory of its own."""
+    if out is None:
+        return torch.ops.aten.threshold_backward(tensor, condition, 0)  # type: ignore[no-any-return]
+    return torch.ops.aten.threshold_backward.grad_input(tensor, condition, 0, grad_input=out)  # type: ignore[no-any-return]
+
+
 class _Damp(Function):
     @staticmethod
     def forward(ctx: Any, preactivation: Tensor, epsilon: float) -> Tensor:
@@ -116,11 +132,6 @@ def damp(preactivation: Tensor, epsilon: float) -> Tensor:
     return _Damp.apply(preactivation, epsilon)  # type: ignore[no-any-return]
 
 
-def is_damped(tensor: Tensor) -> bool:
-    """Whether this is `damp`'s value, which the backward pass keeps in any case."""
-    return isinstance(tensor.grad_fn, _Damp._backward_cls)  # type: ignore[attr-defined]
-
-
 class _Redistribute(Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, factors: list[Tensor], *carriers: Tensor) -> Tensor:
@@ -130,8 +141,22 @@ class _Redistribute(Function):
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        sent = [(multiplier * factor).to(dtype) for factor, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
+        sent = [_product(multiplier, factor).to(dtype) for factor, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
         return (None, None, *sent)
+
+
+def _product(multiplier: Tensor, factor: Tensor) -> Tensor:
+    """``multiplier * factor``, in the factor's memory in the last backward pass: it is no one else's."""
+    last = not _keeps_graph() and not observed() and multiplier.shape == factor.shape
+    return factor.mul_(multiplier) if last else multiplier * factor
+
+
+def _unknown() -> bool:
+    return True
+
+
+# Whether this backward pass is to be followed by another through the same graph; where torch cannot tell it may be.
+_keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", _unknown)
 
 
 class _RedistributeWithPort(Function):
@@ -177,8 +202,7 @@ def _factor(value: Tensor, carrier: Carrier, stabilizer: float | Tensor) -> Tens
             v = v.clamp(min=0) if carrier.side > 0 else v.clamp(max=0)
         result = _divided(v, c, carrier.sign, stabilizer, out)
         if optional[1] is not None:  # 1 + (share - 1) |sign(partner)|: the share, and 1 where the partner is zero
-            more = (float(share) - 1) * (1 if carrier.sign < 0 else -1)
-            return result.addcmul_(result, remaining.pop(0).sign(), value=more)
+            return result.addcmul_(result, remaining.pop(0).sign(), value=float(share) - 1)
         return result if isinstance(share, float) and share == 1 else result.mul_(share)
 
     tensors = wide, divisor, *(part for part in optional if part is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from lrp_plugin.composites.selectors import Selector
@@ -123,19 +124,33 @@ class Chooser:
         for _, spec in composite.pairs:
             self._check(spec)
 
-    @property
+    @cached_property
     def counts(self) -> bool:
         """Some selector needs to know how many linear maps there are."""
         return any(selector.counted for selector, _ in self.composite.pairs)
 
-    @property
+    @cached_property
     def ports(self) -> bool:
         """Some rule in the composite sends relevance to entries whose value is zero."""
-        named = {spec.name: spec for _, spec in self.composite.pairs}
-        wanted = any(r.ports for r in self.registry if r.name in named)
-        return wanted or any(spec.parameters.get("bias") == "distribute" for _, spec in self.composite.pairs)
+        return bool(self._asking)
 
-    @property
+    @cached_property
+    def final_port(self) -> int | None:
+        """The last linear map whose rule may ask for a port (``first()``: 0); None where any may."""
+        ends = [selector.final for selector in self._asking]
+        known = [end for end in ends if end is not None]
+        return max(known) if known and len(known) == len(ends) else None
+
+    @cached_property
+    def _asking(self) -> list[Selector]:
+        asking = {known.name for known in self.registry if known.ports}
+        return [
+            selector
+            for selector, spec in self.composite.pairs
+            if spec.name in asking or spec.parameters.get("bias") == "distribute"
+        ]
+
+    @cached_property
     def lineage(self) -> bool:
         """Some rule in the composite looks at what a signal was computed from."""
         named = {spec.name for _, spec in self.composite.pairs}

@@ -20,23 +20,27 @@ class Selector:
         matches: The test.
         located: It looks at more than the operation's name.
         counted: It needs the number of linear maps of the whole pass, so a forward pass is made first.
+        final: The number of the last linear map that it may match, counted from 0; None where that is not known.
     """
 
     text: str
     matches: Callable[[Site], bool] = field(compare=False)
     located: bool = True
     counted: bool = False
+    final: int | None = field(default=None, compare=False)
 
     def __and__(self, other: Selector) -> Selector:
         return Selector(
             f"{self} and {other}", lambda site: self.matches(site) and other.matches(site),
             self.located or other.located, self.counted or other.counted,
+            min((end for end in (self.final, other.final) if end is not None), default=None),
         )  # fmt: skip
 
     def __or__(self, other: Selector) -> Selector:
         return Selector(
             f"({self} or {other})", lambda site: self.matches(site) or other.matches(site),
             self.located or other.located, self.counted or other.counted,
+            None if self.final is None or other.final is None else max(self.final, other.final),
         )  # fmt: skip
 
     def __invert__(self) -> Selector:
@@ -90,7 +94,7 @@ def nth(index: int) -> Selector:
             return False
         return site.index == (index if index >= 0 else index + (site.count or 0))
 
-    return Selector(f"linear map {index}", matches, counted=index < 0)
+    return Selector(f"linear map {index}", matches, counted=index < 0, final=index if index >= 0 else None)
 
 
 def first() -> Selector:

@@ -59,9 +59,10 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         port_stabilizer: Stabilizer where a port ends.
         plan: A list that receives ``(site, choice)`` of each operation.
         warned: Operations and paths warned about already.
-        keep: Keep the values of maps whose rule waits to the end, for unseen work that may have read them. They take
-            memory (ResNet-18: as much again as the gradient needs); without them such work raises
-            `ForgottenSourceError`.
+        keep: Keep every value to the end, for those who look at the inside: unseen work that read the value of a map
+            whose rule waits, a layer's relevance. They take memory (ResNet-18: as much again as the gradient needs);
+            without them such work raises `ForgottenSourceError`, ReLUs are written over their input where the model
+            asks for it, and take one backward step with the operation before.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self.chooser = chooser
         self.recorder = recorder
         self.strict = strict
-        self.ports = ports
+        self._ports = ports
         self.weights = weights
         self.port_stabilizer = port_stabilizer
         self.plan = plan
@@ -97,6 +98,12 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         signal.port = port
         signal.token = token
         self.signals.set(tensor, signal)
+
+    @property
+    def ports(self) -> bool:
+        """Whether a rule may still ask for a port: they hold what they were made from, and none is made in vain."""
+        final = self.chooser.final_port
+        return self._ports and (final is None or self.linear_maps <= final)
 
     def forget(self) -> None:
         """Drops what only the forward pass needs."""
@@ -132,9 +139,11 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         rule = self.chooser.default(spelling.operation)
         if rule is None and not spelling.writes:
             return self._unregistered(func, spelling, args, kwargs, tensors, found)
+        for signal in found.values():
+            signal.reads += 1
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
-            return self.write(args[0], self._apply(spelling, args, kwargs, tensors, found))
+            spelling = spelling._replace(writes=True)
         if kwargs.get("out") is not None:
             raise UnsupportedOperationError(
                 f"operation {spelling.operation!r} in {self.where()} writes a signal into out=; "
@@ -281,6 +290,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         """What a rule is given: signals as differentiable tensors, everything else without a graph."""
         given: dict[int, Tensor] = {}
         signals: dict[int, Signal] = {}
+        spare = False
         sources: dict[int, Tensor] = {}  # a port that starts here must not lead back through this call's taps
         for tensor in tensors:
             if id(tensor) in given:
@@ -289,7 +299,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             if signal is None:
                 given[id(tensor)] = constant_of(self._current(tensor))
                 continue
-            value = untapped = self._settled(tensor, signal, choice.rule.rectifies)
+            spare = spelling.writes and not signals and self.is_spare(tensor, signal)
+            value = untapped = self._settled(tensor, signal, choice.rule.rectifies, spare)
             if row is not None and self.recorder is not None and value.requires_grad:
                 value = tap(value, self.recorder.input_sink(row))
             elif id(value) in signals:  # two tensors with one current value
@@ -307,7 +318,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             row=row, ports=self.ports, weights=self.weights,
             port_of=lambda tensor: self._port(sources[id(tensor)], signals[id(tensor)], row),
         )  # fmt: skip
-        call.rectified = rectified
+        call.rectified, call.overwrites = rectified, spare
         if spelling.clones:
             call.function = _on_a_clone(spelling.function)
         return call
@@ -331,6 +342,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 gate=rule.gate or call.gate or (rule.sign == "keeps" and rule.port == "routes" and self._gated(call)),
             )
             signal.port = next(ports) if ports is not None else None
+            signal.behind_relu = call.behind_relu if call.row is None and not self.keep else None
             signal.parents = tuple(sources.values()) if self.chooser.lineage else ()
             signal.depth = 1 + max((parent.depth for parent in sources.values()), default=0)
             if rule.port == "routes" or tensor._is_view():

@@ -60,7 +60,7 @@ def cut(tensor: Tensor, sources: list[Tensor], receivers: list[Tensor]) -> Tenso
         with _ending_at(sources):
             return torch.autograd.grad(tensor, sources, multiplier, retain_graph=True, allow_unused=True)
 
-    return substitute(tensor, pullback, *receivers)
+    return substitute(tensor.detach(), pullback, *receivers)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Call, LazyPort, Pending, Signal, map_tensors
 from lrp_plugin.composites.composite import Choice, Chooser
 from lrp_plugin.composites.site import Site
@@ -97,15 +98,18 @@ class Waiting(Ports):
             self._kept.append(value)
         return value
 
-    def _settled(self, tensor: Tensor, signal: Signal, rectified: bool) -> Tensor:
+    def _settled(self, tensor: Tensor, signal: Signal, rectified: bool, spare: bool = False) -> Tensor:
         if signal.pending is None:
             return tensor if signal.value is None else signal.value
         for known in (rectified, False):
             if known in signal.settled:
                 return signal.settled[known]
+        held = tensor.detach()
+        if rectified and self.recorder is None and not self.ports:  # else the other entries' values are asked for
+            held = held.clamp_(min=0) if spare and not observed() else held.clamp(min=0)
         # A custom autograd.Function may be the first to look, and its forward records nothing.
         with torch.enable_grad():
-            value, port, masked = signal.pending.settle(tensor.detach(), rectified, signal.pending.followers)
+            value, port, masked = signal.pending.settle(held, rectified, signal.pending.followers)
         signal.settled[rectified] = value
         signal.masked = signal.masked or (rectified and masked)
         signal.port = port if port is not None else signal.port

@@ -16,11 +16,17 @@ class Writes:
 
     signals: Signals
     storages: Storages
+    keep: bool
+
+    @property
+    def ports(self) -> bool:
+        """Overridden."""
+        raise NotImplementedError
 
     def _find(self, tensor: Tensor) -> Signal | None:
         raise NotImplementedError
 
-    def _settled(self, tensor: Tensor, signal: Signal, rectified: bool) -> Tensor:
+    def _settled(self, tensor: Tensor, signal: Signal, rectified: bool, spare: bool = False) -> Tensor:
         raise NotImplementedError
 
     def value_of(self, tensor: Tensor) -> Tensor:
@@ -60,6 +66,13 @@ class Writes:
         ):  # nobody else sees it: its own record would keep it, and itself, to the end of the pass
             self.signals.drop(known.value)
         return target
+
+    def is_spare(self, tensor: Tensor, signal: Signal) -> bool:
+        """Whether a call that asks to write there may: the memory is a rule's own, and this call is its first reader."""
+        if self.keep or self.ports or signal.reads > 1 or signal.settled or signal.viewed or signal.root is not None:
+            return False
+        ours = signal.pending is not None or (signal.behind_relu is not None and signal.value is None)
+        return ours and not tensor._is_view()
 
     def _token_port(self, tensor: Any) -> Tensor | None:
         signal = self._find(tensor) if isinstance(tensor, Tensor) else None

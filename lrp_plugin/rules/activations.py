@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Call
-from lrp_plugin.primitives import is_damped, scale, substitute, widened
+from lrp_plugin.primitives import scale, substitute, widened
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_constant, distributed
 
@@ -19,16 +20,19 @@ from lrp_plugin.rules.routing import book_constant, distributed
 def relu(call: Call) -> Tensor:
     """ReLU: homogeneous of degree 1, native: the multiplier passes where the input is positive.
 
-    Nothing is kept for that where the map before has seen to it, or keeps its own value. (A mask of one byte per entry
-    would always do, at 6 ms in place of 2 for 3 M entries.)
+    Where the map before has seen to it, or the operation before knows what the two of them do together, its value may
+    be written over its input as the model asked: fresh memory costs more than the arithmetic.
     """
-    x = call["input"]
-    held = x.detach()
-    if call.signal(x).is_masked(x):
-        return substitute(torch.relu(held), lambda m: m.view_as(m), x)
-    if is_damped(x):
-        return substitute(torch.relu(held), lambda m: torch.ops.aten.threshold_backward(m, held, 0), x)
-    return call.native()  # type: ignore[no-any-return]
+    x, behind = call["input"], call.signal(call["input"]).behind_relu
+    masked = call.signal(x).is_masked(x)
+    if not masked and behind is None:
+        return call.native()  # type: ignore[no-any-return]
+    if masked or behind is None:
+        value = torch.relu(x.detach()) if call.ports else x.detach()  # without ports the map's value is rectified
+        return substitute(value, lambda m: m.view_as(m), x)
+    overwrites = call.overwrites and not observed()
+    value = torch.relu_(x.detach()) if overwrites else torch.relu(x.detach())
+    return substitute(value, behind.pullback(value), *behind.sources)
 
 
 @register_rule("native", "abs", sign="nonnegative", port="keeps")
@@ -55,14 +59,16 @@ def elementwise(call: Call, *, bias: str = "absorb") -> Tensor:
         secant = (widened(value) - at_zero) / torch.where(close, 1, wide)
         factor = torch.where(close, slope + bend * wide / 2, secant)
     if bias == "distribute" and at_zero:
-        return distributed(call, value, lambda m: (m * factor).to(x.dtype), torch.full_like(x.detach(), at_zero))
+        dtype = x.dtype
+        return distributed(call, value, lambda m: (m * factor).to(dtype), torch.full_like(x.detach(), at_zero))
     if call.row is not None and at_zero:
         book_constant(call, torch.full_like(wide, at_zero))
     return _valued(value, x, factor)
 
 
 def _valued(value: Tensor, x: Tensor, factor: Tensor) -> Tensor:
-    return substitute(value, lambda m: (m * factor).to(x.dtype), x)
+    dtype = x.dtype  # the pullback must not hold x itself
+    return substitute(value, lambda m: (m * factor).to(dtype), x)
 
 
 def _at_origin(call: Call) -> tuple[float, float, float]:

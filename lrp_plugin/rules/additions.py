@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, Signal
+from lrp_plugin.call import BehindReLU, Call, Signal
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.primitives import Carrier, redistribute, redistribute_with_port, scale, substitute
+from lrp_plugin.primitives import Carrier, redistribute, redistribute_with_port, scale, substitute, where_positive
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import native_affine
 
@@ -47,6 +47,21 @@ def shared_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
     return share * port_of(left) + (1 - share) * port_of(right)
 
 
+def _is_plain_sum(call: Call) -> bool:
+    left, right = _operands(call)
+    if call.operation != "add" or not (call.is_signal(left) and call.is_signal(right)):
+        return False
+    return left.shape == right.shape and left.dtype == right.dtype and call.get("alpha", 1) == 1  # type: ignore[no-any-return]
+
+
+def _to_both(rectified: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
+        passed = where_positive(m, rectified)
+        return passed, passed
+
+    return pullback
+
+
 @register_rule("epsilon", "add", "sub", "rsub", "add_relu", sign="any", port=shared_port)
 def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
     """Each addend gets its signed part: ``R_a = a R / (a + b + epsilon sign)``, the literature's rule.
@@ -54,6 +69,8 @@ def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
     Native in this form; an added constant (bias, position embedding) keeps its own part.
     """
     value = native_affine(call)
+    if epsilon == 0 and _is_plain_sum(call):
+        call.behind_relu = BehindReLU(_to_both, _operands(call))
     call.gate = len(call.signals) == 1 and all(signal.gate for signal in call.signals.values())  # 1 - z
     if epsilon == 0:
         return value

@@ -6,14 +6,23 @@ With f the map, z = f(x, W, b), m the multiplier of z, and x+, x-, W+, W-, b+, b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, tensors_in
-from lrp_plugin.primitives import Carrier, damp, scale, substitute, widened
+from lrp_plugin.call import BehindReLU, Call, tensors_in
+from lrp_plugin.primitives import (
+    Carrier,
+    damp,
+    damped_behind_relu,
+    scale,
+    substitute,
+    where_positive,
+    widened,
+)
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal, native_value
 from lrp_plugin.rules.products import uniform_product
@@ -65,7 +74,15 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
             factor = held.abs() / (held.abs() + epsilon)
             call.absorb("bias", lambda m: m * constant * factor)
             call.absorb("stabilizer", lambda m: m * held * (epsilon / (held.abs() + epsilon)))
+    if call.operation == "linear" or call.operation in CONVOLUTIONS:  # others' own backward may read their value
+        call.behind_relu = BehindReLU(partial(_behind_relu, epsilon), (z,))
     return damp(z, epsilon) if epsilon else z
+
+
+def _behind_relu(epsilon: float, rectified: Tensor) -> Callable[[Tensor], Tensor]:
+    if epsilon == 0:
+        return lambda m: where_positive(m, rectified)
+    return lambda m: damped_behind_relu(m, rectified, epsilon)
 
 
 def _added(call: Call) -> Tensor:
@@ -146,9 +163,9 @@ def alphabeta(
     if beta == 0:
         return zplus(call, stabilizer=stabilizer, bias=bias)
     f = LinearMap(call, bias)
-    positive, negative = f.both()
-    upper = positive._replace(share=alpha, partner=negative.value)
-    return f.redistribute([upper, negative._replace(share=-beta, partner=positive.value)], stabilizer)
+    positive, opposed = f.both()
+    upper = positive._replace(share=alpha, partner=opposed.value)
+    return f.redistribute([upper, opposed._replace(share=-beta, partner=positive.value)], stabilizer)
 
 
 def check_alpha_beta(alpha: float, beta: float) -> None:
@@ -178,8 +195,8 @@ def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bia
     whole = f.whole()
     if call.rectified:
         return f.redistribute([_combined(whole, f.positive(), gamma)], stabilizer)
-    positive, negative = f.both()
-    side = torch.where(f.z >= 0, positive.value, negative.value)
+    positive, opposed = f.both()
+    side = torch.where(f.z >= 0, positive.value, -opposed.value)
     return f.redistribute([_combined(whole, Carrier(side), gamma)], stabilizer)
 
 
@@ -215,13 +232,18 @@ def _favoured_side(f: LinearMap, gamma: float) -> Carrier:
     with torch.no_grad():
         favoured = f.half(1)
         if not f.call.rectified:
-            favoured = torch.where(up, favoured, f.half(-1))
+            favoured = torch.where(up, favoured, -f.half(-1))
         value = torch.add(whole, favoured, alpha=gamma)
-        lean = gamma / 2 if f.call.rectified else torch.where(up, gamma / 2, -gamma / 2).to(value.dtype)
+        # One byte per entry: as gamma / 2 with its sign a transformer's would take as much as all its factors.
+        sign = None if f.call.rectified else torch.where(up, 1, -1).to(torch.int8)
     bias = f.placed(f.carried_bias)
     if bias is not None:
         bias = bias + gamma * torch.where(up, bias.clamp(min=0), bias.clamp(max=0))
-    return Carrier(substitute(value, lambda m: (m * (1 + gamma / 2), m * lean), whole, absolute), bias=bias)
+
+    def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
+        return m * (1 + gamma / 2), (m * (gamma / 2) if sign is None else (m * sign).mul_(gamma / 2))
+
+    return Carrier(substitute(value, pullback, whole, absolute), bias=bias)
 
 
 @register_rule("gamma_montavon", *MAPS, folds=True, defers=is_map_of_one_signal)

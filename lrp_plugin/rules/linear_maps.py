@@ -17,7 +17,15 @@ from torch import Tensor
 
 from lrp_plugin.blockwise import blockwise
 from lrp_plugin.call import Call, LazyPort
-from lrp_plugin.primitives import Carrier, reciprocal, redistribute, redistribute_with_port, substitute, widened
+from lrp_plugin.primitives import (
+    Carrier,
+    reciprocal,
+    redistribute,
+    redistribute_with_port,
+    substitute,
+    where_positive,
+    widened,
+)
 from lrp_plugin.rules.input_gradients import input_gradient
 from lrp_plugin.rules.weights import WeightCache, folded_weights
 
@@ -218,15 +226,15 @@ class LinearMap:
             return self.share_out(self.carried(self.x, weight, bias), self.placed(bias))._replace(sign=1)
         return self.share_out(self._half(1), self.placed(bias))._replace(sign=1)
 
-    def negative(self) -> Carrier:
-        """``f(x+, W-, b-) + f(x-, W+)``: the negative contributions."""
-        bias = None if self.carried_bias is None else self.carried_bias.clamp(max=0)
+    def opposed(self) -> Carrier:
+        """``-(f(x+, W-, b-) + f(x-, W+))``: the magnitude of the negative contributions."""
+        bias = None if self.carried_bias is None else (-self.carried_bias).clamp(min=0)
         if self.nonnegative:
-            weight = self.weights("negative", lambda w: w.clamp(max=0))
+            weight = self.weights("opposed", lambda w: (-w).clamp(min=0))
             with torch.no_grad():
-                value = self._part(self.carried_value(), self.positive_value(), -1.0, 1.0)
-            return self.share_out(self.known(value, weight), self.placed(bias))._replace(sign=-1)
-        return self.share_out(self._half(-1), self.placed(bias))._replace(sign=-1)
+                value = self._part(self.positive_value(), self.carried_value(), 1.0)
+            return self.share_out(self.known(value, weight), self.placed(bias))._replace(sign=1)
+        return self.share_out(self._half(-1), self.placed(bias))._replace(sign=1)
 
     def carried_value(self) -> Tensor:
         """z, less the bias where it is ignored."""
@@ -243,52 +251,52 @@ class LinearMap:
         return self._absolute[0]
 
     def both(self) -> tuple[Carrier, Carrier]:
-        """The positive and the negative part, sharing their forward application."""
+        """The positive part and the negative one's magnitude, sharing their forward application."""
         if self.nonnegative:
             positive = self.positive()
             value = positive.value.detach()
             self._absolute = (value, value)
-            return positive, self.negative()
-        return self.positive(), self.negative()
+            return positive, self.opposed()
+        return self.positive(), self.opposed()
 
     def signed(self) -> tuple[Tensor, Tensor]:
         """z and ``A = f(|x|, |W|, |b|)``, both differentiable."""
         if self._absolute is None:
             bias = None if self.carried_bias is None else self.carried_bias.abs()
-            absolute = self.carried(self.x.abs(), self.weights("absolute", torch.abs), bias)
+            absolute = self.carried(_magnitude(self.x), self.weights("absolute", torch.abs), bias)
             self._absolute = (self.known(self.carried_value(), self.weight), absolute)
         return self._absolute
 
     def half(self, sign: int) -> Tensor:
-        """The value of ``(z + sign A) / 2``: all contributions of one sign, on an input of both."""
+        """The value of ``(A + sign z) / 2``: the magnitude of all contributions of one sign, on an input of both."""
         whole, absolute = self.signed()
         with torch.no_grad():
-            return self._part(whole.detach(), absolute.detach(), float(sign), 0.5)
+            return self._part(absolute.detach(), whole.detach(), 0.5, -sign)
 
     def _half(self, sign: int) -> Tensor:
         """`half`, differentiable."""
 
         def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
             half = m * 0.5
-            return half, half if sign > 0 else -half
+            return half if sign > 0 else -half, half
 
         return substitute(self.half(sign), pullback, *self.signed())
 
-    def _part(self, whole: Tensor, other: Tensor, sign: float, weight: float) -> Tensor:
-        """``weight (whole + sign other)``, of that sign, exactly zero where rounding alone filled it."""
-        half = other.dtype in (torch.float16, torch.bfloat16)
-        ulps = (_EMPTY_HALF_ULPS if half else _EMPTY_ULPS) * torch.finfo(other.dtype).eps
+    def _part(self, larger: Tensor, z: Tensor, weight: float, sign: int = 1) -> Tensor:
+        """``weight (larger - sign z)``, which is >= 0: exactly zero where rounding alone filled it."""
+        half = larger.dtype in (torch.float16, torch.bfloat16)
+        ulps = (_EMPTY_HALF_ULPS if half else _EMPTY_ULPS) * torch.finfo(larger.dtype).eps
         ignored = self.placed(self.bias) if self.mode == "ignore" else None
         if ignored is not None:  # z - b is rounded in units of b
-            part, bound = weight * (whole + sign * other), ulps * (other + ignored.abs())
-            return torch.where(part * sign <= bound, 0, part)
+            part = weight * (larger - sign * z)
+            return torch.where(part <= ulps * (larger + ignored.abs()), 0, part)
 
-        def formula(z: Tensor, a: Tensor, out: Tensor | None) -> Tensor:
-            part = torch.add(z, a, alpha=sign, out=out).mul_(weight)
-            empty = part <= a * ulps if sign > 0 else part >= a * -ulps
-            return part.masked_fill_(empty, 0)
+        def formula(a: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
+            part = torch.sub(a, z, alpha=sign)
+            part = part if weight == 1 else part.mul_(weight)
+            return where_positive(part, torch.sub(part, a, alpha=ulps), out)
 
-        return blockwise(formula, whole, other)
+        return blockwise(formula, larger, z)
 
     # ---- the end of every rule ---------------------------------------------------------------------------------
     def redistribute(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> Tensor:
@@ -297,8 +305,9 @@ class LinearMap:
         if self.mode != "distribute" and call.row is None:
             if call.ports:
                 call.out_port = LazyPort(partial(_port_of, z, list(carriers), stabilizer))
-            if call.rectified:
-                carriers, call.masked = [carrier._replace(side=1) for carrier in carriers], True
+            if call.rectified:  # without ports the value has no negative entries any more
+                side, call.masked = int(call.ports), True
+                carriers = [carrier._replace(side=side) for carrier in carriers]
             return redistribute(z, carriers, stabilizer)
         spare: list[Carrier] = []
         carriers = [carrier.plain(z) for carrier in carriers]
@@ -358,6 +367,14 @@ class LinearMap:
         if self.mode == "distribute" and self.bias is not None:
             bias_share = self.placed(self.bias).detach() * reciprocal(z, stabilizer)  # type: ignore[union-attr]
             self.call.absorb("distributed", lambda m: m * z * (bias_share - bias))
+
+
+def _magnitude(x: Tensor) -> Tensor:
+    """``|x|``, whose backward keeps a byte per entry: autograd's own keeps x (a quarter of a transformer's memory)."""
+    with torch.no_grad():
+        sign = x.sign().to(torch.int8)
+        value = x.abs()
+    return substitute(value, lambda m: m * sign, x)
 
 
 def _expanded(z: Tensor, carriers: Sequence[Carrier]) -> list[Carrier]:

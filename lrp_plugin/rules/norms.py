@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lrp_plugin.call import Call
-from lrp_plugin.primitives import substitute, widened
+from lrp_plugin.call import BehindReLU, Call
+from lrp_plugin.primitives import substitute, where_positive, widened
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import distributed
 from lrp_plugin.rules.weights import batch_norm_affine
@@ -46,11 +46,12 @@ def batch_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     x = call["input"]
     with torch.no_grad():
         value = call.native()
-        scale, shift = batch_norm_affine(call.names)
+    scale, shift = batch_norm_affine(call.weights, call.names)
     factor = _over_channels(scale, x).to(x.dtype)
     if bias == "distribute":
         return distributed(call, value, lambda m: m * factor, _over_channels(shift, x).to(x.dtype))
     call.absorb("bias", lambda m: widened(m) * _over_channels(shift, x))
+    call.behind_relu = BehindReLU(lambda y: lambda m: where_positive(m, y).mul_(factor), (x,))
     return substitute(value, lambda m: m * factor, x)
 
 
@@ -64,10 +65,10 @@ def _affine(
     call: Call, value: Tensor, pull: Callable[[Tensor], Tensor], weight: Tensor | None, shift: Tensor | None, mode: str
 ) -> Tensor:
     """The value; its multiplier goes through the scale and then ``pull``, the shift's relevance by ``mode``."""
-    x = call["input"]
+    x, dtype = call["input"], call["input"].dtype  # the pullback must not hold x itself
 
     def pullback(m: Tensor) -> Tensor:
-        return pull(widened(m if weight is None else m * weight.detach())).to(x.dtype)
+        return pull(widened(m if weight is None else m * weight.detach())).to(dtype)
 
     if mode == "distribute":
         return distributed(call, value, pullback, torch.zeros(()).to(x) if shift is None else shift.detach())
@@ -123,7 +124,8 @@ def group_norm(call: Call, *, bias: str = "absorb") -> Tensor:
         grouped = x.detach().reshape(x.shape[0], groups, -1)
         pull = _centred(grouped, [-1], call.get("eps", 1e-5))
     weight, shift = (None if v is None else _over_channels(v, x) for v in (call.get("weight"), call.get("bias")))
-    return _affine(call, value, lambda m: pull(m.reshape(grouped.shape)).reshape(x.shape), weight, shift, bias)
+    parted, whole = grouped.shape, x.shape
+    return _affine(call, value, lambda m: pull(m.reshape(parted)).reshape(whole), weight, shift, bias)
 
 
 @register_rule("identity", "instance_norm")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lrp_plugin.call import Call, tensors_in
+
+_AFFINE_NAMES = ("running_mean", "running_var", "weight", "bias")
 
 
 class WeightCache:
@@ -67,8 +69,16 @@ class WeightCache:
         self._entries.clear()
 
 
-def batch_norm_affine(names: Any) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a BatchNorm that uses its running statistics; shape (C,) each."""
+def batch_norm_affine(cache: WeightCache | None, names: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a BatchNorm that uses its running statistics; shape (C,) each, computed once."""
+    if cache is None:
+        return _affine(names)
+    sources = [names[name] for name in _AFFINE_NAMES if names.get(name) is not None]
+    absent = [name for name in _AFFINE_NAMES if names.get(name) is None]
+    return cache.get(sources, f"affine/{names.get('eps', 1e-5)}/{absent}", lambda: _affine(names))  # type: ignore[no-any-return]
+
+
+def _affine(names: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     mean, variance = names["running_mean"], names["running_var"]
     scale = torch.rsqrt(variance + names.get("eps", 1e-5))
     if names.get("weight") is not None:
@@ -83,13 +93,13 @@ def folded_weights(
     """Weight and bias of the map followed by its BatchNorms, and the tensors they were made from."""
     parts = [weight, bias]
     for follower in followers:
-        parts += [follower.get(name) for name in ("running_mean", "running_var", "weight", "bias")]
+        parts += [follower.get(name) for name in _AFFINE_NAMES]
     sources = tuple(part.detach() for part in parts if part is not None)
 
     def make() -> tuple[Tensor, Tensor]:
         folded, shift = weight, bias
         for follower in followers:
-            scale, move = batch_norm_affine(follower.names)
+            scale, move = _affine(follower.names)
             folded = _scaled(operation, folded, scale.to(weight.dtype), groups)
             shift = move if shift is None else shift * scale + move
         assert shift is not None

@@ -228,3 +228,33 @@ def test_cp_lrp_holds_attention_weights_constant() -> None:
         left, middle, right = UnifiedLRP(Attention(fused).eval(), composite="cp_lrp").attribute((q, k, v))
         assert not left.any() and not middle.any(), fused
         torch.testing.assert_close(right.flatten(1).sum(1), Attention(fused)(q, k, v), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("spec", [rule("flat"), rule("wsquare"), rule("zplus", bias="distribute")], ids=str)
+@pytest.mark.parametrize("below", ["zplus", "epsilon", "gamma", "alphabeta"])
+@pytest.mark.parametrize("where", [first(), nth(1), nth(2), first() | nth(1), nth(1) & convolutions()], ids=str)
+def test_ports_that_nobody_asks_for_make_no_difference(where: Selector, below: str, spec: composites.RuleSpec) -> None:
+    """Behind the last map that a selector may match no port is carried; a predicate's last map is not known."""
+    unknown = predicate(where.matches, "the same, last unknown")
+    found = []
+    for selector in (where, unknown):
+        lrp = UnifiedLRP(network(), composite=Composite([(selector, spec), (linear_maps(), rule(below))]))
+        ledger = lrp.ledger(X, target=1)
+        found.append((lrp.attribute(X, target=1), ledger.input, ledger.bias, ledger.stabilizer))
+    assert (where.final, unknown.final) != (None, 0) and unknown.final is None and where.final is not None
+    for with_end, without in zip(*found):
+        torch.testing.assert_close(with_end, without, rtol=1e-9, atol=1e-12)
+
+
+def test_the_last_map_that_a_selector_may_match() -> None:
+    ends = {first(): 0, nth(3): 3, last(): None, first() | nth(2): 2, first() | last(): None, dense() & nth(2): 2,
+            first() & nth(2): 0, ~first(): None, path("*"): None, depth(0, 0.5): None}  # fmt: skip
+    assert {str(selector): selector.final for selector in ends} == {str(s): end for s, end in ends.items()}
+
+
+def test_one_selector_without_a_known_end_keeps_ports_to_the_end() -> None:
+    far = Composite([(first(), rule("flat")), (path("0.5"), rule("flat")), (linear_maps(), rule("zplus"))])
+    near = Composite([(predicate(lambda site: site.index in (0, 2)), rule("flat")), (linear_maps(), rule("zplus"))])
+    found = [UnifiedLRP(network(), composite=composite).attribute(X, target=1) for composite in (far, near)]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+    assert found[0].sum() > 0

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, note
 from hypothesis import strategies as st
 from linear_cases import Case, cases, relevance
-from torch import Tensor
+from torch import Tensor, nn
 from twins import TWINS
 
 from lrp_plugin import UnifiedLRP
@@ -106,3 +106,21 @@ def test_zbox_takes_bounds_entry_by_entry(rectified: bool) -> None:
     R = torch.where(x @ weight.T + bias > 0, R, 0) if rectified else R
     want = torch.einsum("nji,nj->ni", part / part.sum(2, keepdim=True), R)
     torch.testing.assert_close(relevance(case, x, "zbox", low=low, high=high), want, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("sign", [1, -1], ids=["positive", "negative"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_side_that_rounding_alone_fills_is_empty(sign: int, dtype: torch.dtype) -> None:
+    """Every contribution is of one sign; BatchNorm's own arithmetic and the folded one's differ in the last places."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 2))
+    with torch.no_grad():
+        for layer in (model[0], model[3]):
+            layer.weight.abs_()
+        model[0].weight.mul_(sign)
+        model[1].running_var.uniform_(0.3, 3)
+        model[3].bias.zero_()
+    model, x = model.to(dtype).eval(), torch.rand(2, 3, 8, 8).to(dtype)
+    relevance = UnifiedLRP(model, "alphabeta").attribute(x, target=1)
+    # alpha - beta = 1 of each side's relevance is all of it where the other side is empty: z+ (or z-) alone.
+    torch.testing.assert_close(relevance.flatten(1).sum(1), model(x)[:, 1].detach(), rtol=1e-4, atol=0)
