@@ -3,7 +3,8 @@
     python -m benchmarks.memory --networks resnet18
 
 On a CPU every allocation and release that PyTorch makes is recorded and added up: the process's resident size would
-also count what the allocator keeps.
+also count what the allocator keeps. Parameters are frozen, so that saliency holds as little as it can; with
+``--trainable`` they require gradients, as those of a model just built or trained do: saliency then keeps the layers' inputs.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def peak_bytes(call: Callable[[], Any], device: torch.device) -> int:
     return highest
 
 
-def measure(name: str, batch: int, device: torch.device, side: int | None) -> list[dict[str, Any]]:
+def measure(name: str, batch: int, device: torch.device, side: int | None, trainable: bool) -> list[dict[str, Any]]:
     """One row for the baseline and each rule."""
-    model, images = network(name, device), pixels(name, batch, device, side)
+    model, images = network(name, device).requires_grad_(trainable), pixels(name, batch, device, side)
     rows = []
     base = peak_bytes(saliency(model, images), device)
     for rule in ("saliency", *(VIT_RULES if name.startswith("vit") else RULES)):
@@ -59,11 +60,17 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--side", type=int, help="pixels, default 224")
+    parser.add_argument("--trainable", action="store_true", help="parameters that require gradients, as a model comes")
     options = parser.parse_args()
     device = choose_device(options.device)
-    rows = [row for name in options.networks for row in measure(name, options.batch, device, options.side)]
+    rows = [
+        row
+        for name in options.networks
+        for row in measure(name, options.batch, device, options.side, options.trainable)
+    ]
     print(table(rows, ["network", "batch", "method", "mib", "ratio"]))
-    write_json(RESULTS / f"memory_{device.type}.json", {"machine": describe_machine(device), "rows": rows})
+    out = RESULTS / f"memory_{device.type}{'_trainable' if options.trainable else ''}.json"
+    write_json(out, {"machine": describe_machine(device), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -253,6 +253,8 @@ class _Substitute(Function):
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         sent = ctx.pullback(multiplier)
+        if not _keeps_graph():
+            ctx.pullback = None  # lets go of what it holds now, as autograd does with saved tensors, not with the graph
         return (None, None, *(sent if isinstance(sent, tuple) else (sent,)))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
+from lrp_plugin.blockwise import blockwise, observed
 from lrp_plugin.call import Call
 from lrp_plugin.primitives import scale, substitute, widened
 from lrp_plugin.registry import register_rule
@@ -48,22 +48,41 @@ def elementwise(call: Call, *, bias: str = "absorb") -> Tensor:
 
     The identity rule of AttnLRP (Achtibat et al. 2024, arXiv 2402.05602, eq. 9) where f(0) = 0: all relevance passes.
     """
-    x = call["input"]
+    x, held = call["input"], call["input"].detach()
     with torch.no_grad():
         value = call.native()
-        at_zero, slope, bend = _at_origin(call)
-        wide = widened(x.detach())
+        origin = _at_origin(call)
+    at_zero = origin[0]
+    pullback = _through_secant(_of_one(call), held, origin)
+    if bias == "distribute" and at_zero:
+        return distributed(call, value, pullback, torch.full_like(held, at_zero))
+    if call.row is not None and at_zero:
+        book_constant(call, torch.full_like(widened(held), at_zero))
+    return substitute(value, pullback, x)
+
+
+def _of_one(call: Call) -> Callable[[Tensor], Tensor]:
+    """The function of the input alone, which holds no signal."""
+    function, rest = call.function, call.args[1:]
+    named = {key: value for key, value in call.kwargs.items() if key != "input"}
+    return lambda x: function(x, *rest, **named)
+
+
+def _through_secant(
+    function: Callable[[Tensor], Tensor], x: Tensor, origin: tuple[float, float, float]
+) -> Callable[[Tensor], Tensor]:
+    """``m * (f(x) - f(0)) / x``, from x when it is needed: the map before often keeps x, and a factor would be one more."""
+    at_zero, slope, bend = origin
+
+    def formula(m: Tensor, x: Tensor, out: Tensor | None) -> Tensor:
+        value, wide = widened(function(x)), widened(x)
         # (f(x) - f(0)) / x loses digits near 0 as eps / |x|, its series f' + x f''/2 as x^2: they meet at eps^(1/3).
         near = torch.finfo(wide.dtype).eps ** (1 / 3) if at_zero else torch.finfo(wide.dtype).tiny
         close = wide.abs() <= near
-        secant = (widened(value) - at_zero) / torch.where(close, 1, wide)
-        factor = torch.where(close, slope + bend * wide / 2, secant)
-    if bias == "distribute" and at_zero:
-        dtype = x.dtype
-        return distributed(call, value, lambda m: (m * factor).to(dtype), torch.full_like(x.detach(), at_zero))
-    if call.row is not None and at_zero:
-        book_constant(call, torch.full_like(wide, at_zero))
-    return _valued(value, x, factor)
+        secant = (value - at_zero if at_zero else value) / torch.where(close, 1, wide)
+        return torch.mul(m, torch.where(close, slope + bend * wide / 2, secant), out=out)
+
+    return lambda m: blockwise(formula, m, x).to(x.dtype)
 
 
 def _valued(value: Tensor, x: Tensor, factor: Tensor) -> Tensor:

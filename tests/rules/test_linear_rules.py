@@ -124,3 +124,19 @@ def test_a_side_that_rounding_alone_fills_is_empty(sign: int, dtype: torch.dtype
     relevance = UnifiedLRP(model, "alphabeta").attribute(x, target=1)
     # alpha - beta = 1 of each side's relevance is all of it where the other side is empty: z+ (or z-) alone.
     torch.testing.assert_close(relevance.flatten(1).sum(1), model(x)[:, 1].detach(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("bias", [3.0, -3.0])
+@pytest.mark.parametrize("name", ["gamma", "gamma_montavon", "zplus", "alphabeta"])
+def test_a_bias_left_out_that_decides_the_sign(name: str, bias: float) -> None:
+    """z is of the bias's sign, the contributions of the other: what is left in the denominator is not z's sign."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 6)
+    with torch.no_grad():
+        layer.weight.copy_(torch.rand(6, 4) * (-1 if bias > 0 else 1) + 0.05 * torch.randn(6, 4))
+        layer.bias.fill_(bias)
+    case, x = Case(layer, (4,), before=True, norm=None, after=False), torch.rand(2, 4, dtype=torch.float64)
+    found = relevance(case, x, name, bias="ignore")
+    want = expected(case, x, name, "ignore", {})
+    assert (found - want).abs().max() <= TOLERANCE * want.abs().max()
+    assert bool(found.any()) or name == "zplus"  # whose positive contributions there may be none

@@ -113,3 +113,23 @@ def test_random_numbers_are_drawn_anew() -> None:
     weight = torch.full((50,), 0.5)
     graph = simplify(make_fx(lambda x: x + torch.bernoulli(weight))(torch.zeros(50)))
     assert len({tuple(graph(torch.zeros(50)).tolist()) for _ in range(4)}) > 1
+
+
+def test_a_constant_that_the_graph_writes_to_is_none() -> None:
+    """Its value is what the last write left, not what it was made with."""
+
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("weight", torch.ones(3, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            held = self.weight * 2
+            held.add_(x)
+            return held * self.weight + held
+
+    x = torch.arange(3, dtype=torch.float64)
+    graph = make_fx(Written())(x)
+    assert any("add_" in str(node.target) for node in graph.graph.nodes)
+    for _ in range(2):
+        torch.testing.assert_close(simplify(graph)(x), Written()(x), rtol=0, atol=0)
