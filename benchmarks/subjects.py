@@ -94,7 +94,23 @@ def peers(name: str, model: nn.Module, images: Tensor) -> dict[str, Callable[[],
     if importlib.util.find_spec("zennit") is not None:
         for composite in ("EpsilonPlus", "EpsilonGammaBox", "EpsilonAlpha2Beta1"):
             found[f"zennit {composite}"] = _zennit(name, model, images, composite)
+    if importlib.util.find_spec("autolrp") is not None:
+        found |= {f"autolrp {kind}": _autolrp(model, images, kind) for kind in ("base", "zplus in convolutions")}
     return found
+
+
+def _autolrp(model: nn.Module, images: Tensor, kind: str) -> Callable[[], Any]:
+    import autolrp
+
+    rules = autolrp.BASE if kind == "base" else {**autolrp.BASE, "ConvolutionBackward": "zplus"}
+    config = autolrp.LRPConfig(rule=rules)
+
+    def call() -> Any:
+        given = autolrp.tensor(images.clone())
+        model(given)[:, TARGET].sum().lrp(config=config)
+        return given.relevance
+
+    return call
 
 
 def _captum(name: str, images: Tensor) -> Callable[[], Any]:
