@@ -158,7 +158,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     return value
 
 
-def _rebuilt(value: Sequence[Any], changed: list[Any]) -> Any:
+def _rebuilt(value: Any, changed: list[Any]) -> Any:
     if isinstance(value, list):
         return changed
     # torch.return_types.max and its like are structseqs: their constructor takes one sequence.

@@ -34,6 +34,11 @@ class Waiting(Ports):
     keep: bool
     _kept: list[Tensor]
 
+    @property
+    def ports(self) -> bool:
+        """Overridden."""
+        raise NotImplementedError
+
     def make_call(
         self, choice: Choice, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor],
         found: dict[int, Signal], row: Row | None, rectified: bool = False,
