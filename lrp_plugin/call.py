@@ -60,6 +60,7 @@ class Signal:
         token: Its entries are integers; their relevance travels by the port alone.
         settled: The values made by ``pending``, by whether only positive entries matter.
         masked: Of the one whose positive entries matter: its other entries pass no multiplier on.
+        rectified: Of that one: its other entries are 0.
         behind_relu: How a ReLU of this tensor passes its multiplier on past the operation that made it, or None.
         reads: How many calls were given it.
     """
@@ -76,6 +77,7 @@ class Signal:
         "root",
         "settled",
         "masked",
+        "rectified",
         "token",
         "behind_relu",
         "reads",
@@ -89,6 +91,7 @@ class Signal:
         self.pending: Pending | None = None
         self.settled: dict[bool, Tensor] = {}
         self.masked = False
+        self.rectified = False
         self.parents: tuple[Signal, ...] = ()
         self.depth = 0
         self.viewed = False

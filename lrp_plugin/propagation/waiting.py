@@ -112,6 +112,7 @@ class Waiting(Ports):
         held = tensor.detach()
         if rectified and self.recorder is None and not self.ports:  # else the other entries' values are asked for
             held = held.clamp_(min=0) if spare and not observed() else held.clamp(min=0)
+            signal.rectified = True
         # A custom autograd.Function may be the first to look, and its forward records nothing.
         with torch.enable_grad():
             value, port, masked = signal.pending.settle(held, rectified, signal.pending.followers)

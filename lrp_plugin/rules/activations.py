@@ -23,13 +23,12 @@ def relu(call: Call) -> Tensor:
     Where the map before has seen to it, or the operation before knows what the two of them do together, its value may
     be written over its input as the model asked: fresh memory costs more than the arithmetic.
     """
-    x, behind = call["input"], call.signal(call["input"]).behind_relu
-    masked = call.signal(x).is_masked(x)
-    if not masked and behind is None:
+    x, signal = call["input"], call.signal(call["input"])
+    if signal.is_masked(x):
+        return substitute(x.detach() if signal.rectified else torch.relu(x.detach()), lambda m: m.view_as(m), x)
+    behind = signal.behind_relu
+    if behind is None:
         return call.native()  # type: ignore[no-any-return]
-    if masked or behind is None:
-        value = torch.relu(x.detach()) if call.ports else x.detach()  # without ports the map's value is rectified
-        return substitute(value, lambda m: m.view_as(m), x)
     overwrites = call.overwrites and not observed()
     value = torch.relu_(x.detach()) if overwrites else torch.relu(x.detach())
     return substitute(value, behind.pullback(value), *behind.sources)

@@ -258,3 +258,32 @@ def test_one_selector_without_a_known_end_keeps_ports_to_the_end() -> None:
     found = [UnifiedLRP(network(), composite=composite).attribute(X, target=1) for composite in (far, near)]
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
     assert found[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("below", ["zplus", "alphabeta"])
+def test_a_map_rectified_before_and_after_the_last_port(below: str) -> None:
+    """Its value was settled while ports were carried; the second ReLU comes when there are none any more."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.maps = nn.ModuleList(nn.Conv2d(1, 1, 3, padding=1) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.maps[0](x)
+            y = self.maps[1](functional.relu(z))
+            return self.maps[2](y + functional.relu(z)).sum((1, 2, 3))
+
+    model = Twice().double().eval()
+    found = []
+    for selector in (nth(1), predicate(lambda site: site.index == 1)):
+        lrp = UnifiedLRP(model, composite=Composite([(selector, rule("flat")), (linear_maps(), rule(below))]))
+        relevance, delta = lrp.attribute(X, return_convergence_delta=True)
+        ledger = lrp.ledger(X)
+        torch.testing.assert_close(ledger.output, model(X).detach())
+        torch.testing.assert_close(delta, ledger.output - ledger.input, rtol=1e-9, atol=1e-12)
+        found.append(relevance)
+        output = relevance.flatten(1).sum(1) + delta
+        torch.testing.assert_close(output, model(X).detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
