@@ -26,7 +26,9 @@ def find_sources(tensor: Tensor, known: list[Tensor]) -> list[Tensor]:
     Raises:
         ForgottenSourceError: Where the way leads through the value of a map whose rule waited, and the value is gone.
     """
-    outputs = {(id(signal.grad_fn), signal.output_nr): signal for signal in known if signal.grad_fn is not None}
+    # The nodes are held to the end: a node's Python object lives as long as it is, and its address is another's then.
+    made = [(signal.grad_fn, signal) for signal in known if signal.grad_fn is not None]
+    outputs = {(id(node), signal.output_nr): signal for node, signal in made}
     sources: dict[int, Tensor] = {}
     stack: list[Any] = [(tensor.grad_fn, tensor.output_nr)]
     expanded: dict[int, Any] = {}  # holds the nodes, so that their addresses stay theirs
