@@ -103,7 +103,7 @@ def damped_behind_relu(multiplier: Tensor, rectified: Tensor, epsilon: float) ->
     """What `damped` makes of a ReLU's multiplier: ``m * y / (y + epsilon)`` with y the ReLU's value, 0 where y is 0."""
 
     def formula(m: Tensor, y: Tensor, out: Tensor | None) -> Tensor:
-        return torch.div(m, y + epsilon, out=out).mul_(y)
+        return torch.mul(m, y, out=out).div_(y + epsilon)  # divided first, m / epsilon might overflow, and 0 inf is NaN
 
     return blockwise(formula, widened(multiplier), widened(rectified)).to(multiplier.dtype)
 

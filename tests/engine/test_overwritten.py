@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrp_plugin import LayerUnifiedLRP, UnifiedLRP
+from lrp_plugin.primitives import damped_behind_relu
 
 RULES = ("zero", "epsilon", "zplus", "gamma", "alphabeta")
 
@@ -167,3 +168,9 @@ def test_several_targets_of_one_pass(rule: str) -> None:
     many = lrp.attribute_targets(x, [0, 1, 1, 3])
     for place, target in enumerate((0, 1, 1, 3)):
         torch.testing.assert_close(many[place], lrp.attribute(x, target=target), rtol=1e-12, atol=0)
+
+
+def test_a_dead_entry_under_a_huge_multiplier_stays_zero() -> None:
+    """m / epsilon alone overflows in float32, and would be NaN where the ReLU's value is 0."""
+    found = damped_behind_relu(torch.full((3,), 1e32), torch.tensor([0.0, 1.0, 1e-9]), 1e-9)
+    torch.testing.assert_close(found, torch.tensor([0.0, 1e32, 0.5e32]))
