@@ -29,6 +29,8 @@ class Carrier(NamedTuple):
         sign: 1 where ``value`` is known to hold no negative entry, -1 no positive one, 0 where neither is known.
         side: 1 for a carrier of those units alone whose pre-activation is >= 0, -1 of the others, 0 of all.
         partner: What has the rest of the share, >= 0; where it is zero (it cannot take it up) the share is 1.
+        owned: Nobody reads ``value`` again: the factor may be written over it.
+        covers: The map's value is >= 0, and 0 wherever ``value`` is: nothing is divided by zero but zero.
     """
 
     value: Tensor
@@ -37,6 +39,8 @@ class Carrier(NamedTuple):
     sign: int = 0
     side: int = 0
     partner: Tensor | None = None
+    owned: bool = False
+    covers: bool = False
 
     def plain(self, value: Tensor) -> Carrier:
         """The same carrier of a map with that ``value``, side and partner written out as shares."""
@@ -147,7 +151,7 @@ class _Redistribute(Function):
 
 def _product(multiplier: Tensor, factor: Tensor) -> Tensor:
     """``multiplier * factor``, in the factor's memory in the last backward pass: it is no one else's."""
-    last = not _keeps_graph() and not observed() and multiplier.shape == factor.shape
+    last = not keeps_graph() and not observed() and multiplier.shape == factor.shape
     return factor.mul_(multiplier) if last else multiplier * factor
 
 
@@ -156,7 +160,7 @@ def _unknown() -> bool:
 
 
 # Whether this backward pass is to be followed by another through the same graph; where torch cannot tell it may be.
-_keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", _unknown)
+keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", _unknown)
 
 
 class _RedistributeWithPort(Function):
@@ -200,13 +204,16 @@ def _factor(value: Tensor, carrier: Carrier, stabilizer: float | Tensor) -> Tens
         share = carrier.share if optional[0] is None else remaining.pop(0)
         if carrier.side:
             v = v.clamp(min=0) if carrier.side > 0 else v.clamp(max=0)
-        result = _divided(v, c, carrier.sign, stabilizer, out)
+        result = _divided(v, c, carrier, stabilizer, out)
         if optional[1] is not None:  # 1 + (share - 1) |sign(partner)|: the share, and 1 where the partner is zero
             return result.addcmul_(result, remaining.pop(0).sign(), value=float(share) - 1)
         return result if isinstance(share, float) and share == 1 else result.mul_(share)
 
     tensors = wide, divisor, *(part for part in optional if part is not None)
-    return blockwise(formula, *tensors) if divisor.shape == wide.shape else formula(*tensors, out=None)
+    if divisor.shape != wide.shape:
+        return formula(*tensors, out=None)
+    owned = carrier.owned and divisor.dtype == carrier.value.dtype == wide.dtype and not observed()
+    return blockwise(formula, *tensors, out=divisor if owned else None)
 
 
 def _unexpanded(tensor: Tensor) -> Tensor:
@@ -220,13 +227,21 @@ def _tensor(share: float | Tensor) -> Tensor | None:
     return share if isinstance(share, Tensor) else None
 
 
-def _divided(value: Tensor, divisor: Tensor, sign: int, stabilizer: float, out: Tensor | None) -> Tensor:
-    """``value / stabilize(divisor)``, 0 where the divisor is 0, in three kernels where its sign is known, else five."""
-    if sign:
-        bound = threshold(divisor if sign > 0 else -divisor, 0.0, torch.inf).add_(stabilizer)
-        return torch.div(value, bound if sign > 0 else bound.neg_(), out=out)
-    inverse = torch.add(divisor, divisor.sign(), alpha=stabilizer).reciprocal_()
-    return torch.mul(value, inverse.nan_to_num_(nan=torch.nan, posinf=0.0, neginf=0.0), out=out)
+def _divided(value: Tensor, divisor: Tensor, carrier: Carrier, stabilizer: float, out: Tensor | None) -> Tensor:
+    """``value / stabilize(divisor)``, 0 where the divisor is 0: fewer kernels the more is known of the carrier.
+
+    ``out`` is None, fresh memory, or the divisor's own.
+    """
+    if not carrier.sign:
+        inverse = torch.add(divisor, divisor.sign(), alpha=stabilizer).reciprocal_()
+        return torch.mul(value, inverse.nan_to_num_(nan=torch.nan, posinf=0.0, neginf=0.0), out=out)
+    over = out is not None and out.data_ptr() == divisor.data_ptr()
+    size = divisor if carrier.sign > 0 else divisor.neg_() if over else -divisor
+    if carrier.covers and stabilizer > 0:
+        bound = size.add_(stabilizer) if over else size + stabilizer
+    else:
+        bound = threshold(size, 0.0, torch.inf, inplace=over).add_(stabilizer)
+    return torch.div(value, bound if carrier.sign > 0 else bound.neg_(), out=out)
 
 
 def redistribute_with_port(
@@ -253,7 +268,7 @@ class _Substitute(Function):
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         sent = ctx.pullback(multiplier)
-        if not _keeps_graph():
+        if not keeps_graph():
             ctx.pullback = None  # lets go of what it holds now, as autograd does with saved tensors, not with the graph
         return (None, None, *(sent if isinstance(sent, tuple) else (sent,)))
 

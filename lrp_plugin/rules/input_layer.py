@@ -72,7 +72,7 @@ def zbox(call: Call, *, low: Any = 0.0, high: Any = 1.0, stabilizer: float = 1e-
     bounds = [torch.as_tensor(bound, dtype=f.x.dtype, device=f.x.device) for bound in (low, high)]
     value = f.known(f.z, f.weight) - _bounded(f, call.port(f.x), *bounds)
     # Bias parts cancel: b - b+ - b- = 0, so all of the relevance reaches the pixels.
-    return f.redistribute([Carrier(value)], stabilizer)
+    return f.redistribute([Carrier(value, owned=True)], stabilizer)
 
 
 def _bounded(f: LinearMap, port: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from lrp_plugin.primitives import (
 )
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal, native_value
+from lrp_plugin.rules.opposing import two_sided
 from lrp_plugin.rules.products import uniform_product
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -163,8 +164,10 @@ def alphabeta(
     if beta == 0:
         return zplus(call, stabilizer=stabilizer, bias=bias)
     f = LinearMap(call, bias)
+    if f.nonnegative and (value := two_sided(f, alpha, beta, stabilizer)) is not None:
+        return value
     positive, opposed = f.both()
-    upper = positive._replace(share=alpha, partner=opposed.value)
+    upper = positive._replace(share=alpha, partner=opposed.value, owned=False)  # the other's partner
     return f.redistribute([upper, opposed._replace(share=-beta, partner=positive.value)], stabilizer)
 
 
@@ -212,7 +215,7 @@ def _favoured(f: LinearMap, gamma: float) -> list[Carrier]:
     lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
     raised = None if bias is None else bias + gamma * bias.clamp(min=0)
     if f.call.rectified:
-        return [Carrier(f.carried(f.x, lifted, raised), bias=f.placed(raised), sign=sign, side=1)]
+        return [Carrier(f.carried(f.x, lifted, raised), bias=f.placed(raised), sign=sign, side=1, owned=f.owned)]
     lowered = f.weights(f"gamma-{gamma}", lambda w: w + gamma * w.clamp(max=0))
     sunk = None if bias is None else bias + gamma * bias.clamp(max=0)
     whole, positive = f.carried_value(), f.positive_value()
@@ -220,8 +223,8 @@ def _favoured(f: LinearMap, gamma: float) -> list[Carrier]:
         up = torch.add(whole, positive, alpha=gamma)
         down = torch.lerp(positive, whole, 1 + gamma)  # whole + gamma (whole - positive)
     return [
-        Carrier(f.known(up, lifted), bias=f.placed(raised), sign=sign, side=1),
-        Carrier(f.known(down, lowered), bias=f.placed(sunk), sign=-sign, side=-1),
+        Carrier(f.known(up, lifted), bias=f.placed(raised), sign=sign, side=1, owned=True),
+        Carrier(f.known(down, lowered), bias=f.placed(sunk), sign=-sign, side=-1, owned=True),
     ]
 
 
@@ -243,7 +246,7 @@ def _favoured_side(f: LinearMap, gamma: float) -> Carrier:
     def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
         return m * (1 + gamma / 2), (m * (gamma / 2) if sign is None else (m * sign).mul_(gamma / 2))
 
-    return Carrier(substitute(value, pullback, whole, absolute), bias=bias)
+    return Carrier(substitute(value, pullback, whole, absolute), bias=bias, owned=True)
 
 
 @register_rule("gamma_montavon", *MAPS, folds=True, defers=is_map_of_one_signal)
@@ -261,7 +264,7 @@ def gamma_montavon(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9,
     carrier = f.share_out(f.carried(f.x, lifted, raised), f.placed(raised))
     if f.nonnegative and call.rectified and bias == "absorb":  # where z > 0 the carrier is at least z
         carrier = carrier._replace(sign=1, side=1)
-    return f.redistribute([carrier], stabilizer)
+    return f.redistribute([carrier._replace(owned=f.owned)], stabilizer)
 
 
 @register_rule("excitation_backprop", *MAPS, folds=True, defers=is_map_of_one_signal)
@@ -275,4 +278,4 @@ def excitation_backprop(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
         return uniform_product(call)
     f = LinearMap(call, "ignore")
     excitatory = f.weights("positive", lambda w: w.clamp(min=0))
-    return f.redistribute([Carrier(f.carried(f.x, excitatory))], stabilizer)
+    return f.redistribute([Carrier(f.carried(f.x, excitatory), owned=f.owned)], stabilizer)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import blockwise
 from lrp_plugin.call import Call, LazyPort
 from lrp_plugin.primitives import (
     Carrier,
@@ -23,16 +22,13 @@ from lrp_plugin.primitives import (
     redistribute,
     redistribute_with_port,
     substitute,
-    where_positive,
     widened,
 )
 from lrp_plugin.rules.input_gradients import input_gradient
+from lrp_plugin.rules.parts import magnitude, part
 from lrp_plugin.rules.weights import WeightCache, folded_weights
 
 BIAS_MODES = ("absorb", "ignore", "distribute")
-# A part that rounding alone fills: |z+| or |z-| below this many units in the last place of A counts as empty.
-# Half precision is summed in float32 and rounded once: 64 units of bfloat16 would be half of A.
-_EMPTY_ULPS, _EMPTY_HALF_ULPS = 64, 2
 
 
 def weight_names(operation: str) -> tuple[str, str, str | None]:
@@ -160,6 +156,11 @@ class LinearMap:
 
         return gradient
 
+    @property
+    def owned(self) -> bool:
+        """Whether what `carried` returns lies in memory of its own, which autograd does not keep."""
+        return self.call.operation == "linear" or self.call.operation.startswith("conv")
+
     def carried(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """`apply` that keeps no input: autograd's own would."""
         gradient = self.gradient(weight)
@@ -223,8 +224,10 @@ class LinearMap:
         bias = None if self.carried_bias is None else self.carried_bias.clamp(min=0)
         if self.nonnegative:
             weight = self.weights("positive", lambda w: w.clamp(min=0))
-            return self.share_out(self.carried(self.x, weight, bias), self.placed(bias))._replace(sign=1)
-        return self.share_out(self._half(1), self.placed(bias))._replace(sign=1)
+            known, owned = self._absolute, self.owned and self._absolute is None
+            value = self.carried(self.x, weight, bias) if known is None else self.known(known[0], weight)
+            return self.share_out(value, self.placed(bias))._replace(sign=1, owned=owned)
+        return self.share_out(self._half(1), self.placed(bias))._replace(sign=1, owned=True)
 
     def opposed(self) -> Carrier:
         """``-(f(x+, W-, b-) + f(x-, W+))``: the magnitude of the negative contributions."""
@@ -233,8 +236,8 @@ class LinearMap:
             weight = self.weights("opposed", lambda w: (-w).clamp(min=0))
             with torch.no_grad():
                 value = self._part(self.positive_value(), self.carried_value(), 1.0)
-            return self.share_out(self.known(value, weight), self.placed(bias))._replace(sign=1)
-        return self.share_out(self._half(-1), self.placed(bias))._replace(sign=1)
+            return self.share_out(self.known(value, weight), self.placed(bias))._replace(sign=1, owned=True)
+        return self.share_out(self._half(-1), self.placed(bias))._replace(sign=1, owned=True)
 
     def carried_value(self) -> Tensor:
         """z, less the bias where it is ignored."""
@@ -250,20 +253,24 @@ class LinearMap:
             self._absolute = (value, value)
         return self._absolute[0]
 
+    def release(self) -> None:
+        """Forgets the positive part's value: its memory holds something else now."""
+        self._absolute = None
+
     def both(self) -> tuple[Carrier, Carrier]:
         """The positive part and the negative one's magnitude, sharing their forward application."""
         if self.nonnegative:
             positive = self.positive()
             value = positive.value.detach()
             self._absolute = (value, value)
-            return positive, self.opposed()
+            return positive._replace(owned=False), self.opposed()  # its value may be asked for again
         return self.positive(), self.opposed()
 
     def signed(self) -> tuple[Tensor, Tensor]:
         """z and ``A = f(|x|, |W|, |b|)``, both differentiable."""
         if self._absolute is None:
             bias = None if self.carried_bias is None else self.carried_bias.abs()
-            absolute = self.carried(_magnitude(self.x), self.weights("absolute", torch.abs), bias)
+            absolute = self.carried(magnitude(self.x), self.weights("absolute", torch.abs), bias)
             self._absolute = (self.known(self.carried_value(), self.weight), absolute)
         return self._absolute
 
@@ -283,20 +290,7 @@ class LinearMap:
         return substitute(self.half(sign), pullback, *self.signed())
 
     def _part(self, larger: Tensor, z: Tensor, weight: float, sign: int = 1) -> Tensor:
-        """``weight (larger - sign z)``, which is >= 0: exactly zero where rounding alone filled it."""
-        half = larger.dtype in (torch.float16, torch.bfloat16)
-        ulps = (_EMPTY_HALF_ULPS if half else _EMPTY_ULPS) * torch.finfo(larger.dtype).eps
-        ignored = self.placed(self.bias) if self.mode == "ignore" else None
-        if ignored is not None:  # z - b is rounded in units of b
-            part = weight * (larger - sign * z)
-            return torch.where(part <= ulps * (larger + ignored.abs()), 0, part)
-
-        def formula(a: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
-            part = torch.sub(a, z, alpha=sign)
-            part = part if weight == 1 else part.mul_(weight)
-            return where_positive(part, torch.sub(part, a, alpha=ulps), out)
-
-        return blockwise(formula, larger, z)
+        return part(larger, z, weight, sign, self.placed(self.bias) if self.mode == "ignore" else None)
 
     # ---- the end of every rule ---------------------------------------------------------------------------------
     def redistribute(self, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> Tensor:
@@ -307,7 +301,10 @@ class LinearMap:
                 call.out_port = LazyPort(partial(_port_of, z, list(carriers), stabilizer))
             if call.rectified:  # without ports the value has no negative entries any more
                 side, call.masked = int(call.ports), True
-                carriers = [carrier._replace(side=side) for carrier in carriers]
+                covers = self.nonnegative and self.mode == "absorb" and not call.ports
+                carriers = [c._replace(side=side, covers=covers and c.sign > 0) for c in carriers]
+            if call.ports:  # they ask for the carriers' values later
+                carriers = [carrier._replace(owned=False) for carrier in carriers]
             return redistribute(z, carriers, stabilizer)
         spare: list[Carrier] = []
         carriers = [carrier.plain(z) for carrier in carriers]
@@ -367,14 +364,6 @@ class LinearMap:
         if self.mode == "distribute" and self.bias is not None:
             bias_share = self.placed(self.bias).detach() * reciprocal(z, stabilizer)  # type: ignore[union-attr]
             self.call.absorb("distributed", lambda m: m * z * (bias_share - bias))
-
-
-def _magnitude(x: Tensor) -> Tensor:
-    """``|x|``, whose backward keeps a byte per entry: autograd's own keeps x (a quarter of a transformer's memory)."""
-    with torch.no_grad():
-        sign = x.sign().to(torch.int8)
-        value = x.abs()
-    return substitute(value, lambda m: m * sign, x)
 
 
 def _expanded(z: Tensor, carriers: Sequence[Carrier]) -> list[Carrier]:
