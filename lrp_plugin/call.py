@@ -31,16 +31,19 @@ class LazyPort:
         return self._port
 
 
-class BehindReLU(NamedTuple):
-    """What an operation and the ReLU behind it do together, for one step less through memory in the backward pass.
+class Joined(NamedTuple):
+    """What an operation and the one behind it do together, for one step less through memory in the backward pass.
 
     Args:
-        pullback: Given the ReLU's value, the function from the ReLU's multiplier to the sources'.
-        sources: The signals the operation read.
+        rectified: Given a ReLU's value, the function from the ReLU's multiplier to the sources'.
+        sources: The signals the operation read, or others from which its value is reached.
+        scaled: Given the scale of each channel, the function from the scaled value's multiplier to the sources', and the
+            two operations joined; None for an operation that a scale is not joined to.
     """
 
-    pullback: Callable[[Tensor], Callable[[Tensor], Any]]
+    rectified: Callable[[Tensor], Callable[[Tensor], Any]]
     sources: tuple[Tensor, ...]
+    scaled: Callable[[Tensor], tuple[Callable[[Tensor], Any], Joined]] | None = None
 
 
 class Signal:
@@ -61,7 +64,8 @@ class Signal:
         settled: The values made by ``pending``, by whether only positive entries matter.
         masked: Of the one whose positive entries matter: its other entries pass no multiplier on.
         rectified: Of that one: its other entries are 0.
-        behind_relu: How a ReLU of this tensor passes its multiplier on past the operation that made it, or None.
+        free: The backward pass reads its memory nowhere.
+        joined: How what reads this tensor passes its multiplier on past the operation that made it, or None.
         reads: How many calls were given it.
     """
 
@@ -79,7 +83,8 @@ class Signal:
         "masked",
         "rectified",
         "token",
-        "behind_relu",
+        "free",
+        "joined",
         "reads",
     )
 
@@ -97,7 +102,8 @@ class Signal:
         self.viewed = False
         self.root: Tensor | None = None
         self.token = False
-        self.behind_relu: BehindReLU | None = None
+        self.free = False
+        self.joined: Joined | None = None
         self.reads = 0
 
     def is_masked(self, value: Tensor) -> bool:
@@ -127,14 +133,14 @@ class Pending:
 
     Args:
         settle: Runs the rule: given the map's value, whether only its positive entries matter, and the calls folded
-            into the map, returns the differentiable value, its port, and whether its entries that are not positive
-            pass no multiplier on.
+            into the map, returns the differentiable value, its port, and the rule's call.
         operation: The map's operation.
         followers: The calls folded in so far.
     """
 
     def __init__(
-        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | LazyPort | None, bool]], operation: Any,
+        self, settle: Callable[[Tensor, bool, tuple[Call, ...]], tuple[Tensor, Tensor | LazyPort | None, Call]],
+        operation: Any,
         followers: tuple[Call, ...] = (),
     ) -> None:  # fmt: skip
         self.settle = settle
@@ -191,7 +197,9 @@ class Call:
         rectified: Only the positive entries of the value matter (a ReLU follows); without ports and ledger the others
             are 0 already.
         masked: Set by a rule of a rectified map whose other entries pass no multiplier on: the ReLU need not see to it.
-        behind_relu: Set by a rule that knows how a ReLU of its value, which it reads no more, passes on its multiplier.
+        free: Set by a rule whose backward pass reads the value's memory nowhere.
+        joined: Set by a rule that knows how a ReLU or a scale of its value, which it reads no more then, passes on its
+            multiplier.
         overwrites: The model asked for the value to be written over the first argument, whose memory no one else reads.
         ports: The pass carries ports.
         value: The value, where it is known before the rule runs (maps whose rule waited).
@@ -217,7 +225,8 @@ class Call:
         self.weights = weights
         self.rectified = False
         self.masked = False
-        self.behind_relu: BehindReLU | None = None
+        self.free = False
+        self.joined: Joined | None = None
         self.overwrites = False
         self.value: Tensor | None = None
         self.followers: tuple[Call, ...] = ()

@@ -93,14 +93,22 @@ def scale(tensor: Tensor, factor: Tensor | float) -> Tensor:
     return _Scale.apply(tensor, factor)  # type: ignore[no-any-return]
 
 
-def damped(multiplier: Tensor, preactivation: Tensor, epsilon: float) -> Tensor:
-    """``m * |z| / (|z| + epsilon)``, the epsilon rule's multiplier, of ``multiplier``'s shape and dtype."""
+def damped(multiplier: Tensor, preactivation: Tensor, epsilon: float, owned: bool = False) -> Tensor:
+    """``m * |z| / (|z| + epsilon)``, the epsilon rule's multiplier, of ``multiplier``'s shape and dtype.
+
+    Args:
+        multiplier: m. preactivation: z, of its shape.
+        epsilon: In units of z.
+        owned: Nobody reads the multiplier again: the result may be written over it.
+    """
 
     def formula(m: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
         # m - eps * m / (|z| + eps): three kernels, two of them in place.
         return torch.addcdiv(m, m, z.abs().add_(epsilon), value=-epsilon, out=out)
 
-    return blockwise(formula, widened(multiplier), widened(preactivation)).to(multiplier.dtype)
+    wide = widened(multiplier)
+    own = wide if owned and not observed() and wide.shape == preactivation.shape else None
+    return blockwise(formula, wide, widened(preactivation), out=own).to(multiplier.dtype)
 
 
 def damped_behind_relu(multiplier: Tensor, rectified: Tensor, epsilon: float) -> Tensor:

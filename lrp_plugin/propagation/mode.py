@@ -299,8 +299,9 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             if signal is None:
                 given[id(tensor)] = constant_of(self._current(tensor))
                 continue
-            spare = spelling.writes and not signals and self.is_spare(tensor, signal)
-            value = untapped = self._settled(tensor, signal, choice.rule.rectifies, spare)
+            written = spelling.writes and tensor is args[0] and self.is_spare(tensor, signal)
+            value = untapped = self._settled(tensor, signal, choice.rule.rectifies, written)
+            spare = spare or (written and (choice.rule.rectifies or signal.free))
             if row is not None and self.recorder is not None and value.requires_grad:
                 value = tap(value, self.recorder.input_sink(row))
             elif id(value) in signals:  # two tensors with one current value
@@ -342,7 +343,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 gate=rule.gate or call.gate or (rule.sign == "keeps" and rule.port == "routes" and self._gated(call)),
             )
             signal.port = next(ports) if ports is not None else None
-            signal.behind_relu = call.behind_relu if call.row is None and not self.keep else None
+            signal.joined, call.joined = (call.joined if call.row is None and not self.keep else None), None
+            signal.free = call.free and call.row is None
             signal.parents = tuple(sources.values()) if self.chooser.lineage else ()
             signal.depth = 1 + max((parent.depth for parent in sources.values()), default=0)
             if rule.port == "routes" or tensor._is_view():

@@ -62,14 +62,14 @@ class Waiting(Ports):
 
         def settle(
             value: Tensor, rectified: bool, followers: tuple[Call, ...] = ()
-        ) -> tuple[Tensor, Tensor | LazyPort | None, bool]:
+        ) -> tuple[Tensor, Tensor | LazyPort | None, Call]:
             joined = "+".join([name, *(str(follower.operation) for follower in followers)])
             row = self._row(path, joined, choice) if self.recorder is not None else None
             call = self.make_call(choice, spelling, args, kwargs, list(held.values()), settled_signals, row, rectified)
             call.value, call.followers = value, followers
             assert choice.rule.formula is not None
             out = choice.rule.formula(call, **choice.parameters)
-            return self._tapped(out, call, 0), self._tapped_port(call), call.masked
+            return self._tapped(out, call, 0), self._tapped_port(call), call
 
         with torch.no_grad():
             native = spelling.function(*self._detached(args, records), **self._detached(kwargs, records))
@@ -115,8 +115,9 @@ class Waiting(Ports):
             signal.rectified = True
         # A custom autograd.Function may be the first to look, and its forward records nothing.
         with torch.enable_grad():
-            value, port, masked = signal.pending.settle(held, rectified, signal.pending.followers)
+            value, port, call = signal.pending.settle(held, rectified, signal.pending.followers)
         signal.settled[rectified] = value
-        signal.masked = signal.masked or (rectified and masked)
+        signal.masked = signal.masked or (rectified and call.masked)
+        signal.free = call.free and call.row is None
         signal.port = port if port is not None else signal.port
         return value

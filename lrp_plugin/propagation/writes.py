@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Signal, map_tensors, tensors_in
 from lrp_plugin.propagation.signals import Signals, Storages, shares_memory
 
@@ -71,8 +72,11 @@ class Writes:
         """Whether a call that asks to write there may: the memory is a rule's own, and this call is its first reader."""
         if self.keep or self.ports or signal.reads > 1 or signal.settled or signal.viewed or signal.root is not None:
             return False
-        ours = signal.pending is not None or (signal.behind_relu is not None and signal.value is None)
-        return ours and not tensor._is_view()
+        if tensor._is_view() or signal.lazy_port is not None:
+            return False
+        if signal.pending is not None or signal.joined is None:
+            return signal.pending is not None
+        return signal.value is None or (not observed() and signal.value.data_ptr() == tensor.data_ptr())
 
     def _token_port(self, tensor: Any) -> Tensor | None:
         signal = self._find(tensor) if isinstance(tensor, Tensor) else None

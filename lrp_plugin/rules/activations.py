@@ -26,12 +26,12 @@ def relu(call: Call) -> Tensor:
     x, signal = call["input"], call.signal(call["input"])
     if signal.is_masked(x):
         return substitute(x.detach() if signal.rectified else torch.relu(x.detach()), lambda m: m.view_as(m), x)
-    behind = signal.behind_relu
+    behind = signal.joined
     if behind is None:
         return call.native()  # type: ignore[no-any-return]
     overwrites = call.overwrites and not observed()
     value = torch.relu_(x.detach()) if overwrites else torch.relu(x.detach())
-    return substitute(value, behind.pullback(value), *behind.sources)
+    return substitute(value, behind.rectified(value), *behind.sources)
 
 
 @register_rule("native", "abs", sign="nonnegative", port="keeps")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import BehindReLU, Call, Signal
+from lrp_plugin.blockwise import observed
+from lrp_plugin.call import Call, Joined, Signal
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.primitives import Carrier, redistribute, redistribute_with_port, scale, substitute, where_positive
 from lrp_plugin.registry import register_rule
@@ -54,6 +55,12 @@ def _is_plain_sum(call: Call) -> bool:
     return left.shape == right.shape and left.dtype == right.dtype and call.get("alpha", 1) == 1  # type: ignore[no-any-return]
 
 
+def _sum_in_place(call: Call) -> Tensor:
+    """The sum, written over its first addend as the model asked."""
+    left, right = _operands(call)
+    return substitute(left.detach().add_(right.detach()), lambda m: (m, m), left, right)
+
+
 def _to_both(rectified: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
         passed = where_positive(m, rectified)
@@ -68,9 +75,10 @@ def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
 
     Native in this form; an added constant (bias, position embedding) keeps its own part.
     """
-    value = native_affine(call)
-    if epsilon == 0 and _is_plain_sum(call):
-        call.behind_relu = BehindReLU(_to_both, _operands(call))
+    plain = epsilon == 0 and _is_plain_sum(call)
+    value = _sum_in_place(call) if plain and call.overwrites and not observed() else native_affine(call)
+    if plain:
+        call.joined, call.free = Joined(_to_both, _operands(call)), True
     call.gate = len(call.signals) == 1 and all(signal.gate for signal in call.signals.values())  # 1 - z
     if epsilon == 0:
         return value

@@ -14,6 +14,7 @@ from lrp_plugin.rules.strided import gains_from_phases, per_axis, phase_gradient
 from lrp_plugin.rules.weights import WeightCache
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+_LARGE_MAP = 512  # pixels
 Gradient = Callable[[Tensor], Tensor]
 
 
@@ -50,12 +51,15 @@ def _convolution(call: Call, x: Tensor, weight: Tensor, padding: list[int], cach
         kernel = cache.get((weight,), f"phases/{stride[0]}/{padding}", make)
         places = weight.shape[2:]
         return lambda m: phase_gradient(m.to(weight.dtype), kernel, shape[1:], places, stride[0], padding).to(dtype)
+    pointwise = n == 2 and groups == 1 and set(weight.shape[2:]) == set(stride) == {1} and not any(padding)
     # The kernel asks for the input and reads its shape alone: memory that nobody touches costs nothing. A compiler does
     # touch it, and is given the input itself.
     held = x.detach().to(weight.dtype) if observed() else None
 
     def gradient(m: Tensor) -> Tensor:
         m = m.to(weight.dtype)
+        if pointwise and _gains_from_product(m):
+            return torch.matmul(weight.flatten(1).t(), m.flatten(2)).view(shape).to(dtype)
         like = held if held is not None else m if m.shape == shape else _untouched(m, shape)
         return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
             m, like, weight, None, stride, padding, dilation, False, [0] * n, groups,
@@ -63,6 +67,15 @@ def _convolution(call: Call, x: Tensor, weight: Tensor, padding: list[int], cach
         )[0].to(dtype)  # fmt: skip
 
     return gradient
+
+
+def _gains_from_product(m: Tensor) -> bool:
+    """Whether a 1 x 1 convolution's gradient is faster as one matrix product per example.
+
+    On a CPU with large maps it is, by up to a half (8 x 64 x 56 x 56 from 256 channels' 29 ms: 13.5), as the kernel's
+    own needs memory for an input; with maps of 14 x 14 and fewer it is slower.
+    """
+    return m.device.type == "cpu" and m[0, 0].numel() >= _LARGE_MAP and m.is_contiguous() and not observed()
 
 
 def _untouched(m: Tensor, shape: torch.Size) -> Tensor:

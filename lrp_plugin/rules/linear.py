@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import BehindReLU, Call, tensors_in
+from lrp_plugin.call import Call, Joined, tensors_in
 from lrp_plugin.primitives import (
     Carrier,
     damp,
+    damped,
     damped_behind_relu,
     scale,
     substitute,
@@ -24,9 +25,10 @@ from lrp_plugin.primitives import (
     widened,
 )
 from lrp_plugin.registry import register_rule
-from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal, native_value
+from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
 from lrp_plugin.rules.opposing import two_sided
 from lrp_plugin.rules.products import uniform_product
+from lrp_plugin.rules.weights import scaled_weight
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PRODUCTS = ("matmul", "mm", "bmm", "mv", "einsum")
@@ -64,7 +66,7 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
         f = LinearMap(call, bias)
         damping = epsilon * _typical(widened(f.z)) if relative else epsilon
         return f.hand_on(damping) if bias == "distribute" else f.redistribute([f.whole()], damping)
-    z = native_value(call)
+    z, joined = _native(call, epsilon)
     if relative:
         return _relative(call, z, epsilon * _typical(widened(z.detach())))
     if call.row is not None:
@@ -75,15 +77,40 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
             factor = held.abs() / (held.abs() + epsilon)
             call.absorb("bias", lambda m: m * constant * factor)
             call.absorb("stabilizer", lambda m: m * held * (epsilon / (held.abs() + epsilon)))
-    if call.operation == "linear" or call.operation in CONVOLUTIONS:  # others' own backward may read their value
-        call.behind_relu = BehindReLU(partial(_behind_relu, epsilon), (z,))
+    call.joined, call.free = joined, epsilon == 0 and joined is not None
     return damp(z, epsilon) if epsilon else z
 
 
-def _behind_relu(epsilon: float, rectified: Tensor) -> Callable[[Tensor], Tensor]:
+def _native(call: Call, epsilon: float) -> tuple[Tensor, Joined | None]:
+    """A linear map's own value with its own backward, which keeps no input where it need not, and what joins it."""
+    if call.operation != "linear" and call.operation not in CONVOLUTIONS:
+        return call.native(), None  # its own backward may read its value
+    f = LinearMap(call)
+    gradient = f.gradient(f.weight)
+    if gradient is None:
+        z = call.native()
+        return z, Joined(partial(_rectified, epsilon), (z,))
+    z = substitute(f.z, gradient, f.x)
+    channels = f.x.dim() == f.weight.dim()  # else the map's outputs are not what BatchNorm takes for channels
+    return z, Joined(partial(_rectified, epsilon), (z,), partial(_scaled, f, epsilon) if channels else None)
+
+
+def _rectified(epsilon: float, y: Tensor) -> Callable[[Tensor], Tensor]:
     if epsilon == 0:
-        return lambda m: where_positive(m, rectified)
-    return lambda m: damped_behind_relu(m, rectified, epsilon)
+        return lambda m: where_positive(m, y)
+    return lambda m: damped_behind_relu(m, y, epsilon)
+
+
+def _scaled(f: LinearMap, epsilon: float, scale: Tensor) -> tuple[Callable[[Tensor], Tensor], Joined]:
+    """The map and a BatchNorm's scale behind it: the scale is part of the weight, and costs nothing."""
+    gradient = f.gradient(scaled_weight(f.cache, f.call.operation, f.weight, scale, int(f.call.get("groups", 1))))
+    z = f.z if epsilon else None
+    assert gradient is not None
+
+    def pullback(m: Tensor, owned: bool = False) -> Tensor:
+        return gradient(m if z is None else damped(m, z, epsilon, owned))
+
+    return pullback, Joined(lambda y: lambda m: pullback(where_positive(m, y), True), (f.x,))
 
 
 def _added(call: Call) -> Tensor:

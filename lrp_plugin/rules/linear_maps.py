@@ -45,15 +45,6 @@ def is_map_of_one_signal(names: Mapping[str, Any], signals: Mapping[int, Any]) -
     return id(names.get("weight")) not in signals and id(names.get("bias")) not in signals
 
 
-def native_value(call: Call) -> Tensor:
-    """A linear map's own value with its own backward, which keeps no input where it need not."""
-    if call.operation != "linear" and call.operation not in ("conv1d", "conv2d", "conv3d"):
-        return call.native()  # type: ignore[no-any-return]
-    f = LinearMap(call)
-    gradient = f.gradient(f.weight)
-    return call.native() if gradient is None else substitute(f.z, gradient, f.x)  # type: ignore[no-any-return]
-
-
 class LinearMap:
     """The linear map of a call, with BatchNorms behind it folded in.
 
@@ -305,6 +296,7 @@ class LinearMap:
                 carriers = [c._replace(side=side, covers=covers and c.sign > 0) for c in carriers]
             if call.ports:  # they ask for the carriers' values later
                 carriers = [carrier._replace(owned=False) for carrier in carriers]
+            call.free = not call.ports
             return redistribute(z, carriers, stabilizer)
         spare: list[Carrier] = []
         carriers = [carrier.plain(z) for carrier in carriers]
@@ -357,10 +349,10 @@ class LinearMap:
                 bias = bias + carrier.share * carrier.bias.detach() * inverse
             stabilized = stabilized + carrier.share * (1 - value * inverse) * (value != 0)
             lost = lost + carrier.share * (value == 0)
-        for column, part in (("bias", bias), ("stabilizer", stabilized), ("no_receiver", lost)):
-            self.call.absorb(column, lambda m, part=part: m * z * part)
+        for column, absorbed in (("bias", bias), ("stabilizer", stabilized), ("no_receiver", lost)):
+            self.call.absorb(column, lambda m, absorbed=absorbed: m * z * absorbed)
             if ported:
-                self.call.absorb(f"port:{column}", lambda r, part=part: r * part)
+                self.call.absorb(f"port:{column}", lambda r, absorbed=absorbed: r * absorbed)
         if self.mode == "distribute" and self.bias is not None:
             bias_share = self.placed(self.bias).detach() * reciprocal(z, stabilizer)  # type: ignore[union-attr]
             self.call.absorb("distributed", lambda m: m * z * (bias_share - bias))

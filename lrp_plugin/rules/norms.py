@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lrp_plugin.call import BehindReLU, Call
+from lrp_plugin.call import Call, Joined
 from lrp_plugin.primitives import substitute, where_positive, widened
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import distributed
@@ -51,7 +51,11 @@ def batch_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     if bias == "distribute":
         return distributed(call, value, lambda m: m * factor, _over_channels(shift, x).to(x.dtype))
     call.absorb("bias", lambda m: widened(m) * _over_channels(shift, x))
-    call.behind_relu = BehindReLU(lambda y: lambda m: where_positive(m, y).mul_(factor), (x,))
+    before, call.free = call.signal(x), True
+    if before.joined is not None and before.joined.scaled is not None and before.reads == 1:
+        pullback, call.joined = before.joined.scaled(scale)
+        return substitute(value, pullback, *call.joined.sources)
+    call.joined = Joined(lambda y: lambda m: where_positive(m, y).mul_(factor), (x,))
     return substitute(value, lambda m: m * factor, x)
 
 

@@ -53,7 +53,7 @@ def two_sided(f: LinearMap, alpha: float, beta: float, stabilizer: float) -> Ten
         bound = p.new_tensor(max(stabilizer, torch.finfo(p.dtype).tiny) / alpha)
         kept = torch.div(z, torch.add(bound, p, alpha=1 / alpha, out=p), out=p)
     f.release()
-    call.masked = call.rectified
+    call.masked, call.free = call.rectified, True
     return substitute(z, _pullback(kept, alpha, *gradients), f.x)  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,6 +109,12 @@ def folded_weights(
     eps = ",".join(str(follower.get("eps", 1e-5)) for follower in followers)
     folded, shift = cache.get(sources, f"folded/{operation}/{groups}/{eps}/{bias is None}", make)
     return folded, shift, (folded, shift)
+
+
+def scaled_weight(cache: WeightCache, operation: str, weight: Tensor, scale: Tensor, groups: int) -> Tensor:
+    """The weight of the map followed by a scale of each channel, computed once; shape as ``weight``'s."""
+    make = partial(_scaled, operation, weight, scale.to(weight.dtype), groups)
+    return cache.get((weight, scale), f"scaled/{operation}/{groups}", make)  # type: ignore[no-any-return]
 
 
 def _scaled(operation: str, weight: Tensor, scale: Tensor, groups: int) -> Tensor:
