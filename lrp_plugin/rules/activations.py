@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lrp_plugin.blockwise import blockwise, observed
 from lrp_plugin.call import Call
-from lrp_plugin.primitives import scale, substitute, widened
+from lrp_plugin.factors import widened
+from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_constant, distributed
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call
-from lrp_plugin.primitives import Carrier
+from lrp_plugin.factors import Carrier
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear import MAPS
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal

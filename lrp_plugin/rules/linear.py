@@ -14,16 +14,8 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call, Joined, tensors_in
-from lrp_plugin.primitives import (
-    Carrier,
-    damp,
-    damped,
-    damped_behind_relu,
-    scale,
-    substitute,
-    where_positive,
-    widened,
-)
+from lrp_plugin.factors import Carrier, damped, damped_behind_relu, where_positive, widened
+from lrp_plugin.primitives import damp, scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
 from lrp_plugin.rules.opposing import two_sided

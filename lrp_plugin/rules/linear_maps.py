@@ -16,14 +16,8 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call, LazyPort
-from lrp_plugin.primitives import (
-    Carrier,
-    reciprocal,
-    redistribute,
-    redistribute_with_port,
-    substitute,
-    widened,
-)
+from lrp_plugin.factors import Carrier, reciprocal, widened
+from lrp_plugin.primitives import redistribute, redistribute_with_port, substitute
 from lrp_plugin.rules.input_gradients import input_gradient
 from lrp_plugin.rules.parts import magnitude, part
 from lrp_plugin.rules.weights import WeightCache, folded_weights

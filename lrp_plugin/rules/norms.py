@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from lrp_plugin.call import Call, Joined
-from lrp_plugin.primitives import substitute, where_positive, widened
+from lrp_plugin.factors import where_positive, widened
+from lrp_plugin.primitives import substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import distributed
 from lrp_plugin.rules.weights import batch_norm_affine

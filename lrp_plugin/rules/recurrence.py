@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lrp_plugin.primitives import widened
+from lrp_plugin.factors import widened
 
 
 class Weights(NamedTuple):

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call
-from lrp_plugin.primitives import hand_on, reciprocal, widened
+from lrp_plugin.factors import reciprocal, widened
+from lrp_plugin.primitives import hand_on
 from lrp_plugin.registry import register_rule
 
 

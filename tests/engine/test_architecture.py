@@ -18,7 +18,7 @@ LAYERS = (
     ("composites",),
     ("rules",),
     ("registry", "evaluation"),
-    ("call", "primitives", "ledger", "errors", "blockwise"),
+    ("call", "primitives", "factors", "ledger", "errors", "blockwise"),
 )
 """The engine from top to bottom: a file imports from its own layer and from those below it."""
 
