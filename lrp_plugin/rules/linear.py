@@ -17,8 +17,8 @@ from lrp_plugin.call import Call, Joined, tensors_in
 from lrp_plugin.factors import Carrier, damped, damped_behind_relu, where_positive, widened
 from lrp_plugin.primitives import damp, scale, substitute
 from lrp_plugin.registry import register_rule
+from lrp_plugin.rules.compact import compact_alphabeta, compact_gamma
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
-from lrp_plugin.rules.opposing import two_sided
 from lrp_plugin.rules.products import uniform_product
 from lrp_plugin.rules.weights import scaled_weight
 
@@ -183,7 +183,7 @@ def alphabeta(
     if beta == 0:
         return zplus(call, stabilizer=stabilizer, bias=bias)
     f = LinearMap(call, bias)
-    if f.nonnegative and (value := two_sided(f, alpha, beta, stabilizer)) is not None:
+    if (value := compact_alphabeta(f, alpha, beta, stabilizer)) is not None:
         return value
     positive, opposed = f.both()
     upper = positive._replace(share=alpha, partner=opposed.value, owned=False)  # the other's partner
@@ -212,6 +212,8 @@ def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bia
     if _is_product(call):
         return uniform_product(call)
     f = LinearMap(call, bias)
+    if not f.nonnegative and (value := compact_gamma(f, gamma, stabilizer)) is not None:
+        return value
     if bias != "distribute":
         return f.redistribute(_favoured(f, gamma) if f.nonnegative else [_favoured_side(f, gamma)], stabilizer)
     whole = f.whole()

@@ -239,7 +239,7 @@ class LinearMap:
         return self._absolute[0]
 
     def release(self) -> None:
-        """Forgets the positive part's value: its memory holds something else now."""
+        """Forgets the parts: their memory holds something else now."""
         self._absolute = None
 
     def both(self) -> tuple[Carrier, Carrier]:
