@@ -1,7 +1,8 @@
-"""A ReLU that the model asks for in place is written over its input, unless somebody else reads that memory."""
+"""What the model asks for in place is written over its input, unless somebody else reads that memory."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -168,6 +169,84 @@ def test_several_targets_of_one_pass(rule: str) -> None:
     many = lrp.attribute_targets(x, [0, 1, 1, 3])
     for place, target in enumerate((0, 1, 1, 3)):
         torch.testing.assert_close(many[place], lrp.attribute(x, target=target), rtol=1e-12, atol=0)
+
+
+class Residual(nn.Module):
+    """A residual block whose sum is spelled ``plus``; ``reader`` says who else reads the branch."""
+
+    def __init__(self, reader: str, norm: bool, plus: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.reader, self.plus = reader, plus
+        self.first, self.skip = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 6, 1)
+        self.norm = nn.BatchNorm2d(6) if norm else nn.Identity()
+        self.last = nn.Conv2d(6, 4, 3)
+        if norm:
+            with torch.no_grad():
+                self.norm.running_mean.normal_()
+                self.norm.weight.uniform_(-1.5, 1.5)
+        self.held: list[Tensor] = []
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        h = self.norm(z)
+        identity = self.skip(x)
+        self.held.append(h)
+        if self.reader == "before":
+            identity = identity + h * h
+        if self.reader == "itself":
+            identity = h
+        if self.reader == "view":
+            identity = identity + h[:, :1].expand_as(h)
+        if self.reader == "map":
+            identity = identity + z * 0.5
+        h = torch.relu_(self.plus(h, identity))
+        return self.last(h).mean((2, 3))
+
+
+def out_of_place(h: Tensor, other: Tensor) -> Tensor:
+    return h + other
+
+
+READ = ("nobody", "before", "itself", "view", "map")
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["map", "norm"])
+@pytest.mark.parametrize("reader", READ)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_residual_sum_in_place_is_one_out_of_place(rule: str, reader: str, norm: bool) -> None:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    models = [Residual(reader, norm, plus) for plus in (operator.iadd, out_of_place)]
+    found = [UnifiedLRP(model, rule).attribute(x, target=1) for model in models]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+    assert found[0].abs().sum() > 0
+    ledger = UnifiedLRP(models[0], rule).ledger(x, target=1)
+    torch.testing.assert_close(ledger.input, found[0].flatten(1).sum(1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_residual_sum_is_written_where_the_model_asks(rule: str) -> None:
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for reader, plus, written in [
+        ("nobody", operator.iadd, True),
+        ("nobody", out_of_place, False),
+        ("before", operator.iadd, False),
+        ("view", operator.iadd, False),
+    ]:
+        model = Residual(reader, True, plus)
+        UnifiedLRP(model, rule).attribute(x, target=1)
+        with torch.no_grad():
+            own = model.norm(model.first(x))
+        assert torch.equal(model.held[0].detach(), own) is not written, (reader, plus)
+
+
+def test_the_epsilon_rule_keeps_the_value_it_damps_by() -> None:
+    """A convolution's own value is read by the damping in the backward pass: no sum may be written over it."""
+    x, model = torch.randn(2, 3, 8, 8, dtype=torch.float64), Residual("nobody", False, operator.iadd)
+    UnifiedLRP(model, "epsilon").attribute(x, target=1)
+    with torch.no_grad():
+        assert torch.equal(model.held[0].detach(), model.first(x))
 
 
 def test_a_dead_entry_under_a_huge_multiplier_stays_zero() -> None:

@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional
 
+from lrp_plugin import UnifiedLRP
 from lrp_plugin.rules.strided import gains_from_phases, phase_gradient, phase_kernel
 
 
@@ -43,3 +45,33 @@ def test_phases_give_the_gradient(channels, stride, places, padding, extra, seed
 )
 def test_only_strided_layers_of_few_channels_gain(shape, stride, dilation, groups, gains) -> None:
     assert gains_from_phases(torch.zeros(shape), stride, dilation, groups) is gains
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    ("options", "size", "product"),
+    [
+        ({}, 23, True),
+        ({}, 22, False),
+        ({"stride": 2}, 50, False),
+        ({"padding": 1}, 30, False),
+        ({"groups": 2}, 30, False),
+        ({"dilation": 2}, 30, True),
+        ({"kernel_size": 3, "padding": 1}, 30, False),
+    ],
+    ids=str,
+)
+def test_a_pointwise_layers_gradient(options, size, product, channels_last, monkeypatch) -> None:
+    """As a matrix product where that is faster, and PyTorch's own gradient in any case."""
+    products = []
+    monkeypatch.setattr(torch, "matmul", lambda *given, own=torch.matmul: products.append(own(*given)) or products[-1])
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, **{"kernel_size": 1, **options})
+    model = nn.Sequential(layer, nn.Flatten(), nn.LazyLinear(2)).double().eval()
+    x = torch.randn(2, 4, size, size, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    free = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(free)[:, 1].sum(), free)
+    found = UnifiedLRP(model, "zero").attribute(x, target=1)
+    torch.testing.assert_close(found, x * gradient, rtol=1e-10, atol=1e-12)
+    assert bool(products) is product
