@@ -153,6 +153,7 @@ class Pending:
 
 
 _LEAVES = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))  # no call is spent on these
+_TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 
 def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
@@ -160,9 +161,14 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, (tuple, list)):
-        changed = [item if type(item) in _LEAVES else map_tensors(item, change) for item in value]
+        changed = [
+            change(item) if type(item) in _TENSORS else item if type(item) in _LEAVES else map_tensors(item, change)
+            for item in value
+        ]
         return tuple(changed) if type(value) is tuple else _rebuilt(value, changed)
     if isinstance(value, dict):
+        if not value:
+            return {}
         return {key: item if type(item) in _LEAVES else map_tensors(item, change) for key, item in value.items()}
     return value
 
@@ -178,9 +184,12 @@ def tensors_in(value: Any, found: list[Tensor]) -> list[Tensor]:
     """The tensors in a nest of lists, tuples and dicts, in order, appended to ``found``."""
     if isinstance(value, Tensor):
         found.append(value)
-    elif isinstance(value, (tuple, list, dict)):
+    elif value and isinstance(value, (tuple, list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
-            if type(item) not in _LEAVES:
+            kind = type(item)
+            if kind in _TENSORS:
+                found.append(item)
+            elif kind not in _LEAVES:
                 tensors_in(item, found)
     return found
 

@@ -119,9 +119,13 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         if self.suspended:
             return func(*args, **kwargs)
         tensors = tensors_in(kwargs, tensors_in(args, []))
-        found = {id(tensor): signal for tensor in tensors if (signal := self._find(tensor)) is not None}
+        found: dict[int, Signal] = {}
+        act: Any = self.dispatch
+        for tensor in tensors:
+            if (signal := self._find(tensor)) is not None:
+                found[id(tensor)] = signal
+                act = partial(propagate, self) if signal.token else act
         spelling = spelling_of(func)
-        act = partial(propagate, self) if any(signal.token for signal in found.values()) else self.dispatch
         with kept_as_they_are():
             return act(func, spelling, args, kwargs, tensors, found)
 
@@ -164,6 +168,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
 
     def _find(self, tensor: Tensor) -> Signal | None:
         signal = self.signals.get(tensor)
+        if not self.storages and (signal is not None or tensor.grad_fn is None):  # the usual case
+            return signal
         place = tensor if signal is None or signal.value is None else signal.value
         if self.storages.holds(place):
             current, port = self.storages.read(place), self.storages.port(place)
@@ -297,7 +303,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 continue
             signal = found.get(id(tensor))
             if signal is None:
-                given[id(tensor)] = constant_of(self._current(tensor))
+                given[id(tensor)] = constant_of(self._current(tensor) if self.storages else tensor)
                 continue
             written = spelling.writes and tensor is args[0] and self.is_spare(tensor, signal)
             value = untapped = self._settled(tensor, signal, choice.rule.rectifies, written)

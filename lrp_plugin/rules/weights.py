@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from lrp_plugin.call import Call, tensors_in
 
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _AFFINE_NAMES = ("running_mean", "running_var", "weight", "bias")
 
 
@@ -37,8 +38,9 @@ class WeightCache:
 
     def get(self, sources: Sequence[Tensor], variant: str, make: Callable[[], Any]) -> Any:
         """The cached result of ``make()``, made anew when a source has changed."""
-        if any(type(source) not in (Tensor, torch.nn.Parameter) for source in sources):
-            return make()  # a tracer's tensors have no memory of their own
+        for source in sources:
+            if type(source) not in _PLAIN:
+                return make()  # a tracer's tensors have no memory of their own
         if torch._C._len_torch_dispatch_stack():
             if not self._constants.issuperset(source.data_ptr() for source in sources):
                 return make()
@@ -46,8 +48,8 @@ class WeightCache:
                 made = self.get(sources, variant, make)
             self._constants.update(tensor.data_ptr() for tensor in tensors_in(made, []))
             return made
-        key = (variant, *((s.data_ptr(), tuple(s.shape), s.dtype, s.device) for s in sources))
-        versions = tuple(0 if s.is_inference() else s._version for s in sources)
+        key = (variant, *[(s.data_ptr(), s.shape, s.dtype, s.device) for s in sources])
+        versions = tuple([0 if s.is_inference() else s._version for s in sources])
         entry = self._entries.get(key)
         if entry is not None and entry[0] == versions:
             return entry[2]
