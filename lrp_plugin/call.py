@@ -184,7 +184,7 @@ def tensors_in(value: Any, found: list[Tensor]) -> list[Tensor]:
     """The tensors in a nest of lists, tuples and dicts, in order, appended to ``found``."""
     if isinstance(value, Tensor):
         found.append(value)
-    elif value and isinstance(value, (tuple, list, dict)):
+    elif isinstance(value, (tuple, list, dict)):
         for item in value.values() if isinstance(value, dict) else value:
             kind = type(item)
             if kind in _TENSORS:
