@@ -18,6 +18,10 @@ from torch import Tensor
 BLOCK = 1 << 19
 
 
+_modes = torch._C._len_torch_dispatch_stack
+_transform = torch._C._functorch.peek_interpreter_stack
+
+
 def blockwise(formula: Callable[..., Tensor], *tensors: Tensor, out: Tensor | None = None) -> Tensor:
     """``formula(*tensors, out=out)``, in blocks where that is possible.
 
@@ -49,7 +53,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 def _flattened(tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
     """Every tensor as one dimension in one order of memory; None where blocks are no gain, or not possible."""
     first = tensors[0]
-    if first.device.type != "cpu" or first.numel() <= BLOCK or observed():
+    if first.numel() <= BLOCK or first.device.type != "cpu" or observed():
         return None
     for tensor in tensors:
         alike = tensor.shape == first.shape and tensor.stride() == first.stride() and tensor.dtype == first.dtype
@@ -61,7 +65,7 @@ def _flattened(tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
 
 def observed() -> bool:
     """Whether a tracer or a function transform (vmap) looks on: it wants one plain formula."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack() is not None
+    return _modes() > 0 or _transform() is not None
 
 
 def _memory_order(tensor: Tensor) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -56,8 +57,8 @@ class Signal:
         port: A signal of ones whose multiplier is this tensor's relevance, or None; `lazy_port` may still have to be made.
         pending: Makes the value once the next operation is known: called with the tensor and whether only its
             positive entries matter.
-        parents: The signals it was computed from.
-        depth: The longest chain of operations from the input.
+        parents: The signals it was computed from, where a rule of the composite asks for them.
+        depth: The longest chain of operations from the input, known together with them.
         viewed: A view of it exists.
         root: The tensor it is a view of, or None.
         token: Its entries are integers; their relevance travels by the port alone.
@@ -69,42 +70,34 @@ class Signal:
         reads: How many calls were given it.
     """
 
-    __slots__ = (
-        "value",
-        "nonnegative",
-        "gate",
-        "lazy_port",
-        "pending",
-        "parents",
-        "depth",
-        "viewed",
-        "root",
-        "settled",
-        "masked",
-        "rectified",
-        "token",
-        "free",
-        "joined",
-        "reads",
-    )
+    # One is made for every operation: what stays as it is here is not set anew each time.
+    lazy_port: Tensor | LazyPort | None = None
+    pending: Pending | None = None
+    settled: Mapping[bool, Tensor] = MappingProxyType({})
+    masked = False
+    rectified = False
+    parents: tuple[Signal, ...] = ()
+    depth = 0
+    viewed = False
+    root: Tensor | None = None
+    token = False
+    free = False
+    joined: Joined | None = None
+    reads = 0
 
     def __init__(self, value: Tensor | None = None, *, nonnegative: bool = False, gate: bool = False) -> None:
         self.value = value
         self.nonnegative = nonnegative
         self.gate = gate
-        self.lazy_port: Tensor | LazyPort | None = None
-        self.pending: Pending | None = None
-        self.settled: dict[bool, Tensor] = {}
-        self.masked = False
-        self.rectified = False
-        self.parents: tuple[Signal, ...] = ()
-        self.depth = 0
-        self.viewed = False
-        self.root: Tensor | None = None
-        self.token = False
-        self.free = False
-        self.joined: Joined | None = None
-        self.reads = 0
+
+    def settle(self, rectified: bool, value: Tensor) -> None:
+        """Remembers the value that `pending` made."""
+        self.settled = {**self.settled, rectified: value}
+
+    def descend(self, parents: tuple[Signal, ...]) -> None:
+        """Remembers what the signal was computed from."""
+        self.parents = parents
+        self.depth = 1 + max((parent.depth for parent in parents), default=0)
 
     def is_masked(self, value: Tensor) -> bool:
         """Whether this value's entries that are not positive pass no multiplier on."""
@@ -218,6 +211,17 @@ class Call:
         gate: Set by a rule whose value is a gate because an argument is one (1 - z).
     """
 
+    rectified = False
+    masked = False
+    free = False
+    joined: Joined | None = None
+    overwrites = False
+    value: Tensor | None = None
+    followers: tuple[Call, ...] = ()
+    out_port: Tensor | LazyPort | None = None
+    constant = False
+    gate = False
+
     def __init__(
         self, operation: Any, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any],
         signals: dict[int, Signal], names: dict[str, Any], *, row: Row | None = None, ports: bool = False,
@@ -232,16 +236,6 @@ class Call:
         self.row = row
         self.ports = ports
         self.weights = weights
-        self.rectified = False
-        self.masked = False
-        self.free = False
-        self.joined: Joined | None = None
-        self.overwrites = False
-        self.value: Tensor | None = None
-        self.followers: tuple[Call, ...] = ()
-        self.out_port: Tensor | LazyPort | None = None
-        self.constant = False
-        self.gate = False
         self._port_of = port_of
 
     def __getitem__(self, name: str) -> Any:
@@ -262,6 +256,15 @@ class Call:
     def native(self) -> Any:
         """The operation's own value with its own backward."""
         return self.function(*self.args, **self.kwargs)
+
+    def valued(self) -> Any:
+        """The operation's own value without a graph."""
+        if (
+            self.args and len(self.signals) == 1 and id(self.args[0]) in self.signals
+        ):  # no_grad would take longer than the rest
+            return self.function(self.args[0].detach(), *self.args[1:], **self.kwargs)
+        with torch.no_grad():
+            return self.native()
 
     def replaced(self, change: Callable[[Tensor], Tensor]) -> Any:
         """The operation's value with ``change`` applied to every tensor argument."""

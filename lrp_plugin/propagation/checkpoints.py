@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -16,12 +16,12 @@ def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def kept_as_they_are() -> AbstractContextManager[None]:
-    """Inside, saved tensors are kept, whatever hooks a checkpoint around has set.
+def kept_as_they_are() -> AbstractContextManager[None] | None:
+    """A context in which saved tensors are kept, whatever hooks a checkpoint around has set; None where none has.
 
     A checkpoint drops what its segment saves and computes it again during the backward pass, with no interception
     then: other operations would save other tensors. So an explanation does not save a checkpoint's memory.
     """
     if _top_hooks is not None and _top_hooks(True) is None:
-        return nullcontext()
+        return None
     return saved_tensors_hooks(_same, _same)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from lrp_plugin.call import Call, Signal, map_tensors, tensors_in
@@ -22,7 +22,7 @@ from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.checkpoints import kept_as_they_are
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Signals, Storages
-from lrp_plugin.propagation.spelling import Spelling, bind, opened, spelling_of
+from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, opened, spelling_of, writing
 from lrp_plugin.propagation.tokens import propagate
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
 from lrp_plugin.propagation.waiting import Waiting, constant_of
@@ -87,7 +87,6 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self._model = model
         self._constants = Signals()
         self._warned = warned if warned is not None else set()
-        self._state: set[int] | None = None
         # Unseen work is found by the autograd nodes of what it read: those tensors must outlive their last reader.
         self._kept: list[Tensor] = []
 
@@ -118,6 +117,9 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         kwargs = kwargs or {}
         if self.suspended:
             return func(*args, **kwargs)
+        if func in DESCRIPTIONS and len(args) == 1:  # what layers ask of every input, as BatchNorm does: no dispatch
+            known = self.signals.get(args[0])
+            return func(args[0] if known is None or known.value is None else known.value)
         tensors = tensors_in(kwargs, tensors_in(args, []))
         found: dict[int, Signal] = {}
         act: Any = self.dispatch
@@ -126,7 +128,10 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 found[id(tensor)] = signal
                 act = partial(propagate, self) if signal.token else act
         spelling = spelling_of(func)
-        with kept_as_they_are():
+        checkpointed = kept_as_they_are()
+        if checkpointed is None:
+            return act(func, spelling, args, kwargs, tensors, found)
+        with checkpointed:
             return act(func, spelling, args, kwargs, tensors, found)
 
     def dispatch(
@@ -147,7 +152,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             signal.reads += 1
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
-            spelling = spelling._replace(writes=True)
+            spelling = writing(spelling)
         if kwargs.get("out") is not None:
             raise UnsupportedOperationError(
                 f"operation {spelling.operation!r} in {self.where()} writes a signal into out=; "
@@ -219,13 +224,6 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 self._constants.set(tensor, Signal())
         return value
 
-    def _is_state(self, tensor: Any) -> bool:
-        if self._state is None:
-            owner = self._model if isinstance(self._model, nn.Module) else getattr(self._model, "__self__", None)
-            held = [*owner.parameters(), *owner.buffers()] if isinstance(owner, nn.Module) else []
-            self._state = {t.untyped_storage()._cdata for t in held if t.layout is torch.strided}
-        return isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata in self._state
-
     # ---- operations on signals ---------------------------------------------------------------------------------
     def _unregistered(
         self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
@@ -243,6 +241,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         outputs = [t for t in tensors_in(value, []) if t.requires_grad]
         if not outputs or all(any(t is given for given in tensors) for t in outputs):
             return value
+        for signal in found.values():  # autograd may keep what it reads
+            signal.reads += 1
         row = self._unknown(spelling.operation)
         return self._run(Choice.native(spelling.operation), spelling, args, kwargs, tensors, found, row)
 
@@ -287,7 +287,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
     ) -> Any:  # fmt: skip
         call = self.make_call(choice, spelling, args, kwargs, tensors, found, row)
         value = call.native() if choice.rule.formula is None else choice.rule.formula(call, **choice.parameters)
-        return self._register(value, call, choice, {t: found[id(t)] for t in tensors if id(t) in found})
+        return self._register(value, call, choice, [(t, found[id(t)]) for t in tensors if id(t) in found])
 
     def make_call(
         self, choice: Choice, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor],
@@ -331,7 +331,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         return call
 
     # ---- results -----------------------------------------------------------------------------------------------
-    def _register(self, value: Any, call: Call, choice: Choice, sources: dict[Tensor, Signal]) -> Any:
+    def _register(self, value: Any, call: Call, choice: Choice, sources: list[tuple[Tensor, Signal]]) -> Any:
         if call.constant:
             return map_tensors(value, lambda t: t.detach())
         place = 0
@@ -351,8 +351,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             signal.port = next(ports) if ports is not None else None
             signal.joined, call.joined = (call.joined if call.row is None and not self.keep else None), None
             signal.free = call.free and call.row is None
-            signal.parents = tuple(sources.values()) if self.chooser.lineage else ()
-            signal.depth = 1 + max((parent.depth for parent in sources.values()), default=0)
+            if self.chooser.lineage:
+                signal.descend(tuple(parent for _, parent in sources))
             if rule.port == "routes" or tensor._is_view():
                 self.note_view(out, signal, sources)
             self.signals.set(out, signal)

@@ -92,6 +92,19 @@ def spelling_of(function: Callable[..., Any]) -> Spelling:
 
 
 @functools.cache
+def writing(spelling: Spelling) -> Spelling:
+    """The same operation asked for in place."""
+    return spelling._replace(writes=True)
+
+
+# What a call asks of a tensor without looking at its entries. (A property's getter is a callable of its own.)
+DESCRIPTIONS = frozenset(
+    [torch.Tensor.dim, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.is_floating_point]
+    + [vars(torch._C.TensorBase)[name].__get__ for name in ("shape", "ndim", "dtype", "device")]
+)
+
+
+@functools.cache
 def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
     described = torch.overrides.get_testing_overrides().get(function, function)
     try:
@@ -110,7 +123,10 @@ def bind(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     """The call's arguments by name; positions beyond the known names are left out."""
     if isinstance(function, types.MethodType):  # a module's forward: the cache must not keep the module
         return {**dict(zip(_parameter_names(function.__func__)[1:], args)), **kwargs}
-    return {**dict(zip(_parameter_names(function), args)), **kwargs}
+    names = dict(zip(_parameter_names(function), args))
+    if kwargs:
+        names.update(kwargs)
+    return names
 
 
 @functools.cache

@@ -84,7 +84,7 @@ def _routed(
             signal = Signal()
             signal.port, signal.token = port, True
             if tensor._is_view():
-                mode.note_view(tensor, signal, {t: found[id(t)] for t in tensors if id(t) in found})
+                mode.note_view(tensor, signal, [(t, found[id(t)]) for t in tensors if id(t) in found])
             mode.signals.set(tensor, signal)
             return tensor
         held = tensor.detach()

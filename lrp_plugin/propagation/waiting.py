@@ -71,21 +71,19 @@ class Waiting(Ports):
             out = choice.rule.formula(call, **choice.parameters)
             return self._tapped(out, call, 0), self._tapped_port(call), call
 
-        with torch.no_grad():
-            native = spelling.function(*self._detached(args, records), **self._detached(kwargs, records))
+        native = spelling.function(*self._detached(args, records), **self._detached(kwargs, records))
         native = mark(native, [tensor for tensor in held.values() if id(tensor) in records])
         return self._pending(native, Pending(settle, spelling.operation), tuple(found.values()))
 
     def _detached(self, value: Any, signals: dict[int, Signal]) -> Any:
-        return map_tensors(value, lambda t: t if id(t) in signals else constant_of(t))
+        return map_tensors(value, lambda t: t.detach() if id(t) in signals else constant_of(t))
 
     def _follow(
         self, spelling: Spelling, args: Any, kwargs: Any, signal: Signal, site: Site, choice: Choice
     ) -> Any:  # fmt: skip
         pending = signal.pending
         assert pending is not None
-        with torch.no_grad():
-            value = spelling.function(*self._detached(args, {id(args[0]): signal}), **self._detached(kwargs, {}))
+        value = spelling.function(*self._detached(args, {id(args[0]): signal}), **self._detached(kwargs, {}))
         value = mark(value, args[:1])
         if self.plan is not None:
             self.plan.append((site.located(), Choice.folded(choice)))
@@ -96,8 +94,8 @@ class Waiting(Ports):
     def _pending(self, value: Tensor, pending: Pending, parents: tuple[Signal, ...]) -> Tensor:
         record = Signal()
         record.pending = pending
-        record.parents = parents if self.chooser.lineage else ()
-        record.depth = 1 + max(parent.depth for parent in parents)
+        if self.chooser.lineage:
+            record.descend(parents)
         self.signals.set(value, record)
         if self.keep:
             self._kept.append(value)
@@ -116,7 +114,7 @@ class Waiting(Ports):
         # A custom autograd.Function may be the first to look, and its forward records nothing.
         with torch.enable_grad():
             value, port, call = signal.pending.settle(held, rectified, signal.pending.followers)
-        signal.settled[rectified] = value
+        signal.settle(rectified, value)
         signal.masked = signal.masked or (rectified and call.masked)
         signal.free = call.free and call.row is None
         signal.port = port if port is not None else signal.port

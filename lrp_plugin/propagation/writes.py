@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Signal, map_tensors, tensors_in
@@ -18,6 +18,8 @@ class Writes:
     signals: Signals
     storages: Storages
     keep: bool
+    _model: Any
+    _state: set[int] | None = None
 
     @property
     def ports(self) -> bool:
@@ -41,7 +43,13 @@ class Writes:
         """Records that ``target`` now holds ``value``; its memory is not written."""
         if value is None or value is target:  # dropout that drops nothing
             return target
-        signal = self.signals.get(target)
+        signal, place = self.signals.get(target), self._place(target)
+        if shares_memory(value, place) and (value.shape, value.stride()) != (place.shape, place.stride()):
+            known = self.signals.get(value)  # the same entries seen another way (unsqueeze_, t_)
+            if known is not None:
+                known.value = value
+                self.signals.set(target, known)
+                return target
         if signal is None or signal.viewed or signal.root is not None or target._is_view():
             root = signal.root if signal is not None and signal.root is not None else target
             if signal is None and target._base is not None:
@@ -78,6 +86,14 @@ class Writes:
             return signal.pending is not None
         return signal.value is None or (not observed() and signal.value.data_ptr() == tensor.data_ptr())
 
+    def _is_state(self, tensor: Any) -> bool:
+        """Whether the tensor lies in the memory of a parameter or buffer of the model."""
+        if self._state is None:
+            owner = self._model if isinstance(self._model, nn.Module) else getattr(self._model, "__self__", None)
+            held = [*owner.parameters(), *owner.buffers()] if isinstance(owner, nn.Module) else []
+            self._state = {t.untyped_storage()._cdata for t in held if t.layout is torch.strided}
+        return isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata in self._state
+
     def _token_port(self, tensor: Any) -> Tensor | None:
         signal = self._find(tensor) if isinstance(tensor, Tensor) else None
         return signal.port if signal is not None and signal.token else None
@@ -100,9 +116,9 @@ class Writes:
         place = self._place(tensor)
         return self.storages.read(place) if self.storages.holds(place) else tensor
 
-    def note_view(self, view: Tensor, signal: Signal, sources: dict[Tensor, Signal]) -> None:
+    def note_view(self, view: Tensor, signal: Signal, sources: list[tuple[Tensor, Signal]]) -> None:
         """Remembers whose memory a view shares: a write to either is seen by both."""
-        for tensor, known in sources.items():
+        for tensor, known in sources:
             if tensor is not view and shares_memory(view, self._place(tensor)):
                 known.viewed = True
                 signal.root = tensor if known.root is None else known.root

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,35 +39,65 @@ def input_gradient(call: Call, x: Tensor, weight: Tensor, kind: torch.dtype, cac
     dtype = x.dtype
     if call.operation == "linear":
         return lambda m: (m.to(kind) @ weight).to(dtype)
-    padding = explicit_padding(call, weight)
-    return None if padding is None or x.dim() != weight.dim() else _convolution(call, x, weight, padding, cache)
+    options = [call.get(name, default) for name, default in _OPTIONS]
+    hashable = [tuple(value) if isinstance(value, list) else value for value in options]
+    geometry = _geometry(weight.shape[2:], *hashable)
+    return None if geometry is None or x.dim() != weight.dim() else _convolution(geometry, x, weight, cache)
 
 
-def _convolution(call: Call, x: Tensor, weight: Tensor, padding: list[int], cache: WeightCache) -> Gradient:
-    n, shape, dtype = weight.dim() - 2, x.shape, x.dtype
-    stride, dilation = per_axis(call.get("stride", 1), n), per_axis(call.get("dilation", 1), n)
-    groups = int(call.get("groups", 1))
+class _Geometry(NamedTuple):
+    """A convolution's numbers, for each axis; ``pointwise``: 1 x 1 with nothing skipped."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+    pointwise: bool
+
+
+_OPTIONS = (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
+
+
+@lru_cache(maxsize=1024)
+def _geometry(kernel: torch.Size, stride: Any, padding: Any, dilation: Any, groups: int) -> _Geometry | None:
+    n = len(kernel)
+    spread = per_axis(dilation, n)
+    explicit = _explicit_padding(kernel, padding, spread)
+    if explicit is None:
+        return None
+    steps, groups = per_axis(stride, n), int(groups)
+    pointwise = groups == 1 and [*kernel, *steps, *explicit] == [1, 1, 1, 1, 0, 0]
+    return _Geometry(steps, explicit, spread, groups, pointwise)
+
+
+def _convolution(geometry: _Geometry, x: Tensor, weight: Tensor, cache: WeightCache) -> Gradient:
+    shape, dtype, kind = x.shape, x.dtype, weight.dtype
+    stride, padding, dilation, groups, pointwise = geometry
     if gains_from_phases(weight, stride, dilation, groups):
         make = partial(phase_kernel, weight, stride[0], padding)
         kernel = cache.get((weight,), f"phases/{stride[0]}/{padding}", make)
         places = weight.shape[2:]
-        return lambda m: phase_gradient(m.to(weight.dtype), kernel, shape[1:], places, stride[0], padding).to(dtype)
-    pointwise = n == 2 and groups == 1 and [*weight.shape[2:], *stride, *padding] == [1, 1, 1, 1, 0, 0]
+        return lambda m: phase_gradient(m.to(kind), kernel, shape[1:], places, stride[0], padding).to(dtype)
     # The kernel asks for the input and reads its shape alone: memory that nobody touches costs nothing. A compiler does
     # touch it, and is given the input itself.
-    held = x.detach().to(weight.dtype) if observed() else None
+    held = x.detach().to(kind) if observed() else None
 
     def gradient(m: Tensor) -> Tensor:
-        m = m.to(weight.dtype)
+        m = m if m.dtype == kind else m.to(kind)
         if pointwise and _gains_from_product(m):
-            return torch.matmul(weight.flatten(1).t(), m.flatten(2)).view(shape).to(dtype)
-        like = held if held is not None else m if m.shape == shape else _untouched(m, shape)
-        return torch.ops.aten.convolution_backward(  # type: ignore[no-any-return]
-            m, like, weight, None, stride, padding, dilation, False, [0] * n, groups,
-            [True, False, False],
-        )[0].to(dtype)  # fmt: skip
+            sent = torch.matmul(weight.flatten(1).t(), m.flatten(2)).view(shape)
+        else:
+            like = held if held is not None else m if m.shape == shape else _untouched(m, shape)
+            sent = _convolution_backward(
+                m, like, weight, None, stride, padding, dilation, False, [0] * len(stride), groups, _OF_INPUT
+            )[0]
+        return sent if dtype == kind else sent.to(dtype)
 
     return gradient
+
+
+_convolution_backward = torch.ops.aten.convolution_backward.default
+_OF_INPUT = [True, False, False]
 
 
 def _gains_from_product(m: Tensor) -> bool:
@@ -75,7 +106,8 @@ def _gains_from_product(m: Tensor) -> bool:
     On a CPU with large maps it is, by up to a half (8 x 64 x 56 x 56 from 256 channels' 29 ms: 13.5), as the kernel's
     own needs memory for an input; with maps of 14 x 14 and fewer it is slower.
     """
-    return m.device.type == "cpu" and m[0, 0].numel() >= _LARGE_MAP and m.is_contiguous() and not observed()
+    rows, columns = m.shape[2:]
+    return rows * columns >= _LARGE_MAP and m.device.type == "cpu" and m.is_contiguous() and not observed()
 
 
 def _untouched(m: Tensor, shape: torch.Size) -> Tensor:
@@ -85,13 +117,11 @@ def _untouched(m: Tensor, shape: torch.Size) -> Tensor:
     return torch.empty(shape, dtype=m.dtype, device=m.device, memory_format=form)
 
 
-def explicit_padding(call: Call, weight: Tensor) -> list[int] | None:
+def _explicit_padding(kernel: Sequence[int], padding: Any, dilation: Sequence[int]) -> list[int] | None:
     """The padding in numbers; None for an uneven "same"."""
-    padding, n = call.get("padding", 0), weight.dim() - 2
     if padding == "valid":
-        return [0] * n
+        return [0] * len(kernel)
     if padding == "same":
-        dilation = per_axis(call.get("dilation", 1), n)
-        total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
+        total = [d * (k - 1) for d, k in zip(dilation, kernel)]
         return None if any(t % 2 for t in total) else [t // 2 for t in total]
-    return per_axis(padding, n)
+    return per_axis(padding, len(kernel))

@@ -58,7 +58,7 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
         f = LinearMap(call, bias)
         damping = epsilon * _typical(widened(f.z)) if relative else epsilon
         return f.hand_on(damping) if bias == "distribute" else f.redistribute([f.whole()], damping)
-    z, joined = _native(call, epsilon)
+    z, joined = _native(call, 0.0 if relative else epsilon)
     if relative:
         return _relative(call, z, epsilon * _typical(widened(z.detach())))
     if call.row is not None:
@@ -70,27 +70,42 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
             call.absorb("bias", lambda m: m * constant * factor)
             call.absorb("stabilizer", lambda m: m * held * (epsilon / (held.abs() + epsilon)))
     call.joined, call.free = joined, epsilon == 0 and joined is not None
-    return damp(z, epsilon) if epsilon else z
+    return z
 
 
 def _native(call: Call, epsilon: float) -> tuple[Tensor, Joined | None]:
     """A linear map's own value with its own backward, which keeps no input where it need not, and what joins it."""
     if call.operation != "linear" and call.operation not in CONVOLUTIONS:
-        return call.native(), None  # its own backward may read its value
+        z = call.native()
+        return damp(z, epsilon) if epsilon else z, None  # its own backward may read its value
     f = LinearMap(call)
     gradient = f.gradient(f.weight)
     if gradient is None:
         z = call.native()
-        return z, Joined(partial(_rectified, epsilon), (z,))
-    z = substitute(f.z, gradient, f.x)
+        return damp(z, epsilon) if epsilon else z, Joined(partial(_rectified, epsilon, None), (z,))
+    own = gradient if epsilon == 0 else _behind_damping(gradient, f.z, epsilon)
     channels = f.x.dim() == f.weight.dim()  # else the map's outputs are not what BatchNorm takes for channels
-    return z, Joined(partial(_rectified, epsilon), (z,), partial(_scaled, f, epsilon) if channels else None)
+    scaled = partial(_scaled, f, epsilon) if channels else None
+    return substitute(f.z, own, f.x), Joined(partial(_rectified, epsilon, gradient), (f.x,), scaled)
 
 
-def _rectified(epsilon: float, y: Tensor) -> Callable[[Tensor], Tensor]:
-    if epsilon == 0:
-        return lambda m: where_positive(m, y)
-    return lambda m: damped_behind_relu(m, y, epsilon)
+def _behind_damping(gradient: Callable[[Tensor], Tensor], z: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
+    version = z._version
+
+    def pullback(m: Tensor) -> Tensor:
+        if z._version != version:  # as autograd checks of what it keeps
+            raise RuntimeError("a map's value was written to in place before its backward pass: report this, please")
+        return gradient(damped(m, z, epsilon))
+
+    return pullback
+
+
+def _rectified(epsilon: float, gradient: Callable[[Tensor], Tensor] | None, y: Tensor) -> Callable[[Tensor], Tensor]:
+    def pullback(m: Tensor) -> Tensor:
+        passed = where_positive(m, y) if epsilon == 0 else damped_behind_relu(m, y, epsilon)
+        return passed if gradient is None else gradient(passed)
+
+    return pullback
 
 
 def _scaled(f: LinearMap, epsilon: float, scale: Tensor) -> tuple[Callable[[Tensor], Tensor], Joined]:

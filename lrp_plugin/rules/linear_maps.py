@@ -65,9 +65,8 @@ class LinearMap:
         self.bias: Tensor | None = None
         self._read(call)
         self._source = self.weight
-        with torch.no_grad():
-            self.z = call.value if call.value is not None else call.native()
-        self.sources: tuple[Tensor, ...] = tuple(t for t in (self.weight, self.bias) if t is not None)
+        self.z = call.value if call.value is not None else call.valued()
+        self.sources: tuple[Tensor, ...] = (self.weight,) if self.bias is None else (self.weight, self.bias)
         if call.followers:
             self.weight, self.bias, self.sources = folded_weights(
                 self.cache, call.operation, self.weight, self.bias, call.followers, int(call.get("groups", 1))
@@ -151,9 +150,7 @@ class LinearMap:
         gradient = self.gradient(weight)
         if gradient is None:
             return self.apply(x, weight, bias)
-        with torch.no_grad():
-            value = self.apply(x.detach(), weight, bias)
-        return substitute(value, gradient, x)
+        return substitute(self.apply(x.detach(), weight, bias), gradient, x)
 
     def known(self, value: Tensor, weight: Tensor) -> Tensor:
         """A carrier whose value is known already: it costs a backward application only."""

@@ -44,17 +44,15 @@ def batch_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     """
     if not _uses_running_statistics(call.names):
         return _normalized(call, [0, *range(2, call["input"].dim())], bias)
-    x = call["input"]
-    with torch.no_grad():
-        value = call.native()
-    scale, shift = batch_norm_affine(call.weights, call.names)
-    factor = _over_channels(scale, x).to(x.dtype)
+    x, value = call["input"], call.valued()
+    factor, shift = batch_norm_affine(call.weights, call.names, x)
     if bias == "distribute":
-        return distributed(call, value, lambda m: m * factor, _over_channels(shift, x).to(x.dtype))
-    call.absorb("bias", lambda m: widened(m) * _over_channels(shift, x))
+        return distributed(call, value, lambda m: m * factor, shift.to(x.dtype))
+    if call.row is not None:
+        call.absorb("bias", lambda m: widened(m) * shift)
     before, call.free = call.signal(x), True
     if before.joined is not None and before.joined.scaled is not None and before.reads == 1:
-        pullback, call.joined = before.joined.scaled(scale)
+        pullback, call.joined = before.joined.scaled(factor)
         return substitute(value, pullback, *call.joined.sources)
     call.joined = Joined(lambda y: lambda m: where_positive(m, y).mul_(factor), (x,))
     return substitute(value, lambda m: m * factor, x)

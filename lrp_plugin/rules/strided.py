@@ -38,12 +38,12 @@ def per_axis(value: Any, n: int) -> list[int]:
 def gains_from_phases(weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
     """Whether a convolution is of the kind that `phase_gradient` is faster for."""
     return (
-        weight.dim() == 4
-        and weight.device.type == "cpu"
-        and weight.shape[1] <= _FEW_CHANNELS
-        and groups == 1
+        groups == 1
+        and len(stride) == 2
         and stride[0] == stride[1] > 1
         and tuple(dilation) == (1, 1)
+        and weight.shape[1] <= _FEW_CHANNELS
+        and weight.device.type == "cpu"
     )
 
 

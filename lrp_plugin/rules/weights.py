@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ class WeightCache:
         finally:
             self._constants = set()
 
-    def get(self, sources: Sequence[Tensor], variant: str, make: Callable[[], Any]) -> Any:
+    def get(self, sources: Sequence[Tensor], variant: Hashable, make: Callable[[], Any]) -> Any:
         """The cached result of ``make()``, made anew when a source has changed."""
         for source in sources:
             if type(source) not in _PLAIN:
@@ -49,7 +48,10 @@ class WeightCache:
             self._constants.update(tensor.data_ptr() for tensor in tensors_in(made, []))
             return made
         key = (variant, *[(s.data_ptr(), s.shape, s.dtype, s.device) for s in sources])
-        versions = tuple([0 if s.is_inference() else s._version for s in sources])
+        try:
+            versions = tuple([s._version for s in sources])
+        except RuntimeError:  # made in inference mode: they do not track versions
+            versions = tuple([0 if s.is_inference() else s._version for s in sources])
         entry = self._entries.get(key)
         if entry is not None and entry[0] == versions:
             return entry[2]
@@ -72,13 +74,22 @@ class WeightCache:
         self._entries.clear()
 
 
-def batch_norm_affine(cache: WeightCache | None, names: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a BatchNorm that uses its running statistics; shape (C,) each, computed once."""
+def batch_norm_affine(cache: WeightCache | None, names: Mapping[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale, in ``x``'s dtype, and shift of a BatchNorm that uses its running statistics, computed once.
+
+    Both broadcast to ``x``, of shape (N, C, ...).
+    """
+
+    def make() -> tuple[Tensor, Tensor]:
+        scale, shift = (vector.view(1, -1, *[1] * (x.dim() - 2)) for vector in _affine(names))
+        return scale.to(x.dtype), shift
+
     if cache is None:
-        return _affine(names)
-    sources = [names[name] for name in _AFFINE_NAMES if names.get(name) is not None]
-    absent = [name for name in _AFFINE_NAMES if names.get(name) is None]
-    return cache.get(sources, f"affine/{names.get('eps', 1e-5)}/{absent}", lambda: _affine(names))  # type: ignore[no-any-return]
+        return make()
+    given = [names.get(name) for name in _AFFINE_NAMES]
+    sources = [tensor for tensor in given if tensor is not None]
+    variant = "affine", names.get("eps", 1e-5), given[2] is None, given[3] is None, x.dim(), x.dtype
+    return cache.get(sources, variant, make)  # type: ignore[no-any-return]
 
 
 def _affine(names: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -115,8 +126,11 @@ def folded_weights(
 
 def scaled_weight(cache: WeightCache, operation: str, weight: Tensor, scale: Tensor, groups: int) -> Tensor:
     """The weight of the map followed by a scale of each channel, computed once; shape as ``weight``'s."""
-    make = partial(_scaled, operation, weight, scale.to(weight.dtype), groups)
-    return cache.get((weight, scale), f"scaled/{operation}/{groups}", make)  # type: ignore[no-any-return]
+    return cache.get(  # type: ignore[no-any-return]
+        (weight, scale),
+        ("scaled", operation, groups),
+        lambda: _scaled(operation, weight, scale.to(weight.dtype), groups),
+    )
 
 
 def _scaled(operation: str, weight: Tensor, scale: Tensor, groups: int) -> Tensor:

@@ -49,6 +49,11 @@ def squared_before(h: Tensor, relu: Callable[[Tensor], Tensor]) -> Tensor:
     return relu(h) + other
 
 
+def read_by_what_no_rule_knows_before(h: Tensor, relu: Callable[[Tensor], Tensor]) -> Tensor:
+    other = torch.special.i0(h)  # autograd keeps h for this
+    return relu(h) + other
+
+
 def read_by_a_map_before(h: Tensor, relu: Callable[[Tensor], Tensor]) -> Tensor:
     other = functional.avg_pool2d(h, 3, 1, 1)
     return relu(h) - other
@@ -74,7 +79,8 @@ def read_after(h: Tensor, relu: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 READERS = (
-    alone, detached_before, read_before, squared_before, read_by_a_map_before, rectified_before, unseen_after, read_after
+    alone, detached_before, read_before, squared_before, read_by_what_no_rule_knows_before, read_by_a_map_before,
+    rectified_before, unseen_after, read_after,
 )  # fmt: skip
 
 
