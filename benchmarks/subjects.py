@@ -96,6 +96,10 @@ def peers(name: str, model: nn.Module, images: Tensor) -> dict[str, Callable[[],
             found[f"zennit {composite}"] = _zennit(name, model, images, composite)
     if importlib.util.find_spec("autolrp") is not None:
         found |= {f"autolrp {kind}": _autolrp(model, images, kind) for kind in ("base", "zplus in convolutions")}
+    if name == "vit_b_16" and importlib.util.find_spec("lxt") is not None and images.device.type == "cpu":
+        from benchmarks.lxt_peer import lxt_efficient
+
+        found["lxt efficient"] = lxt_efficient(name, len(images))
     return found
 
 
