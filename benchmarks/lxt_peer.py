@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.models import vision_transformer
 
 from benchmarks.subjects import TARGET, network, pixels
@@ -22,13 +24,19 @@ from benchmarks.subjects import TARGET, network, pixels
 _READY, _DONE = "ready", "done"
 
 
-def lxt_efficient(name: str, batch: int) -> Callable[[], None]:
-    """A call of lxt's efficient rules (its own map for torchvision's ViT) on a network and images of the benchmark.
+def lxt_efficient(kind: str, name: str, batch: int, trainable: bool) -> Callable[[], None]:
+    """A call of lxt's efficient rules on a network and images of the benchmark.
+
+    Args:
+        kind: ``"CP-LRP"``, its own map for torchvision's ViT, or ``"AttnLRP"``, its rules in attention.
+        name: The network. batch: How many images.
+        trainable: The network's parameters require gradients, as a model comes.
 
     Raises:
         RuntimeError: Where the other process ends; its own message stands above on stderr.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.lxt_peer", name, str(batch), str(torch.get_num_threads())]
+    numbers = [str(int(number)) for number in (batch, trainable, torch.get_num_threads())]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.lxt_peer", kind, name, *numbers]
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert child.stdin is not None and child.stdout is not None
 
@@ -47,7 +55,7 @@ def lxt_efficient(name: str, batch: int) -> Callable[[], None]:
     return call
 
 
-def _patch() -> None:
+def _patch(kind: str) -> None:
     found = importlib.util.find_spec("lxt")
     assert found is not None and found.submodule_search_locations
     # lxt 2.1 imports copies of Hugging Face's models that no longer load (transformers 5); the ViT needs none.
@@ -57,16 +65,26 @@ def _patch() -> None:
     sys.modules["lxt.efficient.models"] = stand_in
     from lxt.efficient.core import monkey_patch
     from lxt.efficient.models import vit_torch
+    from lxt.efficient.rules import divide_gradient
 
-    monkey_patch(vision_transformer, dict(vit_torch.cp_LRP))
+    chosen = dict(vit_torch.cp_LRP)
+    if kind == "AttnLRP":
+        del chosen[nn.MultiheadAttention]
+        kernel = functional.scaled_dot_product_attention
+
+        def halved(q: Tensor, k: Tensor, v: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            return kernel(divide_gradient(q, 4), divide_gradient(k, 4), divide_gradient(v, 2), *args, **kwargs)
+
+        functional.scaled_dot_product_attention = halved
+    monkey_patch(vision_transformer, chosen)
 
 
-def main(name: str, batch: int, threads: int) -> None:
+def main(kind: str, name: str, batch: int, trainable: bool, threads: int) -> None:
     """Answers every line with a call, until the input ends."""
     torch.set_num_threads(threads)
     device = torch.device("cpu")
-    model, images = network(name, device), pixels(name, batch, device)
-    _patch()
+    model, images = network(name, device).requires_grad_(trainable), pixels(name, batch, device)
+    _patch(kind)
     print(_READY, flush=True)
     for _ in sys.stdin:
         given = images.clone().requires_grad_()
@@ -76,4 +94,4 @@ def main(name: str, batch: int, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    main(*sys.argv[1:3], int(sys.argv[3]), bool(int(sys.argv[4])), int(sys.argv[5]))

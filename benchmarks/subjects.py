@@ -53,7 +53,7 @@ def explainer(model: nn.Module, name: str, compile: bool | str = False) -> Unifi
     extra: dict[str, Any] = {"compile": compile} if compile else {}
     if name == "epsilon_gamma_box":
         return UnifiedLRP(model, composite=epsilon_gamma_box(-3.0, 3.0), **extra)
-    if name in ("attnlrp", "epsilon_plus", "epsilon_plus_flat"):
+    if name in ("attnlrp", "cp_lrp", "epsilon_plus", "epsilon_plus_flat"):
         return UnifiedLRP(model, composite=name, **extra)
     return UnifiedLRP(model, name, **extra)
 
@@ -99,7 +99,9 @@ def peers(name: str, model: nn.Module, images: Tensor) -> dict[str, Callable[[],
     if name == "vit_b_16" and importlib.util.find_spec("lxt") is not None and images.device.type == "cpu":
         from benchmarks.lxt_peer import lxt_efficient
 
-        found["lxt efficient"] = lxt_efficient(name, len(images))
+        trained = next(model.parameters()).requires_grad
+        for kind in ("CP-LRP", "AttnLRP"):
+            found[f"lxt {kind}"] = lxt_efficient(kind, name, len(images), trained)
     return found
 
 

@@ -32,6 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--side", type=int, help="pixels, default 224")
     parser.add_argument("--precisions", nargs="+", default=["fp32"], choices=("fp32", "tf32", "bf16"))
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--trainable", action="store_true", help="parameters require gradients, as a model comes")
     parser.add_argument("--compile", nargs="?", const="default", choices=("default", "reduce-overhead"))
     parser.add_argument("--peers", action="store_true", help="also the peers that are installed")
     parser.add_argument("--rounds", type=int, default=21)
@@ -77,7 +78,7 @@ def measure(name: str, precision: str, device: torch.device, options: argparse.N
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
     batch = options.batch or (64 if device.type == "cuda" else NETWORKS[name][0])
-    model = network(name, device, options.channels_last)
+    model = network(name, device, options.channels_last).requires_grad_(options.trainable)
     images = pixels(name, batch, device, options.side)
     if options.channels_last:
         images = images.to(memory_format=torch.channels_last)
@@ -105,7 +106,11 @@ def main() -> None:
         options.batch = options.batch or 2
         options.rules = options.rules or ["epsilon", "zplus", "epsilon_plus_flat", "gamma", "alphabeta"]
     out = options.out or RESULTS / f"throughput_{device.type}{'_quick' if options.quick else ''}.json"
-    settings = {"channels_last": options.channels_last, "clock": "cpu" if options.cpu_time else "wall"}
+    settings = {
+        "channels_last": options.channels_last,
+        "trainable": options.trainable,
+        "clock": "cpu" if options.cpu_time else "wall",
+    }
     rows: list[dict[str, Any]] = []
     for name in options.networks:
         for precision in options.precisions:

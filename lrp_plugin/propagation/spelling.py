@@ -75,6 +75,15 @@ def _out_of_place(operation: str, name: str, function: Callable[..., Any]) -> Ca
     return None
 
 
+def _linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """functional.linear of an input laid out row by row.
+
+    Of a transposed one (nn.MultiheadAttention's) torch makes a product for each row, unless the weight requires a
+    gradient, and here it never does: a ViT-B/16's projection of (197, 2, 768) takes 33 ms that way, so 10.
+    """
+    return functional.linear(input.contiguous() if input.dim() > 2 else input, weight, bias)
+
+
 @functools.cache
 def spelling_of(function: Callable[..., Any]) -> Spelling:
     """The operation a torch callable performs (cached)."""
@@ -86,7 +95,7 @@ def spelling_of(function: Callable[..., Any]) -> Spelling:
         return Spelling(f"set_{getattr(owner, '__name__', 'property')}", function, False, False)
     operation, writes = _plain_name(name)
     if not writes:
-        return Spelling(operation, function, False, False)
+        return Spelling(operation, _linear if function is functional.linear else function, False, False)
     twin = _out_of_place(operation, name, function)
     return Spelling(operation, twin or function, True, twin is None)
 
