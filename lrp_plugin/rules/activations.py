@@ -76,10 +76,11 @@ def _through_secant(
 
     def formula(m: Tensor, x: Tensor, out: Tensor | None) -> Tensor:
         value, wide = widened(function(x)), widened(x)
+        if not at_zero:
+            return torch.mul(m, torch.where(wide == 0, slope, value / wide), out=out)
         # (f(x) - f(0)) / x loses digits near 0 as eps / |x|, its series f' + x f''/2 as x^2: they meet at eps^(1/3).
-        near = torch.finfo(wide.dtype).eps ** (1 / 3) if at_zero else torch.finfo(wide.dtype).tiny
-        close = wide.abs() <= near
-        secant = (value - at_zero if at_zero else value) / torch.where(close, 1, wide)
+        close = wide.abs() <= torch.finfo(wide.dtype).eps ** (1 / 3)
+        secant = (value - at_zero) / torch.where(close, 1, wide)
         return torch.mul(m, torch.where(close, slope + bend * wide / 2, secant), out=out)
 
     return lambda m: blockwise(formula, m, x).to(x.dtype)

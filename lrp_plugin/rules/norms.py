@@ -60,8 +60,12 @@ def batch_norm(call: Call, *, bias: str = "absorb") -> Tensor:
 
 def _centred(x: Tensor, dims: Sequence[int], eps: float) -> Callable[[Tensor], Tensor]:
     wide = widened(x.detach())
-    rstd = torch.rsqrt(wide.var(tuple(dims), unbiased=False, keepdim=True) + eps)
-    return lambda m: (m - m.mean(tuple(dims), keepdim=True)) * rstd
+    return _centred_by(torch.rsqrt(wide.var(tuple(dims), unbiased=False, keepdim=True) + eps), dims)
+
+
+def _centred_by(rstd: Tensor, dims: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Centring over ``dims`` and a scale, back to front, written over nothing but what it makes itself."""
+    return lambda m: (m - m.mean(tuple(dims), keepdim=True)).mul_(rstd)
 
 
 def _affine(
@@ -98,12 +102,15 @@ def layer_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     The identity rule of AttnLRP (Achtibat et al. 2024, arXiv 2402.05602, Proposition 3.4) for the normalization, exact
     for the centring.
     """
-    x, shape = call["input"], call["normalized_shape"]
-    with torch.no_grad():
-        value = call.native()
-        # torch 2.6 states torch.layer_norm's own signature with "esp".
-        pull = _centred(x, range(-len(tuple(shape)), 0), call.get("eps", call.get("esp", 1e-5)))
-    return _affine(call, value, pull, call.get("weight"), call.get("bias"), bias)
+    x, shape, weight, shift = call["input"], call["normalized_shape"], call.get("weight"), call.get("bias")
+    eps = call.get("eps", call.get("esp", 1e-5))  # torch 2.6 states torch.layer_norm's own signature with "esp"
+    dims = range(-len(tuple(shape)), 0)
+    if torch.is_autocast_enabled(x.device.type):  # it would not see the operation below, and cast nothing
+        return _affine(call, call.valued(), _centred(x, dims, eps), weight, shift, bias)
+    value, _, rstd = torch.native_layer_norm(
+        x.detach(), shape, weight, shift, eps
+    )  # what layer_norm returns the first of
+    return _affine(call, value, _centred_by(widened(rstd), dims), weight, shift, bias)
 
 
 @register_rule("identity", "rms_norm")
