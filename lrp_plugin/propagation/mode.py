@@ -117,7 +117,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         kwargs = kwargs or {}
         if self.suspended:
             return func(*args, **kwargs)
-        if func in DESCRIPTIONS and len(args) == 1:  # what layers ask of every input, as BatchNorm does: no dispatch
+        if func in DESCRIPTIONS and len(args) == 1 and not kwargs:  # BatchNorm asks each input
             known = self.signals.get(args[0])
             return func(args[0] if known is None or known.value is None else known.value)
         tensors = tensors_in(kwargs, tensors_in(args, []))

@@ -173,3 +173,35 @@ def test_every_spelling_of_a_norm_gives_one_relevance(kind: str) -> None:
         found, same = explained(spelling, x)
         torch.testing.assert_close(same, output, rtol=1e-10, atol=1e-10)
         torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+class Recording(nn.Module):
+    """A linear layer and a LayerNorm, whose value is kept."""
+
+    def __init__(self, weight: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm = nn.Linear(5, 8), nn.LayerNorm(8, eps=EPS, elementwise_affine=weight)
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.first(x))
+        self.seen.append(h.detach())
+        return h.square().sum((1, 2))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no GPU"))])  # fmt: skip
+@pytest.mark.parametrize("weight", [True, False])
+@pytest.mark.parametrize("kind", ["float64", "float32", "bfloat16", "autocast"])
+def test_a_layer_norms_value_is_the_models_own(kind: str, weight: bool, device: str) -> None:
+    """Its deviation is taken from the kernel that computes the value: the value, and under autocast its dtype, stay."""
+    dtype = torch.float32 if kind == "autocast" else getattr(torch, kind)
+    model = Recording(weight).to(device, dtype).eval()
+    x = drawn(1, 2, 3, 5).to(device, dtype)
+    with torch.autocast(device, torch.bfloat16, enabled=kind == "autocast"):
+        model(x)
+        UnifiedLRP(model, "epsilon").attribute(x)
+    native, explained_value = model.seen
+    assert native.dtype == explained_value.dtype
+    assert torch.equal(native, explained_value)

@@ -72,10 +72,12 @@ def test_a_shape_is_that_of_the_tensor_as_it_stands() -> None:
 
     def asked(h: Tensor) -> Tensor:
         h.unsqueeze_(1)
-        seen.append((h.dim(), h.ndim, tuple(h.shape), tuple(h.size()), h.numel(), h.dtype, h.device, len(h)))
+        seen.append(
+            (h.dim(), h.ndim, tuple(h.shape), tuple(h.size()), h.numel(), h.dtype, h.device, len(h), h.size(dim=-1))
+        )
         return h
 
     for rule in RULES:
         UnifiedLRP(Net(asked), rule).attribute(torch.randn(3, 5, dtype=torch.float64), target=1)
     cpu = torch.device("cpu")
-    assert set(seen) == {(3, 3, (3, 1, 6), (3, 1, 6), 18, torch.float64, cpu, 3)}
+    assert set(seen) == {(3, 3, (3, 1, 6), (3, 1, 6), 18, torch.float64, cpu, 3, 6)}

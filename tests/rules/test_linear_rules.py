@@ -140,3 +140,27 @@ def test_a_bias_left_out_that_decides_the_sign(name: str, bias: float) -> None:
     want = expected(case, x, name, "ignore", {})
     assert (found - want).abs().max() <= TOLERANCE * want.abs().max()
     assert bool(found.any()) or name == "zplus"  # whose positive contributions there may be none
+
+
+class Transposed(nn.Module):
+    """A linear layer of a sequence whose first two dimensions changed places, as nn.MultiheadAttention's projections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(6, 8)
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.transpose(0, 1)).transpose(0, 1).relu().sum((1, 2))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", ["epsilon", "zplus", "gamma", "alphabeta"])
+def test_a_transposed_input_takes_one_product(name: str) -> None:
+    """Torch itself makes a product for each row where the weight asks for no gradient (a ViT's: 33 ms, not 10)."""
+    x, model = torch.randn(3, 7, 6, dtype=torch.float64), Transposed()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        found = UnifiedLRP(model, name).attribute(x)
+    assert "aten::bmm" not in {event.key for event in seen.key_averages()}
+    row_by_row = [UnifiedLRP(model, name).attribute(x[n : n + 1, i : i + 1]) for n in range(3) for i in range(7)]
+    torch.testing.assert_close(found, torch.cat(row_by_row).view_as(x), rtol=1e-9, atol=1e-12)
