@@ -320,6 +320,15 @@ def test_half_precision_and_autocast_stay_finite(images: Tensor, dtype: torch.dt
         assert float(similar) > 0.99
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_what_a_half_precision_call_cached_is_not_used_in_full_precision(images: Tensor, rule: str) -> None:
+    model = Net(nn.Sequential(nn.BatchNorm2d(6), nn.ReLU())).float().eval()
+    lrp, x = UnifiedLRP(model, rule=rule), images.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lrp.attribute(x, 0)
+    assert torch.equal(lrp.attribute(x, 0), UnifiedLRP(model, rule=rule).attribute(x, 0))
+
+
 def test_channels_last(images: Tensor) -> None:
     model = Net(nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(3, 1, 1)).double().eval())
     for rule in RULES:
