@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +17,13 @@ def _same(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def kept_as_they_are() -> AbstractContextManager[None] | None:
-    """A context in which saved tensors are kept, whatever hooks a checkpoint around has set; None where none has.
+def keeping_what_is_saved(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The call's value; what it saves for the backward pass is kept, whatever hooks a checkpoint around has set.
 
     A checkpoint drops what its segment saves and computes it again during the backward pass, with no interception
     then: other operations would save other tensors. So an explanation does not save a checkpoint's memory.
     """
     if _top_hooks is not None and _top_hooks(True) is None:
-        return None
-    return saved_tensors_hooks(_same, _same)
+        return call(*arguments)
+    with saved_tensors_hooks(_same, _same):
+        return call(*arguments)

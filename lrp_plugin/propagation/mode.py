@@ -19,7 +19,7 @@ from lrp_plugin.composites.site import LINEAR_MAPS, Site
 from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import tap
-from lrp_plugin.propagation.checkpoints import kept_as_they_are
+from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Signals, Storages
 from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, opened, spelling_of, writing
@@ -128,11 +128,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 found[id(tensor)] = signal
                 act = partial(propagate, self) if signal.token else act
         spelling = spelling_of(func)
-        checkpointed = kept_as_they_are()
-        if checkpointed is None:
-            return act(func, spelling, args, kwargs, tensors, found)
-        with checkpointed:
-            return act(func, spelling, args, kwargs, tensors, found)
+        return keeping_what_is_saved(act, func, spelling, args, kwargs, tensors, found)
 
     def dispatch(
         self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
@@ -243,20 +239,20 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             return value
         for signal in found.values():  # autograd may keep what it reads
             signal.reads += 1
-        row = self._unknown(spelling.operation)
-        return self._run(Choice.native(spelling.operation), spelling, args, kwargs, tensors, found, row)
+        operation = spelling.operation
+        return self._run(Choice.native(operation), spelling, args, kwargs, tensors, found, self._unknown(operation))
 
     def _apply(
         self, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
     ) -> Any:
-        default = self.chooser.default(spelling.operation)
+        operation = spelling.operation
+        default = self.chooser.default(operation)
         if default is None:
-            row = self._unknown(spelling.operation)
-            return self._run(Choice.native(spelling.operation), spelling, args, kwargs, tensors, found, row)
+            return self._run(Choice.native(operation), spelling, args, kwargs, tensors, found, self._unknown(operation))
         if default.transparent is not None and default.transparent(bind(spelling.function, args, kwargs)):
             return args[0]
-        linear = spelling.operation in LINEAR_MAPS
-        site = Site(spelling.operation, self.paths.current, linear=linear, index=self.linear_maps if linear else None,
+        linear = operation in LINEAR_MAPS
+        site = Site(operation, self.paths.current, linear=linear, index=self.linear_maps if linear else None,
                     count=self.chooser.linear_maps)  # fmt: skip
         self.linear_maps += linear
         choice = self.chooser.choose(site)

@@ -80,6 +80,8 @@ def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
     value = _sum_in_place(call) if plain and call.overwrites and not observed() else native_affine(call)
     if plain:
         call.joined, call.free = Joined(_to_both, _operands(call)), True
+        for operand in _operands(call):  # held from here on: but not, along a residual stream, all they were made from
+            call.signal(operand).joined = None
     call.gate = len(call.signals) == 1 and all(signal.gate for signal in call.signals.values())  # 1 - z
     if epsilon == 0:
         return value
