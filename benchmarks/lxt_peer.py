@@ -55,7 +55,8 @@ def lxt_efficient(kind: str, name: str, batch: int, trainable: bool) -> Callable
     return call
 
 
-def _patch(kind: str) -> None:
+def patch(kind: str) -> None:
+    """lxt's own patches, for good: its map for ViT (``"CP-LRP"``), or its rules in attention (``"AttnLRP"``)."""
     found = importlib.util.find_spec("lxt")
     assert found is not None and found.submodule_search_locations
     # lxt 2.1 imports copies of Hugging Face's models that no longer load (transformers 5); the ViT needs none.
@@ -84,7 +85,7 @@ def main(kind: str, name: str, batch: int, trainable: bool, threads: int) -> Non
     torch.set_num_threads(threads)
     device = torch.device("cpu")
     model, images = network(name, device).requires_grad_(trainable), pixels(name, batch, device)
-    _patch(kind)
+    patch(kind)
     print(_READY, flush=True)
     for _ in sys.stdin:
         given = images.clone().requires_grad_()

@@ -16,8 +16,6 @@ from torch import Tensor
 # Temporaries of this many entries come from memory the allocator holds; smaller blocks pay for PyTorch's calls (the
 # epsilon rule's damping of 6.4 M floats: 5.0 ms in blocks of 128 k, 3.4 in 512 k, 28 in whole-tensor steps).
 BLOCK = 1 << 19
-
-
 _modes = torch._C._len_torch_dispatch_stack
 _transform = torch._C._functorch.peek_interpreter_stack
 

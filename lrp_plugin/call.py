@@ -259,9 +259,8 @@ class Call:
 
     def valued(self) -> Any:
         """The operation's own value without a graph."""
-        if (
-            self.args and len(self.signals) == 1 and id(self.args[0]) in self.signals
-        ):  # no_grad would take longer than the rest
+        # no_grad would take longer than the rest of this.
+        if self.args and len(self.signals) == 1 and id(self.args[0]) in self.signals:
             return self.function(self.args[0].detach(), *self.args[1:], **self.kwargs)
         with torch.no_grad():
             return self.native()

@@ -107,9 +107,8 @@ def layer_norm(call: Call, *, bias: str = "absorb") -> Tensor:
     dims = range(-len(tuple(shape)), 0)
     if torch.is_autocast_enabled(x.device.type):  # it would not see the operation below, and cast nothing
         return _affine(call, call.valued(), _centred(x, dims, eps), weight, shift, bias)
-    value, _, rstd = torch.native_layer_norm(
-        x.detach(), shape, weight, shift, eps
-    )  # what layer_norm returns the first of
+    # What layer_norm returns the first of.
+    value, _, rstd = torch.native_layer_norm(x.detach(), shape, weight, shift, eps)
     return _affine(call, value, _centred_by(widened(rstd), dims), weight, shift, bias)
 
 
