@@ -40,11 +40,14 @@ class Joined(NamedTuple):
         sources: The signals the operation read, or others from which its value is reached.
         scaled: Given the scale of each channel, the function from the scaled value's multiplier to the sources', and the
             two operations joined; None for an operation that a scale is not joined to.
+        curved: Given a function f of one entry with f(0) = 0, the function from f(value)'s multiplier to the sources';
+            None where nothing is won by it.
     """
 
     rectified: Callable[[Tensor], Callable[[Tensor], Any]]
     sources: tuple[Tensor, ...]
     scaled: Callable[[Tensor], tuple[Callable[[Tensor], Any], Joined]] | None = None
+    curved: Callable[[Callable[[Tensor], Tensor]], Callable[[Tensor], Any]] | None = None
 
 
 class Signal:

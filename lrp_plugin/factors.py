@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn.functional import threshold
 
 from lrp_plugin.blockwise import blockwise, observed
 
-_HALF = (torch.float16, torch.bfloat16)
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Carrier(NamedTuple):
@@ -50,7 +51,7 @@ class Carrier(NamedTuple):
 
 def widened(tensor: Tensor) -> Tensor:
     """``tensor`` in float32 where it is of half precision: 0 / (0 + 1e-9) is NaN in float16."""
-    return tensor.float() if tensor.dtype in _HALF else tensor
+    return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def stabilize(tensor: Tensor, stabilizer: float | Tensor) -> Tensor:
@@ -88,6 +89,23 @@ def damped_behind_relu(multiplier: Tensor, rectified: Tensor, epsilon: float) ->
         return torch.mul(m, y, out=out).div_(y + epsilon)  # divided first, m / epsilon might overflow, and 0 inf is NaN
 
     return blockwise(formula, widened(multiplier), widened(rectified)).to(multiplier.dtype)
+
+
+def damped_secant(f: Callable[[Tensor], Tensor], epsilon: float, multiplier: Tensor, preactivation: Tensor) -> Tensor:
+    """What `damped` makes of f(z)'s multiplier behind f's secant from the origin.
+
+    ``m * f(z) / z * |z| / (|z| + epsilon) = m * f(z) / (z + epsilon sign(z))``: one division, of no zero by zero.
+
+    Args:
+        f: A function of one entry, f(0) = 0.
+        epsilon: In units of z, > 0. multiplier: m. preactivation: z, of its shape.
+    """
+
+    def formula(m: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
+        wide = widened(z)
+        return torch.div(widened(m) * widened(f(z)), wide.abs().add_(epsilon).copysign_(wide), out=out)
+
+    return blockwise(formula, multiplier, preactivation).to(multiplier.dtype)
 
 
 def where_positive(tensor: Tensor, condition: Tensor, out: Tensor | None = None) -> Tensor:

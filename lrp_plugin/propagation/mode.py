@@ -22,7 +22,7 @@ from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Signals, Storages
-from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, opened, spelling_of, writing
+from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, on_a_clone, opened, spelling_of, writing
 from lrp_plugin.propagation.tokens import propagate
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
 from lrp_plugin.propagation.waiting import Waiting, constant_of
@@ -33,17 +33,6 @@ _REMEDY = (
     "register a rule for it (register_rule), or the module that contains it as one atomic operation; with "
     "strict=False it runs with its native gradient and the ledger books what that loses"
 )
-
-
-def _on_a_clone(function: Any) -> Any:
-    """An operation that only exists in place (item assignment), as one that returns what it would have written."""
-
-    def written(target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        fresh = target.clone()
-        function(fresh, *args, **kwargs)
-        return fresh
-
-    return written
 
 
 class Propagation(Waiting, Writes, TorchFunctionMode):
@@ -83,6 +72,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self.signals = Signals()
         self.storages = Storages()
         self.linear_maps = 0
+        self._parted = False
         self.suspended = False
         self._model = model
         self._constants = Signals()
@@ -209,7 +199,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             and isinstance(args[0], Tensor)
             and (self.storages.holds(args[0]) or self._is_state(args[0]))
         ):
-            function = _on_a_clone(spelling.function) if spelling.clones else spelling.function
+            function = on_a_clone(spelling.function) if spelling.clones else spelling.function
             value = function(*map_tensors(args, self._current), **map_tensors(kwargs, self._current))
             return self.write(args[0], value)
         if self.storages:
@@ -252,9 +242,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         if default.transparent is not None and default.transparent(bind(spelling.function, args, kwargs)):
             return args[0]
         linear = operation in LINEAR_MAPS
-        site = Site(operation, self.paths.current, linear=linear, index=self.linear_maps if linear else None,
+        site = Site(operation, self.paths.current, linear=linear, index=self._count(spelling.part) if linear else None,
                     count=self.chooser.linear_maps)  # fmt: skip
-        self.linear_maps += linear
         choice = self.chooser.choose(site)
         waiting = found.get(id(args[0])) if default.follows is not None and args else None
         # A map that was settled already (a hook asked for its value) has its own relevance: nothing is folded into it.
@@ -276,6 +265,12 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                     self._settled(tensor, found[id(tensor)], choice.rule.rectifies)
         row = self._row(site.path, site.name, choice) if self.recorder is not None else None
         return self._run(choice, spelling, args, kwargs, tensors, found, row)
+
+    def _count(self, part: bool) -> int:
+        """Counts a linear map and gives its place; the parts of one share theirs, which ends with the next map."""
+        place = self.linear_maps + (self._parted and not part)
+        self.linear_maps, self._parted = place + (not part), part
+        return place
 
     def _run(
         self, choice: Choice, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor],
@@ -323,7 +318,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         )  # fmt: skip
         call.rectified, call.overwrites = rectified, spare
         if spelling.clones:
-            call.function = _on_a_clone(spelling.function)
+            call.function = on_a_clone(spelling.function)
         return call
 
     # ---- results -----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from lrp_plugin.rules import (
     products,
     recurrent,
     routing,
+    secants,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "products",
     "recurrent",
     "routing",
+    "secants",
 ]

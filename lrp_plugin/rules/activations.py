@@ -1,20 +1,18 @@
-"""Activations, and other functions of one entry."""
+"""ReLU, softmax, gated units, and what is held constant."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import blockwise, observed
+from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Call
 from lrp_plugin.factors import widened
 from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
-from lrp_plugin.rules.routing import book_constant, distributed
 
 
 @register_rule("native", "relu", sign="nonnegative", port="keeps", rectifies=True)
@@ -39,118 +37,6 @@ def relu(call: Call) -> Tensor:
 def absolute(call: Call) -> Tensor:
     """Absolute value: homogeneous of degree 1, native."""
     return call.native()  # type: ignore[no-any-return]
-
-
-def elementwise(call: Call, *, bias: str = "absorb") -> Tensor:
-    """The secant from the origin: ``m * (f(x) - f(0)) / x``, f'(0) at x = 0; f(0) is booked as a constant.
-
-    ``bias="distribute"`` hands f(0)'s relevance on to the entry of the same place (by its port).
-
-    The identity rule of AttnLRP (Achtibat et al. 2024, arXiv 2402.05602, eq. 9) where f(0) = 0: all relevance passes.
-    """
-    x, held = call["input"], call["input"].detach()
-    with torch.no_grad():
-        value = call.native()
-        origin = _at_origin(call)
-    at_zero = origin[0]
-    pullback = _through_secant(_of_one(call), held, origin)
-    if bias == "distribute" and at_zero:
-        return distributed(call, value, pullback, torch.full_like(held, at_zero))
-    if call.row is not None and at_zero:
-        book_constant(call, torch.full_like(widened(held), at_zero))
-    return substitute(value, pullback, x)
-
-
-def _of_one(call: Call) -> Callable[[Tensor], Tensor]:
-    """The function of the input alone, which holds no signal."""
-    function, rest = call.function, call.args[1:]
-    named = {key: value for key, value in call.kwargs.items() if key != "input"}
-    return lambda x: function(x, *rest, **named)
-
-
-def _through_secant(
-    function: Callable[[Tensor], Tensor], x: Tensor, origin: tuple[float, float, float]
-) -> Callable[[Tensor], Tensor]:
-    """``m * (f(x) - f(0)) / x``, from x when it is needed: the map before often keeps x, and a factor would be one more."""
-    at_zero, slope, bend = origin
-
-    def formula(m: Tensor, x: Tensor, out: Tensor | None) -> Tensor:
-        value, wide = widened(function(x)), widened(x)
-        if not at_zero:
-            return torch.mul(m, torch.where(wide == 0, slope, value / wide), out=out)
-        # (f(x) - f(0)) / x loses digits near 0 as eps / |x|, its series f' + x f''/2 as x^2: they meet at eps^(1/3).
-        close = wide.abs() <= torch.finfo(wide.dtype).eps ** (1 / 3)
-        secant = (value - at_zero) / torch.where(close, 1, wide)
-        return torch.mul(m, torch.where(close, slope + bend * wide / 2, secant), out=out)
-
-    return lambda m: blockwise(formula, m, x).to(x.dtype)
-
-
-def _valued(value: Tensor, x: Tensor, factor: Tensor) -> Tensor:
-    dtype = x.dtype  # the pullback must not hold x itself
-    return substitute(value, lambda m: (m * factor).to(dtype), x)
-
-
-def _at_origin(call: Call) -> tuple[float, float, float]:
-    """f(0), f'(0) and f''(0), 0 where a derivative is not finite (R is 0 there in any case)."""
-    rest = call.args[1:]
-    try:
-        return _derivatives(call.function, rest, tuple(sorted(call.kwargs.items())))
-    except TypeError:  # an argument that cannot be a key, such as a tensor: nothing is kept
-        return _derivatives.__wrapped__(call.function, rest, tuple(call.kwargs.items()))
-
-
-@functools.lru_cache(maxsize=256)
-def _derivatives(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]
-) -> tuple[float, float, float]:
-    named = {key: value for key, value in kwargs if key not in ("inplace", "input")}
-    with torch.enable_grad():
-        zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-        value = function(zero, *args, **named)
-        if not value.requires_grad:
-            return float(value), 0.0, 0.0
-        (slope,) = torch.autograd.grad(value.sum(), zero)
-    step = torch.tensor([1e-4, -1e-4], dtype=torch.float64)
-    centre = value.detach()
-    ahead, behind = function(step, *args, **named).double()
-    bend = (ahead - 2 * centre + behind) / 1e-8
-    numbers = [float(value), float(slope), float(bend)]
-    return tuple(n if torch.isfinite(torch.tensor(n)) else 0.0 for n in numbers)  # type: ignore[return-value]
-
-
-register_rule(
-    "identity", "gelu", "silu", "hardswish", "mish", "elu", "celu", "selu", "tanh", "softsign", "tanhshrink",
-    "hardshrink", "softshrink", "threshold", "sin", "tan", "atan", "erf", "expm1", "sinh", "asinh", "clamp", "hardtanh",
-    "clamp_max", "nan_to_num", "round", "floor", "ceil", "trunc", "asin", "atanh", "square",
-    port="keeps",
-)(elementwise)  # fmt: skip
-register_rule("identity", "relu6", "clamp_min", "sqrt", sign="nonnegative", port="keeps")(elementwise)
-register_rule("identity", "sigmoid", "hardsigmoid", sign="nonnegative", port="keeps", gate=True)(elementwise)
-register_rule("identity", "exp", "softplus", "cosh", "exp2", "cos", "erfc", port="keeps")(elementwise)
-
-
-@register_rule("identity", "pow", "float_power", port="keeps")
-def power(call: Call) -> Any:
-    """A power: ``m * x ** (p - 1)`` for p >= 1; a negative power is a divisor and carries no relevance."""
-    base, exponent = (call["input"], call.get("exponent", call.args[1] if len(call.args) > 1 else None))
-    if not call.is_signal(base):
-        return elementwise_of(call, exponent)
-    if isinstance(exponent, (int, float)) and exponent > 0:
-        return elementwise(call)
-    call.constant = True
-    return call.native()
-
-
-def elementwise_of(call: Call, exponent: Tensor) -> Any:
-    """``c ** x``: the secant in the exponent."""
-    x = exponent
-    with torch.no_grad():
-        value, constant = call.native(), call.at_zero()
-        wide = widened(x)
-        factor = torch.where(wide == 0, 0, (value - constant) / torch.where(wide == 0, 1, wide))
-    book_constant(call, constant)
-    return _valued(value, x, factor)
 
 
 @register_rule("constant", "rsqrt", "reciprocal", "sign", "detach", "std_mean", "var_mean")

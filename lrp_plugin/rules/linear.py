@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call, Joined, tensors_in
-from lrp_plugin.factors import Carrier, damped, damped_behind_relu, where_positive, widened
+from lrp_plugin.factors import Carrier, damped, damped_behind_relu, damped_secant, where_positive, widened
 from lrp_plugin.primitives import damp, scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.compact import compact_alphabeta, compact_gamma
@@ -83,19 +83,23 @@ def _native(call: Call, epsilon: float) -> tuple[Tensor, Joined | None]:
     if gradient is None:
         z = call.native()
         return damp(z, epsilon) if epsilon else z, Joined(partial(_rectified, epsilon, None), (z,))
-    own = gradient if epsilon == 0 else _behind_damping(gradient, f.z, epsilon)
+    own = gradient if epsilon == 0 else _behind(gradient, f.z, lambda m, z: damped(m, z, epsilon))
     channels = f.x.dim() == f.weight.dim()  # else the map's outputs are not what BatchNorm takes for channels
     scaled = partial(_scaled, f, epsilon) if channels else None
-    return substitute(f.z, own, f.x), Joined(partial(_rectified, epsilon, gradient), (f.x,), scaled)
+    curved = None if epsilon == 0 else lambda f_of_z: _behind(gradient, f.z, partial(damped_secant, f_of_z, epsilon))
+    return substitute(f.z, own, f.x), Joined(partial(_rectified, epsilon, gradient), (f.x,), scaled, curved)
 
 
-def _behind_damping(gradient: Callable[[Tensor], Tensor], z: Tensor, epsilon: float) -> Callable[[Tensor], Tensor]:
+def _behind(
+    gradient: Callable[[Tensor], Tensor], z: Tensor, damping: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """The map's gradient behind ``damping(m, z)``."""
     version = z._version
 
     def pullback(m: Tensor) -> Tensor:
         if z._version != version:  # as autograd checks of what it keeps
             raise RuntimeError("a map's value was written to in place before its backward pass: report this, please")
-        return gradient(damped(m, z, epsilon))
+        return gradient(damping(m, z))
 
     return pullback
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from lrp_plugin import Composite, UnifiedLRP, rule
-from lrp_plugin.composites import linear_maps, operation
+from lrp_plugin.composites import first, linear_maps, operation
 
 MASKS = ("none", "causal", "boolean", "additive")
 ZERO = Composite([(linear_maps(), rule("zero"))])
@@ -199,6 +199,55 @@ def test_multihead_attention_equals_its_parts(weighted: bool) -> None:
     split = UnifiedLRP(lambda x: (parts(x) * weights).sum((1, 2)), composite=ZERO)
     torch.testing.assert_close(whole.attribute(x), split.attribute(x), rtol=1e-8, atol=1e-8)
     assert whole.ledger(x).gap.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("name", ["cp_lrp", "attnlrp", "epsilon_plus_flat", "first"])
+@pytest.mark.parametrize("form", ["self", "encoder-decoder", "apart"])
+def test_packed_projection_is_one_map_in_three_parts(form: str, name: str) -> None:
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(6, 2, batch_first=True).double().eval()
+    nn.init.normal_(module.in_proj_bias)
+    x, weights = torch.randn(2, 4, 6).double(), torch.randn(4, 6).double()
+    chosen = Composite([(first(), rule("flat")), (linear_maps(), rule("epsilon"))]) if name == "first" else name
+
+    def given(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        memory = x if form == "self" else 2.0 * x
+        return x, memory, memory if form != "apart" else 3.0 * x
+
+    def packed(x: Tensor) -> Tensor:
+        return module(*given(x), need_weights=False)[0]
+
+    def apart(x: Tensor) -> Tensor:  # one product with the whole weight; of another input's a third is used
+        whole = [functional.linear(t, module.in_proj_weight, module.in_proj_bias) for t in dict.fromkeys(given(x))]
+        q, k, v = (whole[min(i, len(whole) - 1)].chunk(3, -1)[i] for i in range(3))
+        heads = [t.unflatten(-1, (2, 3)).transpose(1, 2) for t in (q, k, v)]
+        return module.out_proj(functional.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+    lrp = UnifiedLRP(lambda x: (packed(x) * weights).sum((1, 2)), composite=chosen, strict=True)
+    places = [site.index for site, _ in lrp.plan(x).entries if site.linear]
+    assert places == [0, 0, 0, 1]
+    relevance = lrp.attribute(x)
+    assert lrp.ledger(x).gap.abs().max() < 1e-9
+    if (
+        name in ("first", "epsilon_plus_flat") and form != "self"
+    ):  # by hand it is three maps, and the first is the query's
+        return
+    written = UnifiedLRP(lambda x: (apart(x) * weights).sum((1, 2)), composite=chosen)
+    torch.testing.assert_close(relevance, written.attribute(x), rtol=1e-8, atol=1e-9)
+
+
+def test_places_of_linear_maps_where_some_parts_of_a_projection_are_constants() -> None:
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(6, 2).double().eval()
+    x, memory = torch.randn(2, 4, 6).double()
+    cases = [((x, memory, memory), [0, 1]), ((memory, x, x), [0, 0, 1]), ((memory, memory, x), [0, 1])]
+    for arguments, expected in cases:
+
+        def model(t: Tensor, given: tuple[Tensor, ...] = arguments) -> Tensor:
+            return module(*(t[0] if each is x else each for each in given), need_weights=False)[0].sum((0, 1)).view(1)
+
+        entries = UnifiedLRP(model, composite="attnlrp").plan(x[None]).entries
+        assert [site.index for site, _ in entries if site.linear] == expected
 
 
 @pytest.mark.parametrize("mask", MASKS)
