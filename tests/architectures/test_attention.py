@@ -17,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lrp_plugin import Composite, UnifiedLRP, rule
 from lrp_plugin.composites import first, linear_maps, operation
+from lrp_plugin.rules import attention
 
 MASKS = ("none", "causal", "boolean", "additive")
 ZERO = Composite([(linear_maps(), rule("zero"))])
@@ -181,6 +182,42 @@ def test_kernel_s_own_causal_flag() -> None:
     )  # fmt: skip
     for mine, theirs in zip(flagged, written):
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7, 5), (3, 9, 5), (2, 1, 1, 4), (1, 2, 40, 8)])
+@pytest.mark.parametrize("factor", [None, 0.7])
+@pytest.mark.parametrize("part", [1, 12, 30, 1 << 18])
+def test_cp_lrp_s_own_pass_is_the_kernel_s(
+    monkeypatch: pytest.MonkeyPatch, part: int, factor: float | None, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(attention, "_PART", part)  # how much of the matrix at a time
+    *batch, length, width = shape
+    torch.manual_seed(0)
+    key, query = torch.randn(*batch, length + 2, width).double(), torch.randn(shape).double()
+    value, weights = torch.randn(*batch, length + 2, 3).double(), torch.randn(*batch, length, 3).double()
+    nothing = torch.zeros(length, length + 2).double()  # a mask, so that torch's kernel goes back
+
+    def model(v: Tensor, mask: Tensor | None) -> Tensor:
+        seen = functional.scaled_dot_product_attention(query, key, v, mask, scale=factor)
+        return (seen * weights).flatten(1).sum(1)
+
+    mine = UnifiedLRP(model, composite="cp_lrp").attribute(value, additional_forward_args=(None,))
+    kernel = UnifiedLRP(model, composite="cp_lrp").attribute(value, additional_forward_args=(nothing,))
+    torch.testing.assert_close(mine, kernel, rtol=1e-9, atol=1e-12)
+    weighted = query @ key.transpose(-2, -1) * (factor or 1 / math.sqrt(width))
+    torch.testing.assert_close(mine, value * (weighted.softmax(-1).transpose(-2, -1) @ weights), rtol=1e-9, atol=1e-12)
+
+
+def test_cp_lrp_reads_no_key_that_was_written_to() -> None:
+    key, query, value = torch.randn(3, 1, 4, 5).double()
+
+    def model(v: Tensor) -> Tensor:
+        seen = functional.scaled_dot_product_attention(query, key, v)
+        key.zero_()  # a constant of the model's own
+        return seen.flatten(1)
+
+    with pytest.raises(RuntimeError, match="written to in place"):
+        UnifiedLRP(model, composite="cp_lrp").attribute(value, target=0)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
