@@ -38,8 +38,9 @@ class Row:
 
     def add(self, column: str, example: int, amount: Tensor | float) -> None:
         """Adds the sum of ``amount`` to one example's column."""
-        total = amount.detach().double().sum() if isinstance(amount, Tensor) else amount
-        self._sums[column][example] += float(total)
+        if isinstance(amount, Tensor):
+            amount = float(_wide(amount.detach()).sum().real)
+        self._sums[column][example] += float(amount)
 
     def close(self) -> None:
         """For an operation without a rule, books what its native gradient lost as ``other``."""
@@ -82,18 +83,28 @@ class Recorder:
 
     def input_sink(self, row: Row) -> Callable[[Tensor, Tensor], None]:
         """A tap's sink for what the row's operation sends to one input."""
-        return lambda tensor, multiplier: row.add("relevance_in", self.example, tensor.double() * multiplier.double())
+        return lambda tensor, multiplier: row.add("relevance_in", self.example, _wide(tensor) * _met(multiplier))
 
     def output_sink(self, row: Row, output: int, port: bool = False) -> Callable[[Tensor, Tensor], None]:
         """A tap's sink for what arrives at one of the row's outputs, or at that output's port."""
 
         def sink(tensor: Tensor, multiplier: Tensor) -> None:
-            row.add("relevance_out", self.example, tensor.double() * multiplier.double())
+            row.add("relevance_out", self.example, _wide(tensor) * _met(multiplier))
+            multiplier = multiplier.conj()  # of a real one the tensor itself
             for column, place, formula in row.absorptions:
                 if place == output and port == column.startswith("port:"):
                     row.add(column.removeprefix("port:"), self.example, formula(multiplier))
 
         return sink
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.complex128) if tensor.is_complex() else tensor.double()
+
+
+def _met(multiplier: Tensor) -> Tensor:
+    """A multiplier in double precision, conjugated: of complex numbers the product's real part is relevance then."""
+    return _wide(multiplier.conj())
 
 
 class Ledger:

@@ -131,6 +131,11 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 f"{self.where()} enters torch.inference_mode in its forward: autograd records nothing there; "
                 "leave it out"
             )
+        if kwargs.get("out") is not None:
+            raise UnsupportedOperationError(
+                f"operation {spelling.operation!r} in {self.where()} writes a signal into out=; "
+                "assign its result instead"
+            )
         rule = self.chooser.default(spelling.operation)
         if rule is None and not spelling.writes:
             return self._unregistered(func, spelling, args, kwargs, tensors, found)
@@ -139,11 +144,6 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
             spelling = writing(spelling)
-        if kwargs.get("out") is not None:
-            raise UnsupportedOperationError(
-                f"operation {spelling.operation!r} in {self.where()} writes a signal into out=; "
-                "assign its result instead"
-            )
         if self.storages and rule is not None and rule.port == "routes" and not spelling.writes:
             views = self.views(func, args, kwargs, tensors, found)
             if views is not None:
@@ -196,6 +196,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
     def _constant(self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         if (
             spelling.writes
+            and args  # nn.init names all of them
             and isinstance(args[0], Tensor)
             and (self.storages.holds(args[0]) or self._is_state(args[0]))
         ):
@@ -217,7 +218,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         inner = opened(func)
         if inner is not None:
             with self:
-                return inner(*args, **kwargs)
+                return inner(*args, **{name: value for name, value in kwargs.items() if name != "out"})
 
         def plain(tensor: Tensor) -> Tensor:  # a pending map's value is right already: nothing need be settled
             signal = found.get(id(tensor))

@@ -12,6 +12,8 @@ import torch
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
+from lrp_plugin.propagation.written_out import WRITTEN_OUT
+
 _DUNDER = {
     "truediv": "div", "rtruediv": "rdiv", "imatmul": "matmul", "rmatmul": "rmatmul", "invert": "bitwise_not",
     "itruediv": "div", "ifloordiv": "floor_divide", "floordiv": "floor_divide", "ipow": "pow",
@@ -177,11 +179,15 @@ def bind(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
 
 @functools.cache
 def opened(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """A copy of a composite Python function of torch whose inner operations are seen by a function mode.
+    """A composite function of torch as one whose inner operations are seen by a function mode: None for any other.
 
+    Some are written out here; of those that are Python it is a copy.
     Under a mode ``has_torch_function`` is always true, and the function's body would hand itself to the mode for
-    ever; in the copy those names answer "never". None for what is not written in Python.
+    ever; in the copy those names answer "never".
     """
+    written = WRITTEN_OUT.get(str(spelling_of(function).operation))
+    if written is not None:
+        return written
     plain = inspect.unwrap(function)
     if not isinstance(plain, types.FunctionType) or not (plain.__module__ or "").startswith("torch"):
         return None

@@ -46,15 +46,22 @@ def held_constant(call: Call) -> Any:
     return call.native()
 
 
+@register_rule("constant", "heaviside")
+def step(call: Call) -> Any:
+    """A step: constant but where it jumps; torch knows no gradient."""
+    call.constant = True
+    return call.valued()
+
+
 @register_rule("native", "std")
 def deviation(call: Call) -> Any:
     """A standard deviation: homogeneous of degree 1, native."""
     return call.native()
 
 
-@register_rule("identity", "var")
+@register_rule("identity", "var", "cov")
 def variance(call: Call) -> Any:
-    """A variance: homogeneous of degree 2, so half its gradient conserves (Euler's theorem)."""
+    """A variance or covariance: homogeneous of degree 2, so half its gradient conserves (Euler's theorem)."""
     return scale(call.native(), 0.5)
 
 

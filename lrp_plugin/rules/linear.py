@@ -75,7 +75,8 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
 
 def _native(call: Call, epsilon: float) -> tuple[Tensor, Joined | None]:
     """A linear map's own value with its own backward, which keeps no input where it need not, and what joins it."""
-    if call.operation != "linear" and call.operation not in CONVOLUTIONS:
+    layer = call.operation == "linear" or call.operation in CONVOLUTIONS
+    if not layer or call["weight"].is_complex() or call["input"].is_complex():
         z = call.native()
         return damp(z, epsilon) if epsilon else z, None  # its own backward may read its value
     f = LinearMap(call)

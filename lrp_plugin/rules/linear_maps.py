@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.call import Call, LazyPort
+from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.factors import Carrier, reciprocal, widened
 from lrp_plugin.primitives import redistribute, redistribute_with_port, substitute
 from lrp_plugin.rules.input_gradients import input_gradient
@@ -64,6 +65,7 @@ class LinearMap:
         self.weight: Tensor
         self.bias: Tensor | None = None
         self._read(call)
+        self._refuse_what_has_no_parts()
         self._source = self.weight
         self.z = call.value if call.value is not None else call.valued()
         self.sources: tuple[Tensor, ...] = (self.weight,) if self.bias is None else (self.weight, self.bias)
@@ -73,6 +75,23 @@ class LinearMap:
             )
         self.nonnegative = call.signal(self.x).nonnegative
         self._absolute: tuple[Tensor, Tensor] | None = None
+
+    def _refuse_what_has_no_parts(self) -> None:
+        sparse = self.weight.layout != torch.strided
+        if not (sparse or self.x.is_complex() or self.weight.is_complex()):
+            return
+        name = str(self.call.operation)
+        what = (
+            "with a sparse matrix: rules that look at signs take it dense (matrix.to_dense()), or as an aggregation "
+            "(torch.sparse.mm), through which relevance passes as it is; else"
+            if sparse
+            else "on complex numbers, which have no sign: no rule that looks at signs, and no bias= but 'absorb', is "
+            "defined there;"
+        )
+        raise UnsupportedOperationError(
+            f"operation {name!r} {what} choose 'epsilon' or 'zero' for it, as "
+            f"Composite([(operation({name!r}), rule('epsilon')), ...])"
+        )
 
     def _read(self, call: Call) -> None:
         if call.operation == "bilinear":

@@ -38,6 +38,20 @@ def _added_product(call: Call) -> Any:
     return (scale(product, 0.5) if len(factors) == 2 else product) + beta * placed
 
 
+register_rule("uniform", "outer", "ger", "kron", "cross", "linalg_cross", "linalg_vecdot")(uniform_product)
+
+
+@register_rule("uniform", "prod", "cumprod", sign="keeps")
+def uniform_powers(call: Call) -> Any:
+    """A product of n entries: each gets an n-th (Achtibat et al. 2024, arXiv 2402.05602, Proposition 3.2)."""
+    value, x, dim = call.native(), call["input"], call.get("dim")
+    if call.operation == "prod":
+        return scale(value, 1 / max(x.numel() // max(value.numel(), 1), 1))
+    length = x.shape[dim] if x.dim() else 1
+    counts = torch.arange(1, length + 1, dtype=value.dtype, device=value.device)
+    return scale(value, 1 / counts.view(-1, *[1] * (x.dim() - 1 - dim % max(x.dim(), 1))))
+
+
 def _factors(call: Call) -> tuple[Any, Any]:
     return call["input"], call.get("other", call.args[1] if len(call.args) > 1 else None)
 

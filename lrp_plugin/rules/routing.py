@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call
+from lrp_plugin.call import Call, tensors_in
+from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.factors import reciprocal, widened
 from lrp_plugin.primitives import hand_on
 from lrp_plugin.registry import register_rule
@@ -55,7 +56,7 @@ def _tensors(value: Any) -> list[Tensor]:
     "repeat", "repeat_interleave", "tile", "unfold", "diagonal", "diag_embed", "tril", "triu", "to", "float", "double",
     "type", "type_as", "cuda", "cpu", "half", "bfloat16", "broadcast_to", "atleast_1d", "hsplit", "vsplit",
     "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "view_as_real", "as_strided", "swapdims", "requires_grad",
-    "masked_select", "fold", "ravel", "adjoint", "mH", "H",
+    "masked_select", "fold", "ravel", "adjoint", "mH", "H", "block_diag", "cartesian_prod", "combinations", "meshgrid",
     sign="keeps", port="routes",
 )  # fmt: skip
 def native_routing(call: Call) -> Any:
@@ -72,6 +73,29 @@ def native_routing(call: Call) -> Any:
 def native_assembly(call: Call) -> Any:
     """Entries of several tensors, signals and constants, are put together: native; constants are booked."""
     return native_affine(call)
+
+
+@register_rule("native", "scatter_add", "index_add", "sparse_mm", "spmm", affine=True)
+def native_gathering(call: Call) -> Any:
+    """Entries are added up by index, or by a sparse matrix, as messages at a graph's nodes: native; constants booked."""
+    return native_affine(call)
+
+
+@register_rule("native", "scatter_reduce", "index_reduce", "segment_reduce")
+def native_reduction_by_index(call: Call) -> Any:
+    """Sums, means, largest and smallest entries by index: homogeneous of degree 1, native; what constants take is booked.
+
+    Raises:
+        UnsupportedOperationError: For ``reduce="prod"``, a product of signals.
+    """
+    if "prod" in [*call.args, *call.kwargs.values()]:
+        raise UnsupportedOperationError(
+            f"operation {call.operation!r} with reduce='prod': no rule shares a product by index among its factors; "
+            f"register one for it (register_rule('name', {str(call.operation)!r}))"
+        )
+    value = call.native()
+    _book_the_rest(call, value, "constant")
+    return value
 
 
 @register_rule("native", "pad", port="routes", affine=True)
@@ -97,7 +121,7 @@ def native_average(call: Call) -> Any:
 
 
 @register_rule(
-    "native", "nansum", "grid_sample", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
+    "native", "nansum", "nanmean", "grid_sample", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
     "roi_pool", "ps_roi_align", "ps_roi_pool", sign="keeps",
 )  # fmt: skip
 def native_reduction(call: Call) -> Any:
@@ -114,7 +138,12 @@ def native_sign(call: Call) -> Any:
     return call.native()
 
 
-@register_rule("native", "diff", "real", "imag", "fft_rfft", "stft")
+@register_rule(
+    "native", "diff", "trapezoid", "trapz", "cumulative_trapezoid", "real", "imag", "conj", "resolve_conj", "conj_physical",
+    "view_as_complex", "complex", "stft", "istft", *(f"fft_{name}" for name in (
+        "fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn", "hfft",
+        "ihfft", "fftshift", "ifftshift")),
+)  # fmt: skip
 def native_linear(call: Call) -> Any:
     """A linear operation that is no map of weights: native."""
     return call.native()
@@ -127,7 +156,7 @@ def native_piecewise(call: Call) -> Any:
 
 
 @register_rule("native", "amax", "max", "amin", "min", "maximum", "minimum", "median", "sort", "topk", "kthvalue",
-               "cummax", "fmax", "fmin", "aminmax", sign="keeps")  # fmt: skip
+               "cummax", "fmax", "fmin", "aminmax", "quantile", "nanquantile", "mode", sign="keeps")  # fmt: skip
 def native_selection(call: Call) -> Any:
     """The selected entry takes all; a constant that wins is booked."""
     value = call.native()
@@ -154,23 +183,33 @@ def native_dropout(call: Call) -> Any:
     return call.native()
 
 
-@register_rule("gradient", "log", "log2", "log10", "log1p", "logsumexp", "log_softmax", "logsigmoid")
+@register_rule("gradient", "log", "log2", "log10", "log1p", "logsumexp", "log_softmax", "logit", "special_logit",
+               "logcumsumexp")  # fmt: skip
 def gradient(call: Call) -> Any:
     """The operation's own gradient, for functions without a finite value at 0; what that loses is booked as ``other``.
 
     ``R_in = x f'(x) m``, so ``(f(x) - x f'(x)) m`` is lost.
     """
-    x = call["input"]
     value = call.native()
-    if call.row is not None:
-        held = widened(x.detach())
-
-        def lost(m: Tensor) -> Tensor:
-            with torch.enable_grad():
-                free = held.clone().requires_grad_()
-                again = call.replaced(lambda t: free if t is x else t)
-            (sent,) = torch.autograd.grad(again, free, m)
-            return (value.detach() * m).sum() - (held * sent).sum()
-
-        call.absorb("other", lost)
+    _book_the_rest(call, value, "other")
     return value
+
+
+def _book_the_rest(call: Call, value: Tensor, column: str) -> None:
+    """Books what the operation's own gradient leaves of the relevance, ``m f(x) - sum x f'(x) m``."""
+    if call.row is None:
+        return
+    held = {key: widened(tensor.detach()) for key, tensor in _signals(call).items()}
+
+    def lost(m: Tensor) -> Tensor:
+        with torch.enable_grad():
+            free = {key: tensor.clone().requires_grad_() for key, tensor in held.items()}
+            again = call.replaced(lambda t: free.get(id(t), t))
+        sent = torch.autograd.grad(again, list(free.values()), m)
+        return (value.detach() * m).sum() - sum((x * part).sum() for x, part in zip(held.values(), sent))  # type: ignore[no-any-return]
+
+    call.absorb(column, lost)
+
+
+def _signals(call: Call) -> dict[int, Tensor]:
+    return {id(t): t for t in tensors_in((call.args, call.kwargs), []) if call.is_signal(t)}

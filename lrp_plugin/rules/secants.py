@@ -160,11 +160,14 @@ register_rule(
     "identity", "gelu", "silu", "hardswish", "mish", "elu", "celu", "selu", "tanh", "softsign", "tanhshrink",
     "hardshrink", "softshrink", "threshold", "sin", "tan", "atan", "erf", "expm1", "sinh", "asinh", "clamp", "hardtanh",
     "clamp_max", "nan_to_num", "round", "floor", "ceil", "trunc", "asin", "atanh", "square",
+    "erfinv", "frac",
     port="keeps",
 )(elementwise)  # fmt: skip
 register_rule("identity", "relu6", "clamp_min", "sqrt", sign="nonnegative", port="keeps")(elementwise)
 register_rule("identity", "sigmoid", "hardsigmoid", sign="nonnegative", port="keeps", gate=True)(elementwise)
-register_rule("identity", "exp", "softplus", "cosh", "exp2", "cos", "erfc", port="keeps")(elementwise)
+register_rule(
+    "identity", "exp", "softplus", "cosh", "exp2", "cos", "erfc", "acos", "sinc", "log_sigmoid", port="keeps"
+)(elementwise)
 
 
 @register_rule("identity", "pow", "float_power", port="keeps")

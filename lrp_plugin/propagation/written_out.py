@@ -1,0 +1,110 @@
+"""Operations that torch carries out whole, written out in others that have rules."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.linalg import vector_norm
+
+
+def tensordot(a: Tensor, b: Tensor, dims: Any = 2, other_dims: Any = None) -> Tensor:
+    """One matrix product; ``dims`` in all of torch's forms."""
+    if other_dims is not None:  # torch's inner form
+        dims = dims, other_dims
+    elif isinstance(dims, Tensor):
+        dims = dims.tolist()
+    if isinstance(dims, int):
+        dims = range(a.dim() - dims, a.dim()), range(dims)
+    left, right = (
+        [d % t.dim() for d in ((given,) if isinstance(given, int) else given)] for given, t in zip(dims, (a, b))
+    )
+    rows = [d for d in range(a.dim()) if d not in left]
+    columns = [d for d in range(b.dim()) if d not in right]
+    inner = math.prod(a.shape[d] for d in left)
+    first = a.permute(*rows, *left).reshape(math.prod(a.shape[d] for d in rows), inner)
+    second = b.permute(*right, *columns).reshape(inner, math.prod(b.shape[d] for d in columns))
+    return (first @ second).reshape([a.shape[d] for d in rows] + [b.shape[d] for d in columns])
+
+
+def inner(input: Tensor, other: Tensor) -> Tensor:
+    """Over the last dimension of both."""
+    return input * other if 0 in (input.dim(), other.dim()) else tensordot(input, other, ([-1], [-1]))
+
+
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
+    """Of two vectors."""
+    return input @ tensor
+
+
+def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
+    """From left to right."""
+    return functools.reduce(torch.matmul, tensors)
+
+
+def chain_matmul(*matrices: Tensor) -> Tensor:
+    """From left to right."""
+    return multi_dot(matrices)
+
+
+def _added(input: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
+    scaled = product if alpha == 1 else alpha * product
+    return scaled if beta == 0 else (input if beta == 1 else beta * input) + scaled
+
+
+def addmv(input: Tensor, mat: Tensor, vec: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta input + alpha mat vec``."""
+    return _added(input, mat @ vec, beta, alpha)
+
+
+def addr(input: Tensor, vec1: Tensor, vec2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta input + alpha vec1 vec2^T``."""
+    return _added(input, vec1[:, None] * vec2, beta, alpha)
+
+
+def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta input + alpha sum_b batch1_b batch2_b``."""
+    return _added(input, (batch1 @ batch2).sum(0), beta, alpha)
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """A product of two vectors divided by their norms, which are divisors and carry nothing."""
+    first, second = (x / vector_norm(x, dim=dim, keepdim=True).clamp_min(eps) for x in (x1, x2))
+    return (first * second).sum(dim)
+
+
+def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    """The norm of a difference."""
+    return vector_norm(x1 - x2 + eps, p, dim=-1, keepdim=keepdim)
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
+    """The norms of all differences, (..., P, R, M) of them at a time."""
+    return vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+
+
+def dist(input: Tensor, other: Tensor, p: float = 2.0) -> Tensor:
+    """The norm of a difference."""
+    return vector_norm(input - other, p)
+
+
+def hypot(input: Tensor, other: Tensor) -> Tensor:
+    """The norm of two entries."""
+    return vector_norm(torch.stack(torch.broadcast_tensors(input, other)), 2, dim=0)
+
+
+def logaddexp(input: Tensor, other: Tensor) -> Tensor:
+    """logsumexp of two entries."""
+    return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
+
+
+# By the operation's name in `spelling`.
+WRITTEN_OUT: dict[str, Callable[..., Any]] = {
+    "tensordot": tensordot, "inner": inner, "dot": dot, "vdot": dot, "linalg_multi_dot": multi_dot,
+    "chain_matmul": chain_matmul, "addmv": addmv, "addr": addr, "addbmm": addbmm, "cosine_similarity": cosine_similarity,
+    "pairwise_distance": pairwise_distance, "cdist": cdist, "dist": dist, "hypot": hypot, "logaddexp": logaddexp,
+}  # fmt: skip
