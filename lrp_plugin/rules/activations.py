@@ -39,9 +39,9 @@ def absolute(call: Call) -> Tensor:
     return call.native()  # type: ignore[no-any-return]
 
 
-@register_rule("constant", "rsqrt", "reciprocal", "sign", "detach", "std_mean", "var_mean")
+@register_rule("constant", "rsqrt", "reciprocal", "sign", "detach", "std_mean", "var_mean", "affine_grid_generator")
 def held_constant(call: Call) -> Any:
-    """A divisor or normalizer: it is held constant and carries no relevance (Ali et al. 2022, arXiv 2202.07304)."""
+    """A divisor, normalizer or grid of places: held constant, carries no relevance (Ali et al. 2022, arXiv 2202.07304)."""
     call.constant = True
     return call.native()
 

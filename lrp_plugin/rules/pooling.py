@@ -15,21 +15,23 @@ from lrp_plugin.registry import register_rule
 
 MAX_POOLS = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",
              "adaptive_max_pool3d")  # fmt: skip
+WITH_INDICES = tuple(f"{name}_with_indices" for name in MAX_POOLS)  # as a layer with return_indices=True calls them
 
 
 def _chosen(call: Call, port_of: Any) -> Tensor:
     """The ports of the winners."""
     names = {key: value for key, value in call.names.items() if key != "input"}
     names.pop("return_indices", None)
-    pool = getattr(functional, f"{call.operation}_with_indices")
+    plain = call.operation.removesuffix("_with_indices")
+    pool = getattr(functional, f"{plain}_with_indices")
     x = call["input"]
     _, indices = pool(x.detach(), **names)
     port = port_of(x)
-    start = port.dim() - int(call.operation[-2])
+    start = port.dim() - int(plain[-2])
     return port.flatten(start).gather(-1, indices.flatten(start)).view(indices.shape)  # type: ignore[no-any-return]
 
 
-@register_rule("winner_take_all", *MAX_POOLS, sign="keeps", port=_chosen)
+@register_rule("winner_take_all", *MAX_POOLS, *WITH_INDICES, sign="keeps", port=_chosen)
 def winner_take_all(call: Call) -> Any:
     """The window's maximum takes all its relevance: native (Montavon et al. 2019, section 10.3)."""
     return call.native()

@@ -57,6 +57,7 @@ def _tensors(value: Any) -> list[Tensor]:
     "type", "type_as", "cuda", "cpu", "half", "bfloat16", "broadcast_to", "atleast_1d", "hsplit", "vsplit",
     "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "view_as_real", "as_strided", "swapdims", "requires_grad",
     "masked_select", "fold", "ravel", "adjoint", "mH", "H", "block_diag", "cartesian_prod", "combinations", "meshgrid",
+    "max_unpool1d", "max_unpool2d", "max_unpool3d",
     sign="keeps", port="routes",
 )  # fmt: skip
 def native_routing(call: Call) -> Any:
@@ -121,7 +122,7 @@ def native_average(call: Call) -> Any:
 
 
 @register_rule(
-    "native", "nansum", "nanmean", "grid_sample", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
+    "native", "nansum", "nanmean", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
     "roi_pool", "ps_roi_align", "ps_roi_pool", sign="keeps",
 )  # fmt: skip
 def native_reduction(call: Call) -> Any:
@@ -130,6 +131,15 @@ def native_reduction(call: Call) -> Any:
     Regions of a detector are read at boxes that receive nothing: torchvision gives no gradient there either.
     """
     return call.native()
+
+
+@register_rule("native", "grid_sample", "grid_sampler", sign="keeps")
+def native_sampling(call: Call) -> Any:
+    """Entries are read between their places: native; the places receive nothing, as the boxes of a detector."""
+    if not call.is_signal(call["input"]):
+        call.constant = True
+        return call.native()
+    return call.replaced(lambda t: t if t is call["input"] else t.detach())
 
 
 @register_rule("native", "neg", "positive", port="keeps")
@@ -156,7 +166,9 @@ def native_piecewise(call: Call) -> Any:
 
 
 @register_rule("native", "amax", "max", "amin", "min", "maximum", "minimum", "median", "sort", "topk", "kthvalue",
-               "cummax", "fmax", "fmin", "aminmax", "quantile", "nanquantile", "mode", sign="keeps")  # fmt: skip
+               "cummax", "fmax", "fmin", "aminmax", "quantile", "nanquantile", "mode",
+               "fractional_max_pool2d", "fractional_max_pool3d", "fractional_max_pool2d_with_indices",
+               "fractional_max_pool3d_with_indices", sign="keeps")  # fmt: skip
 def native_selection(call: Call) -> Any:
     """The selected entry takes all; a constant that wins is booked."""
     value = call.native()

@@ -1,4 +1,4 @@
-"""Graph networks, Fourier operators, prototypes: operations that no image network has, each with its ledger closed."""
+"""Graph networks, Fourier operators, unpooling, prototypes: what few image networks have, each with its ledger closed."""
 
 from __future__ import annotations
 
@@ -284,3 +284,47 @@ def test_a_step_is_a_constant() -> None:
     x = torch.randn(3, 4).double()
     lrp = UnifiedLRP(lambda x: (x * torch.heaviside(x, torch.zeros(()).double())).sum(1), strict=True)
     torch.testing.assert_close(lrp.attribute(x), x.clamp(min=0))
+
+
+# ---- unpooling, sampling ---------------------------------------------------------------------------------------
+class SegNet(nn.Module):
+    """One stage of Badrinarayanan et al. 2017: the decoder puts maxima back where the encoder found them."""
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+        self.encode, self.decode = conv(1, 3, 3, padding=1), conv(3, 2, 3, padding=1)
+        self.pool = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dimensions - 1](2, return_indices=True)
+        self.unpool = (nn.MaxUnpool1d, nn.MaxUnpool2d, nn.MaxUnpool3d)[dimensions - 1](2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, indices = self.pool(torch.relu(self.encode(x)))
+        return self.decode(self.unpool(h, indices)).flatten(2).mean(2)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_unpooling_is_gradient_times_input_and_keeps_ports(dimensions: int) -> None:
+    torch.manual_seed(0)
+    model, x = SegNet(dimensions).double().eval(), torch.randn(2, 1, *[8] * dimensions).double().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x)[:, 1].sum(), x)
+    relevance = UnifiedLRP(model, "zero", strict=True).attribute(x, target=1)
+    torch.testing.assert_close(relevance, (gradient * x).detach(), rtol=1e-9, atol=1e-12)
+    flat = UnifiedLRP(model, composite=Composite([(linear_maps(), rule("flat"))]), strict=True)
+    ledger = flat.ledger(x.detach(), target=1)
+    assert ledger.gap.abs().max() < 1e-10
+    torch.testing.assert_close(ledger.input + ledger.no_receiver, ledger.output, rtol=1e-6, atol=1e-9)
+
+
+def test_sampling_places_receive_nothing() -> None:
+    torch.manual_seed(0)
+    places, read, image = layer(16, 6), nn.Conv2d(1, 3, 3).double(), torch.randn(2, 1, 4, 4).double()
+
+    def model(x: Tensor, still: bool = False) -> Tensor:  # a spatial transformer (Jaderberg et al. 2015)
+        theta = places(x.flatten(1)).view(-1, 2, 3) * 0.1 + torch.eye(2, 3).double()
+        grid = functional.affine_grid(theta.detach() if still else theta, list(x.shape), align_corners=False)
+        return read(functional.grid_sample(x, grid, align_corners=False)).mean((2, 3))
+
+    lrp = UnifiedLRP(model, "epsilon", strict=True)
+    assert lrp.ledger(image, target=1).gap.abs().max() < 1e-12
+    still = lrp.attribute(image, target=1, additional_forward_args=(True,))
+    torch.testing.assert_close(lrp.attribute(image, target=1), still)
