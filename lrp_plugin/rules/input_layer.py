@@ -12,13 +12,9 @@ from lrp_plugin.factors import Carrier
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear import MAPS
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
-from lrp_plugin.rules.products import uniform_product
+from lrp_plugin.rules.products import is_product, uniform_product
 
 TRAITS: dict[str, Any] = {"folds": True, "ports": True, "defers": is_map_of_one_signal}
-
-
-def _two_signals(call: Call) -> bool:
-    return len(call.signals) > 1
 
 
 @register_rule("flat", *MAPS, **TRAITS)
@@ -28,7 +24,7 @@ def flat(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
     ``R_i = sum_j R_j / n_j``, n_j the number of unit j's inputs (padding not counted): Lapuschkin et al. 2019 (Nature
     Communications 10), supplement. Used in the first layer, for smooth maps.
     """
-    if _two_signals(call):
+    if is_product(call):
         return uniform_product(call)
     f = LinearMap(call, "ignore")
     return f.redistribute([Carrier(f.flat().expand_as(f.z))], stabilizer)
@@ -46,7 +42,7 @@ def wsquare(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
 
     Montavon et al. 2017 (Pattern Recognition 65), eq. 12; for inputs without bounds. The bias takes no part.
     """
-    if _two_signals(call):
+    if is_product(call):
         return uniform_product(call)
     f = LinearMap(call, "ignore")
     squared = f.weights("squared", torch.square)
@@ -66,7 +62,7 @@ def zbox(call: Call, *, low: Any = 0.0, high: Any = 1.0, stabilizer: float = 1e-
         high: The largest.
         stabilizer: Added to the denominator.
     """
-    if _two_signals(call):
+    if is_product(call):
         return uniform_product(call)
     f = LinearMap(call)
     bounds = [torch.as_tensor(bound, dtype=f.x.dtype, device=f.x.device) for bound in (low, high)]
@@ -97,7 +93,7 @@ def pass_through(call: Call) -> Tensor:
     Raises:
         ValueError: Where the map changes the shape.
     """
-    if _two_signals(call):
+    if is_product(call):
         return uniform_product(call)
     f = LinearMap(call, "ignore")
     if f.x.shape != f.z.shape:

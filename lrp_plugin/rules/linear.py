@@ -13,25 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, Joined, tensors_in
+from lrp_plugin.call import Call, Joined
 from lrp_plugin.factors import Carrier, damped, damped_behind_relu, damped_secant, where_positive, widened
 from lrp_plugin.primitives import damp, scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.compact import compact_alphabeta, compact_gamma
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
-from lrp_plugin.rules.products import uniform_product
+from lrp_plugin.rules.products import is_product, uniform_product
 from lrp_plugin.rules.weights import scaled_weight
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PRODUCTS = ("matmul", "mm", "bmm", "mv", "einsum")
 ADDED_PRODUCTS = ("addmm", "baddbmm")
 MAPS = ("linear", *CONVOLUTIONS, *ADDED_PRODUCTS, *PRODUCTS, "bilinear")
-
-
-def _is_product(call: Call) -> bool:
-    """Two factors are signals, or the addend is: no linear map of one signal."""
-    signals = sum(call.is_signal(t) for t in tensors_in((call.args, call.kwargs), []))
-    return signals > 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
 
 
 def _distributes(parameters: Mapping[str, Any]) -> bool:
@@ -52,7 +46,7 @@ def epsilon_rule(call: Call, *, epsilon: float = 0.01, relative: bool = False, b
         relative: ``epsilon`` counts in units of the example's mean ``|z|``.
         bias: See `LinearMap`.
     """
-    if _is_product(call):
+    if is_product(call):
         return uniform_product(call)
     if bias != "absorb":
         f = LinearMap(call, bias)
@@ -172,7 +166,7 @@ def zplus(call: Call, *, stabilizer: float = 1e-9, bias: str = "absorb") -> Tens
         stabilizer: Added to the denominator.
         bias: See `LinearMap`.
     """
-    if _is_product(call):
+    if is_product(call):
         return uniform_product(call)
     f = LinearMap(call, bias)
     return f.redistribute([f.positive()], stabilizer)
@@ -198,7 +192,7 @@ def alphabeta(
         ValueError: Where alpha - beta is not 1.
     """
     check_alpha_beta(alpha, beta)
-    if _is_product(call):
+    if is_product(call):
         return uniform_product(call)
     if beta == 0:
         return zplus(call, stabilizer=stabilizer, bias=bias)
@@ -229,7 +223,7 @@ def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bia
         stabilizer: Added to the denominator.
         bias: See `LinearMap`.
     """
-    if _is_product(call):
+    if is_product(call):
         return uniform_product(call)
     f = LinearMap(call, bias)
     if not f.nonnegative and (value := compact_gamma(f, gamma, stabilizer)) is not None:
@@ -297,7 +291,7 @@ def gamma_montavon(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9,
     ``R_i = sum_j x_i (w_ij + gamma w_ij+) R_j / sum_i' x_i' (w_i'j + gamma w_i'j+)``: Montavon et al. 2019, section
     10.2. On non-negative input it tends to z+ as gamma grows; with signed inputs its denominator can vanish.
     """
-    if _is_product(call):
+    if is_product(call):
         return uniform_product(call)
     f = LinearMap(call, bias)
     lifted = f.weights(f"gamma+{gamma}", lambda w: w + gamma * w.clamp(min=0))
@@ -315,7 +309,7 @@ def excitation_backprop(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
     ``R_i = sum_j x_i w_ij+ R_j / sum_i' x_i' w_i'j+``: Zhang et al. 2016 (ECCV, arXiv 1608.00507), eq. 5, the marginal
     winning probability. On non-negative input it is z+ with ``bias="ignore"``; it is meant for no other.
     """
-    if _is_product(call):
+    if is_product(call):
         return uniform_product(call)
     f = LinearMap(call, "ignore")
     excitatory = f.weights("positive", lambda w: w.clamp(min=0))

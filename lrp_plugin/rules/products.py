@@ -13,6 +13,12 @@ from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
 
 
+def is_product(call: Call) -> bool:
+    """Two factors are signals, or one twice, or the addend is: no linear map of one signal."""
+    signals = sum(call.is_signal(t) for t in tensors_in((call.args, call.kwargs), []))
+    return signals > 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
+
+
 def uniform_product(call: Call) -> Any:
     """Each of two signal factors gets half the relevance; an added bias keeps its own share."""
     value = call.native()

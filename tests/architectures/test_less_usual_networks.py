@@ -259,6 +259,16 @@ def test_operation_is_what_it_is_written_out(name: str) -> None:
     assert found[0].abs().sum() > 0
 
 
+@pytest.mark.parametrize("name", ["epsilon", "zplus", "flat", "wsquare", "alphabeta"])
+def test_a_signal_that_is_both_factors_is_a_product_of_two(name: str) -> None:
+    torch.manual_seed(0)
+    first, x = layer(4, 6), torch.randn(3, 4).double()
+    both = UnifiedLRP(lambda x: (h := first(x), torch.einsum("bi,bj->bij", h, h))[1].sum((1, 2)), name, strict=True)
+    apart = UnifiedLRP(lambda x: (h := first(x), h[:, :, None] * h[:, None])[1].sum((1, 2)), name, strict=True)
+    torch.testing.assert_close(both.attribute(x), apart.attribute(x), rtol=1e-9, atol=1e-11)
+    assert both.ledger(x).gap.abs().max() < 1e-10
+
+
 @pytest.mark.parametrize("function", ["prod", "cumprod"])
 def test_products_of_many_entries_share_evenly(function: str) -> None:
     x = torch.tensor([[2.0, -3.0, 0.5], [1.0, 4.0, 0.0]], dtype=torch.float64)
