@@ -125,7 +125,9 @@ def check_finite(inputs: Sequence[Tensor]) -> None:
     if torch._C._len_torch_dispatch_stack() > 0:
         return
     for place, tensor in enumerate(inputs):
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if not tensor.is_floating_point() or torch.isfinite(tensor.detach().sum()):
+            continue  # one step, where a look at each entry takes five (3 ms for 8 images); finite entries' sum may overflow
+        if not torch.isfinite(tensor).all():
             raise ValueError(f"input {place} of shape {tuple(tensor.shape)} holds NaN or infinite entries")
 
 

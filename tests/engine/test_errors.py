@@ -111,6 +111,16 @@ def test_inputs_that_are_not_finite_are_refused(images: Tensor, place: float) ->
     images[1, 0, 2, 2] = place
     with pytest.raises(ValueError, match=r"input 0 of shape \(2, 2, 4, 4\) holds NaN or infinite entries"):
         assert_model_untouched(UnifiedLRP(net()), images, 0)
+    images[0, 0, 0, 0] = -place  # their sum is NaN
+    with pytest.raises(ValueError, match="holds NaN or infinite entries"):
+        UnifiedLRP(net()).attribute(images, target=0)
+
+
+def test_finite_inputs_whose_sum_overflows_are_explained() -> None:
+    large = torch.full((2, 3), torch.finfo(torch.float32).max / 2)
+    assert torch.isinf(large.sum())
+    relevance = UnifiedLRP(lambda x: (x * 1e-30).sum(1), "zero").attribute(large)
+    torch.testing.assert_close(relevance, large * 1e-30)
 
 
 @pytest.mark.parametrize(
