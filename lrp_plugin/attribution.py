@@ -15,6 +15,7 @@ from lrp_plugin.arguments import Arguments, read_arguments
 from lrp_plugin.batches import parts
 from lrp_plugin.compiled import CompiledPass, Explained
 from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, operation, ready_composite, rule
+from lrp_plugin.composites.ready import READY as COMPOSITES
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.composites.ready import handing_on
 from lrp_plugin.evaluation import evaluating, uncompiled
@@ -109,7 +110,8 @@ class UnifiedLRP(GradientAttribution):
         maps = [found for found in known if found.operation in ("linear", "conv2d")]
         if not maps:
             legal = sorted({found.name for found in self.registry if found.operation in ("linear", "conv2d")})
-            raise ValueError(f"unknown rule {name!r}; legal are {', '.join(legal)}")
+            hint = f" ({name!r} is a composite: composite={name!r})" if name in COMPOSITES else ""
+            raise ValueError(f"unknown rule {name!r}{hint}; legal are {', '.join(legal)}")
         taken = {key: value for key, value in given.items() if key in maps[0].parameters}
         pairs = [(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])]
         if self.registry.find("lstm", "signal") is not None:  # the maps inside a recurrent kernel are maps too

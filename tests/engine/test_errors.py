@@ -69,6 +69,7 @@ def images() -> Tensor:
     [
         ({"rule": "epsilonn"}, "unknown rule 'epsilonn'; legal are alphabeta, epsilon, .*zplus"),
         ({"rule": "relu"}, "unknown rule"),
+        ({"rule": "attnlrp"}, "unknown rule 'attnlrp' .'attnlrp' is a composite: composite='attnlrp'.; legal are"),
         ({"composite": "epsilon_pluss"}, "unknown composite 'epsilon_pluss'; legal are .*epsilon_plus"),
         ({"rule": "alphabeta", "alpha": 2.0, "beta": 0.5}, r"alpha=2.0, beta=0.5: legal are alpha - beta = 1"),
         ({"rule": "alphabeta", "alpha": 0.5, "beta": -0.5}, "beta >= 0"),
