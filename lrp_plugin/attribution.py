@@ -15,8 +15,8 @@ from lrp_plugin.arguments import Arguments, read_arguments
 from lrp_plugin.batches import parts
 from lrp_plugin.compiled import CompiledPass, Explained
 from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, operation, ready_composite, rule
-from lrp_plugin.composites.ready import READY as COMPOSITES
 from lrp_plugin.composites.composite import Choice
+from lrp_plugin.composites.ready import READY as COMPOSITES
 from lrp_plugin.composites.ready import handing_on
 from lrp_plugin.evaluation import evaluating, uncompiled
 from lrp_plugin.explained import ExplainedInputs, OutputChoice, check_choice, checked, pick_target, select_output
