@@ -216,8 +216,8 @@ def _book_the_rest(call: Call, value: Tensor, column: str) -> None:
     def lost(m: Tensor) -> Tensor:
         with torch.enable_grad():
             free = {key: tensor.clone().requires_grad_() for key, tensor in held.items()}
-            again = call.replaced(lambda t: free.get(id(t), t))
-        sent = torch.autograd.grad(again, list(free.values()), m)
+            again = call.replaced(lambda t: free.get(id(t), widened(t)))
+        sent = torch.autograd.grad(again, list(free.values()), widened(m))
         return (value.detach() * m).sum() - sum((x * part).sum() for x, part in zip(held.values(), sent))  # type: ignore[no-any-return]
 
     call.absorb(column, lost)

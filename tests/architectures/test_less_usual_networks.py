@@ -124,6 +124,14 @@ def test_product_with_a_sparse_matrix_is_that_with_a_dense_one(name: str) -> Non
         UnifiedLRP(lambda x: (matrix @ first(x[0])).sum().view(1), "zplus").attribute(x[None])
 
 
+@pytest.mark.parametrize("kind", ["sum", "mean", "amax"])
+def test_graph_networks_in_half_precision(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = GraphNetwork(reduced(kind)).to(torch.bfloat16).eval(), torch.randn(2, NODES, 4).to(torch.bfloat16)
+    ledger = UnifiedLRP(model, "epsilon", strict=True).ledger(x, target=1)
+    assert ledger.gap.abs().max() < 32 * torch.finfo(torch.bfloat16).eps * ledger.output.abs().max()
+
+
 def test_product_by_index_says_what_to_do() -> None:
     with pytest.raises(UnsupportedOperationError, match="reduce='prod'.*register_rule"):
         UnifiedLRP(GraphNetwork(reduced("prod")).double().eval()).attribute(torch.randn(2, NODES, 4).double(), target=0)
