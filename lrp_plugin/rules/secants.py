@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import blockwise
+from lrp_plugin.blockwise import blockwise, observed
 from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.factors import HALF, widened
@@ -188,7 +188,7 @@ def power(call: Call) -> Any:
                 "operation 'pow': base and exponent both depend on the input, and no rule says how they share relevance; "
                 "register a rule for it (register_rule('name', 'pow'))"
             )
-        if (exponent > 0).any():
+        if observed() or (exponent > 0).any():  # a tracer cannot branch on it
             return _powers(call, exponent)
     call.constant = True
     return call.native()

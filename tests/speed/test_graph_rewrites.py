@@ -30,6 +30,21 @@ class Shared(nn.Module):
         return self.head(torch.cat([(z + self.norm(z)).relu()], 1).flatten(1))
 
 
+class Tokens(nn.Module):
+    """Patches, a transformer layer (packed projections, GELU behind a map), a pool with a learned exponent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.exponent = nn.Conv2d(3, 8, 5, 5), nn.Parameter(torch.tensor(2.5))
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu", norm_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, 20, 20) to (N, 5)."""
+        h = self.layer(self.patches(x).flatten(2).transpose(1, 2))
+        return self.head(h.clamp(min=1e-3).pow(self.exponent).mean(1))
+
+
 def networks() -> dict[str, nn.Module]:
     return {
         "strided image layer": nn.Sequential(
@@ -45,6 +60,7 @@ def networks() -> dict[str, nn.Module]:
             nn.Flatten(2), nn.Conv1d(3, 4, 9, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten(), nn.Linear(524, 5)
         ),
         "shared": Shared(),
+        "tokens": Tokens(),
     }  # fmt: skip
 
 
