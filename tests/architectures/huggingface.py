@@ -91,13 +91,15 @@ def spectrogram() -> tuple[Tensor, ...]:
     return (torch.randn(2, 8, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64),)
 
 
-def whisper_encoder(attention: str) -> nn.Module:
-    """Whisper's encoder, which returns its last hidden state."""
+def whisper_encoder(
+    attention: str, mels: int = 8, width: int = 16, layers: int = 2, heads: int = 2, inner: int = 24, length: int = 20
+) -> nn.Module:
+    """Whisper's encoder, which returns its last hidden state (N, length, width), of spectrograms (N, mels, 2 length)."""
     from transformers import WhisperConfig
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    made = WhisperConfig(num_mel_bins=8, d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24,
-                         max_source_positions=20)  # fmt: skip
+    made = WhisperConfig(num_mel_bins=mels, d_model=width, encoder_layers=layers, encoder_attention_heads=heads,
+                         encoder_ffn_dim=inner, max_source_positions=length)  # fmt: skip
     made._attn_implementation = attention
     return WhisperEncoder(made)
 
