@@ -89,7 +89,7 @@ def native_reduction_by_index(call: Call) -> Any:
     Raises:
         UnsupportedOperationError: For ``reduce="prod"``, a product of signals.
     """
-    if "prod" in [*call.args, *call.kwargs.values()]:
+    if "prod" in [item for item in (*call.args, *call.kwargs.values()) if isinstance(item, str)]:
         raise UnsupportedOperationError(
             f"operation {call.operation!r} with reduce='prod': no rule shares a product by index among its factors; "
             f"register one for it (register_rule('name', {str(call.operation)!r}))"
