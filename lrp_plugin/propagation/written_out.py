@@ -41,6 +41,11 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
     return input @ tensor
 
 
+def vdot(input: Tensor, tensor: Tensor) -> Tensor:
+    """Of two vectors, the first conjugated."""
+    return dot(input.conj() if input.is_complex() else input, tensor)
+
+
 def multi_dot(tensors: Sequence[Tensor]) -> Tensor:
     """From left to right."""
     return functools.reduce(torch.matmul, tensors)
@@ -104,7 +109,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
 
 # By the operation's name in `spelling`.
 WRITTEN_OUT: dict[str, Callable[..., Any]] = {
-    "tensordot": tensordot, "inner": inner, "dot": dot, "vdot": dot, "linalg_multi_dot": multi_dot,
+    "tensordot": tensordot, "inner": inner, "dot": dot, "vdot": vdot, "linalg_multi_dot": multi_dot,
     "chain_matmul": chain_matmul, "addmv": addmv, "addr": addr, "addbmm": addbmm, "cosine_similarity": cosine_similarity,
     "pairwise_distance": pairwise_distance, "cdist": cdist, "dist": dist, "hypot": hypot, "logaddexp": logaddexp,
 }  # fmt: skip

@@ -81,7 +81,9 @@ def _native(call: Call, epsilon: float) -> tuple[Tensor, Joined | None]:
     own = gradient if epsilon == 0 else _behind(gradient, f.z, lambda m, z: damped(m, z, epsilon))
     channels = f.x.dim() == f.weight.dim()  # else the map's outputs are not what BatchNorm takes for channels
     scaled = partial(_scaled, f, epsilon) if channels else None
-    curved = None if epsilon == 0 else lambda f_of_z: _behind(gradient, f.z, partial(damped_secant, f_of_z, epsilon))
+    curved = (
+        None if epsilon == 0 else lambda function: _behind(gradient, f.z, partial(damped_secant, function, epsilon))
+    )
     return substitute(f.z, own, f.x), Joined(partial(_rectified, epsilon, gradient), (f.x,), scaled, curved)
 
 

@@ -44,7 +44,10 @@ def _added_product(call: Call) -> Any:
     return (scale(product, 0.5) if len(factors) == 2 else product) + beta * placed
 
 
-register_rule("uniform", "outer", "ger", "kron", "cross", "linalg_cross", "linalg_vecdot")(uniform_product)
+register_rule(  # of two factors; an integral's are the values and their spacing
+    "uniform", "outer", "ger", "kron", "cross", "linalg_cross", "linalg_vecdot", "trapezoid", "trapz",
+    "cumulative_trapezoid",
+)(uniform_product)  # fmt: skip
 
 
 @register_rule("uniform", "prod", "cumprod", sign="keeps")

@@ -30,8 +30,9 @@ def native_affine(call: Call) -> Any:
 
 def book_constant(call: Call, constant: Tensor, output: int = 0) -> None:
     """Books ``m * constant``, the share of an added constant."""
-    finite = torch.where(torch.isfinite(constant), constant, 0)
-    call.absorb("constant", lambda m: m * finite, output)
+    if call.row is not None:
+        finite = torch.where(torch.isfinite(constant), constant, 0)
+        call.absorb("constant", lambda m: m * finite, output)
 
 
 def distributed(call: Call, value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor) -> Tensor:
@@ -76,9 +77,21 @@ def native_assembly(call: Call) -> Any:
     return native_affine(call)
 
 
-@register_rule("native", "scatter_add", "index_add", "sparse_mm", "spmm", affine=True)
+def added_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """What is added up by index shares relevance evenly; a place that holds constants alone has none."""
+    total = call.replaced(port_of)
+    return total * reciprocal(total.detach(), 0.0)  # type: ignore[no-any-return]
+
+
+@register_rule("native", "scatter_add", "index_add", port=added_port)
 def native_gathering(call: Call) -> Any:
-    """Entries are added up by index, or by a sparse matrix, as messages at a graph's nodes: native; constants booked."""
+    """Entries are added up by index, as messages at the nodes of a graph: native; constants are booked."""
+    return native_affine(call)
+
+
+@register_rule("native", "sparse_mm", "spmm")
+def native_aggregation(call: Call) -> Any:
+    """Entries are added up by a constant sparse matrix, a graph's adjacency: native."""
     return native_affine(call)
 
 
@@ -149,14 +162,14 @@ def native_sign(call: Call) -> Any:
 
 
 @register_rule(
-    "native", "diff", "trapezoid", "trapz", "cumulative_trapezoid", "real", "imag", "conj", "resolve_conj", "conj_physical",
-    "view_as_complex", "complex", "stft", "istft", *(f"fft_{name}" for name in (
+    "native", "diff", "real", "imag", "conj", "resolve_conj", "conj_physical", "view_as_complex", "complex", "stft", "istft",
+    *(f"fft_{name}" for name in (
         "fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn", "hfft",
         "ihfft", "fftshift", "ifftshift")),
 )  # fmt: skip
 def native_linear(call: Call) -> Any:
-    """A linear operation that is no map of weights: native."""
-    return call.native()
+    """A linear operation that is no map of weights: native; a constant part (of a complex number) is booked."""
+    return native_affine(call)
 
 
 @register_rule("native", "leaky_relu", "prelu", "rrelu", port="keeps")

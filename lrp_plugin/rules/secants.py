@@ -31,20 +31,15 @@ def elementwise(call: Call, *, bias: str = "absorb") -> Tensor:
     """
     given = tensors_in((call.args, call.kwargs), [])
     if len(given) > 1:
-        return _limited(call) if len(call.signals) > 1 or not call.is_signal(call["input"]) else _by_entry(call)
+        return _limited(call) if len(call.signals) > 1 or not call.is_signal(call["input"]) else _by_entry(call, bias)
     behind = call.signal(call["input"]).joined
     if behind is not None and behind.curved is not None and _at_origin(call).value == 0:
-        with torch.no_grad():
-            value = call.native()
-        return substitute(value, behind.curved(_of_one(call)), *behind.sources)
+        return substitute(call.valued(), behind.curved(_of_one(call)), *behind.sources)
     return _secant(call, bias)
 
 
 def _secant(call: Call, bias: str = "absorb") -> Tensor:
-    x, held = call["input"], call["input"].detach()
-    with torch.no_grad():
-        value = call.native()
-        origin = _at_origin(call)
+    x, held, value, origin = call["input"], call["input"].detach(), call.valued(), _at_origin(call)
     at_zero = origin.value
     pullback = _through_secant(_of_one(call), held, origin)
     if bias == "distribute" and at_zero:
@@ -66,7 +61,7 @@ def _limited(call: Call) -> Tensor:
     return value  # type: ignore[no-any-return]
 
 
-def _by_entry(call: Call) -> Tensor:
+def _by_entry(call: Call, bias: str) -> Tensor:
     """The secant of a function whose other arguments are tensors: f(0) and f'(0) differ from entry to entry."""
     x, value, constant = call["input"], call.valued(), call.at_zero()
     wide = widened(x.detach())
@@ -76,8 +71,12 @@ def _by_entry(call: Call) -> Tensor:
         (slope,) = torch.autograd.grad(bent.sum(), zero)
     near = wide.abs() <= torch.finfo(wide.dtype).eps ** 0.5
     secant = (widened(value) - constant) / torch.where(near, 1, wide)
+    factor = torch.where(near, slope.nan_to_num(posinf=0, neginf=0), secant)
+    if bias == "distribute" and x.shape == value.shape:
+        dtype = x.dtype
+        return distributed(call, value, lambda m: (m * factor).to(dtype), constant)
     book_constant(call, constant)
-    return _valued(value, x, torch.where(near, slope.nan_to_num(posinf=0, neginf=0), secant))
+    return _valued(value, x, factor)
 
 
 def _of_one(call: Call) -> Callable[[Tensor], Tensor]:
@@ -207,9 +206,7 @@ def _powers(call: Call, exponent: Tensor) -> Tensor:
 def elementwise_of(call: Call, exponent: Tensor) -> Any:
     """``c ** x``: the secant in the exponent."""
     x = exponent
-    with torch.no_grad():
-        value, constant = call.native(), call.at_zero()
-        wide = widened(x)
-        factor = torch.where(wide == 0, 0, (value - constant) / torch.where(wide == 0, 1, wide))
+    value, constant, wide = call.valued(), call.at_zero(), widened(x.detach())
+    factor = torch.where(wide == 0, 0, (value - constant) / torch.where(wide == 0, 1, wide))
     book_constant(call, constant)
     return _valued(value, x, factor)

@@ -50,6 +50,11 @@ def by_scatter_add(h: Tensor) -> Tensor:
     return h.new_zeros(h.shape).scatter_add_(1, EDGES[1][None, :, None].expand_as(messages), messages)
 
 
+def by_scatter_add_anew(h: Tensor) -> Tensor:
+    messages = h[:, EDGES[0]]
+    return torch.zeros_like(h).scatter_add(1, EDGES[1][None, :, None].expand_as(messages), messages)
+
+
 def by_adjacency(h: Tensor) -> Tensor:
     matrix = (
         torch.zeros(NODES, NODES).double().index_put((EDGES[1], EDGES[0]), torch.ones(()).double(), accumulate=True)
@@ -124,6 +129,21 @@ def test_product_with_a_sparse_matrix_is_that_with_a_dense_one(name: str) -> Non
         UnifiedLRP(lambda x: (matrix @ first(x[0])).sum().view(1), "zplus").attribute(x[None])
 
 
+@pytest.mark.parametrize("aggregate", [by_index_add, by_scatter_add_anew])
+def test_relevance_without_a_value_reaches_the_senders_of_messages(aggregate: Callable[[Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    first, x = layer(4, 6), torch.randn(2, NODES, 4).double()
+    flat = Composite([(linear_maps(), rule("flat"))])
+
+    def model(x: Tensor) -> Tensor:  # most nodes' sums of rectified values are 0, and flat sends to them alike
+        return last(aggregate(torch.relu(first(x) - 4.0)).flatten(1))
+
+    last = layer(6 * NODES, 3)
+    ledger = UnifiedLRP(model, composite=flat, strict=True).ledger(x, target=1)
+    assert ledger.gap.abs().max() < 1e-10 and ledger.no_receiver.abs().max() < 1e-10
+    assert (torch.relu(first(x) - 4.0) == 0).double().mean() > 0.9
+
+
 @pytest.mark.parametrize("kind", ["sum", "mean", "amax"])
 def test_graph_networks_in_half_precision(kind: str) -> None:
     torch.manual_seed(0)
@@ -190,6 +210,27 @@ def test_complex_maps_have_no_sign(name: str) -> None:
     mixed = Composite([(operation("einsum"), rule("epsilon")), (linear_maps(), rule(name))])
     lrp = UnifiedLRP(model, composite=mixed, strict=True)
     assert lrp.ledger(torch.randn(1, 1, 12, 12).double(), target=0).gap.abs().max() < 1e-10
+
+
+def test_constant_parts_of_complex_numbers_are_booked() -> None:
+    x = torch.randn(2, 6).double()
+    lrp = UnifiedLRP(lambda x: torch.fft.irfft(torch.complex(x, torch.ones(6).double()), n=10)[:, 1], strict=True)
+    ledger = lrp.ledger(x)
+    assert ledger.gap.abs().max() < 1e-12 and ledger.constant.abs().min() > 1e-3
+    conjugate = torch.randn(6, dtype=torch.complex128)
+
+    def product(x: Tensor) -> Tensor:
+        return torch.stack([torch.vdot(torch.complex(each, 2 * each), conjugate).imag for each in x])
+
+    (gradient,) = torch.autograd.grad(product(given := x.clone().requires_grad_()).sum(), given)
+    torch.testing.assert_close(UnifiedLRP(product, "zero", strict=True).attribute(x), gradient * x)
+
+
+def test_an_integral_over_places_of_the_model_s_own_is_a_product() -> None:
+    torch.manual_seed(0)
+    first, second, x = layer(4, 6), layer(4, 6), torch.randn(3, 4).double()
+    lrp = UnifiedLRP(lambda x: torch.trapezoid(first(x), second(x)), strict=True)
+    assert lrp.ledger(x).gap.abs().max() < 1e-10
 
 
 def test_fourier_mixing_closes_the_ledger() -> None:

@@ -100,6 +100,9 @@ def test_clamp_between_tensors_is_a_clamp_of_each_entry() -> None:
     whole, split = (UnifiedLRP(each.eval(), "epsilon", strict=True) for each in (model, apart))
     torch.testing.assert_close(whole.attribute(x), split.attribute(x), rtol=1e-8, atol=1e-9)
     assert whole.ledger(x).gap.abs().max() < 1e-10
+    handed = [UnifiedLRP(each, "epsilon", epsilon=1e-9, bias="distribute").attribute(x) for each in (model, apart)]
+    torch.testing.assert_close(*handed, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(handed[0].sum(1), model(x).detach(), rtol=1e-6, atol=1e-9)  # f(0) is handed on too
 
 
 def test_clamp_between_signals_is_a_minimum_and_a_maximum() -> None:
