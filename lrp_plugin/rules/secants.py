@@ -123,8 +123,8 @@ def _through_secant(function: Callable[[Tensor], Tensor], x: Tensor, origin: _Or
 
 
 def _valued(value: Tensor, x: Tensor, factor: Tensor) -> Tensor:
-    dtype, shape = x.dtype, x.shape  # the pullback must not hold x itself, which may be broadcast
-    return substitute(value, lambda m: (m * factor).sum_to_size(shape).to(dtype), x)
+    dtype = x.dtype  # the pullback must not hold x itself; where x was broadcast autograd adds up
+    return substitute(value, lambda m: (m * factor).to(dtype), x)
 
 
 def _at_origin(call: Call) -> _Origin:

@@ -381,6 +381,8 @@ def test_sampling_places_receive_nothing() -> None:
     def model(x: Tensor, still: bool = False) -> Tensor:  # a spatial transformer (Jaderberg et al. 2015)
         theta = places(x.flatten(1)).view(-1, 2, 3) * 0.1 + torch.eye(2, 3).double()
         grid = functional.affine_grid(theta.detach() if still else theta, list(x.shape), align_corners=False)
+        flow = 0.1 * torch.tanh(x).permute(0, 2, 3, 1)  # and a displacement of each place
+        grid = grid + (flow.detach() if still else flow)
         return read(functional.grid_sample(x, grid, align_corners=False)).mean((2, 3))
 
     lrp = UnifiedLRP(model, "epsilon", strict=True)

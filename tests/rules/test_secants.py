@@ -18,6 +18,7 @@ SMOOTH = {
     "softsign": functional.softsign, "sin": torch.sin, "tan": torch.tan, "atan": torch.atan, "erf": torch.erf,
     "expm1": torch.expm1, "sinh": torch.sinh, "asinh": torch.asinh, "hardtanh": functional.hardtanh,
     "tanhshrink": functional.tanhshrink, "square": torch.square, "sigmoid": torch.sigmoid,
+    "selu": functional.selu, "clamp of tensors": lambda x: x.clamp(-torch.ones(1).to(x), torch.ones(1).to(x)),
 }  # fmt: skip
 
 
@@ -115,8 +116,12 @@ def test_clamp_between_signals_is_a_minimum_and_a_maximum() -> None:
     floored = UnifiedLRP(lambda x: torch.clamp(torch.zeros(6).double(), min=second(x)).sum(1), "zero", strict=True)
     rectified = UnifiedLRP(lambda x: torch.relu(second(x)).sum(1), "zero")
     torch.testing.assert_close(floored.attribute(x), rectified.attribute(x), rtol=1e-10, atol=1e-12)
-    limited = UnifiedLRP(lambda x: first(x).clamp(torch.tensor(0.1).double(), second(x)).sum(1), "zero", strict=True)
-    assert limited.ledger(x).gap.abs().max() < 1e-10
+    limited = UnifiedLRP(
+        lambda x: first(x).clamp(torch.tensor(0.1).double(), 9 + second(x)).sum(1), "zero", strict=True
+    )
+    ledger = limited.ledger(x)
+    assert ledger.gap.abs().max() < 1e-10
+    torch.testing.assert_close(ledger.constant, 0.1 * (first(x) < 0.1).sum(1).double())
 
 
 # ---- exponents that are tensors --------------------------------------------------------------------------------
