@@ -18,12 +18,12 @@ from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_map
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.composites.ready import READY as COMPOSITES
 from lrp_plugin.composites.ready import handing_on
-from lrp_plugin.evaluation import evaluating, uncompiled
 from lrp_plugin.explained import ExplainedInputs, OutputChoice, check_choice, checked, pick_target, select_output
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.atomic import atomic_modules
+from lrp_plugin.propagation.quiet import evaluating, uncompiled
 from lrp_plugin.propagation.unseen import ForgottenSourceError
 from lrp_plugin.registry import Registry, registry
 from lrp_plugin.rules.linear import check_alpha_beta

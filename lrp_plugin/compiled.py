@@ -18,10 +18,10 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from lrp_plugin.arguments import Arguments
 from lrp_plugin.call import map_tensors, tensors_in
-from lrp_plugin.evaluation import evaluating
 from lrp_plugin.explained import ExplainedInputs, check_finite, check_target, select_output
 from lrp_plugin.graphs import simplify
 from lrp_plugin.propagation import Propagation
+from lrp_plugin.propagation.quiet import evaluating
 
 if TYPE_CHECKING:
     from lrp_plugin.attribution import UnifiedLRP

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.evaluation import evaluating
 from lrp_plugin.gradients.scores import ScoreModel, Target, resolve_target
+from lrp_plugin.propagation.quiet import evaluating
 
 
 class AttributionMethod(ABC):

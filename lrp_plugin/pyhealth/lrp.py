@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lrp_plugin import attribution
 from lrp_plugin.arguments import Arguments
 from lrp_plugin.composites.composite import Chooser
-from lrp_plugin.evaluation import evaluating
 from lrp_plugin.explained import OutputChoice, chosen_output
 from lrp_plugin.ledger import Ledger, Recorder, Row
 from lrp_plugin.plan import Plan
+from lrp_plugin.propagation.quiet import evaluating
 from lrp_plugin.pyhealth.conservation import ConservationReport
 from lrp_plugin.pyhealth.handlers import LRPHandlerRegistry
 from lrp_plugin.pyhealth.outputs import check_keywords, class_indices, logits_of

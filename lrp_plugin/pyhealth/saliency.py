@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.evaluation import evaluating
 from lrp_plugin.gradients import GradientSaliency
+from lrp_plugin.propagation.quiet import evaluating
 from lrp_plugin.pyhealth.outputs import class_indices, logits_of, takes_keyword
 from lrp_plugin.pyhealth.visualizer import SaliencyVisualizer
 

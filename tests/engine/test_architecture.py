@@ -17,7 +17,7 @@ LAYERS = (
     ("propagation", "explained", "arguments"),
     ("composites",),
     ("rules",),
-    ("registry", "evaluation"),
+    ("registry",),
     ("call", "primitives", "factors", "ledger", "errors", "blockwise"),
 )
 """The engine from top to bottom: a file imports from its own layer and from those below it."""
