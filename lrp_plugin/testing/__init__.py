@@ -16,6 +16,7 @@ from lrp_plugin.testing.laws import (
     assert_linear_in_output,
     assert_model_untouched,
     assert_repeatable,
+    assert_same_as,
 )
 from lrp_plugin.testing.networks import Graph, GraphNetwork, Step
 from lrp_plugin.testing.rule_laws import LAWS, RuleCase, check_rule
@@ -23,6 +24,6 @@ from lrp_plugin.testing.strategies import explanations, graphs, inputs, layers, 
 
 __all__ = [
     "LAWS", "Graph", "GraphNetwork", "RuleCase", "Step", "assert_conserves", "assert_equals_gradient_x_input",
-    "assert_independent_of_batch", "assert_linear_in_output", "assert_model_untouched", "assert_repeatable", "check_rule",
-    "explanations", "graphs", "inputs", "layers", "networks", "targets",
+    "assert_independent_of_batch", "assert_linear_in_output", "assert_model_untouched", "assert_repeatable",
+    "assert_same_as", "check_rule", "explanations", "graphs", "inputs", "layers", "networks", "targets",
 ]  # fmt: skip

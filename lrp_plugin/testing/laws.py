@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import types
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin.attribution import UnifiedLRP
+from lrp_plugin.errors import UnsupportedOperationWarning
 from lrp_plugin.ledger import Ledger
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -134,6 +136,57 @@ def assert_linear_in_output(
     for place, one in enumerate(found):
         expected = factors[0] * singles[0][place] + factors[1] * singles[1][place]
         _alike(one, expected, bound, f"relevance of a sum of outputs at input {place} and the sum of relevances")
+
+
+def assert_same_as(
+    plain: UnifiedLRP,
+    spelled: UnifiedLRP,
+    inputs: Inputs,
+    target: Any = None,
+    additional_forward_args: Any = None,
+    *,
+    spelled_inputs: Inputs | None = None,
+    tolerance: float | None = None,
+) -> None:
+    """Two spellings of one computation have one explanation.
+
+    The explained output and the relevance of every entry are alike, both ledgers close, and the second spelling is not
+    warned about where the first is not.
+
+    Args:
+        plain: The explanation to be met, with a model spelled the usual way.
+        spelled: The other one; its model computes the same output.
+        inputs, target, additional_forward_args: As in `UnifiedLRP.attribute`, for both.
+        spelled_inputs: Of the second, where it takes the same entries in another form.
+        tolerance: Relative to the greatest ``|R|``; by default 1e-10 in float64, 1e-4 in float32. The ledgers' gaps
+            are held to ten times that, relative to ``max(1, sum |R|)``.
+    """
+    bound = _tolerance(inputs, tolerance, _EQUALITY)
+    wanted, expected, told = _told(plain, inputs, target, additional_forward_args)
+    other = inputs if spelled_inputs is None else spelled_inputs
+    found, account, telling = _told(spelled, other, target, additional_forward_args)
+    assert telling <= told, f"only the second spelling is warned about: {sorted(telling - told)[0]}"
+    outputs = expected.output, account.output
+    _within(outputs[1] - outputs[0], bound * outputs[0].abs().clamp(min=1), "the difference of the explained outputs")
+    assert len(found) == len(wanted), f"relevance of {len(found)} and {len(wanted)} inputs"
+    for place, (one, meant) in enumerate(zip(found, wanted)):
+        _alike(one, meant, bound, f"relevance of input {place} in the second spelling and in the first")
+    size = sum(float(one.detach().double().abs().sum()) for one in wanted)
+    for ledger, which in ((expected, "first"), (account, "second")):
+        allowed = torch.full_like(ledger.gap, 10 * bound * max(1.0, size))
+        _within(ledger.gap, allowed, f"the gap of the {which} spelling's ledger")
+
+
+def _told(
+    attribution: UnifiedLRP, inputs: Inputs, target: Any, extra: Any
+) -> tuple[tuple[Tensor, ...], Ledger, set[str]]:
+    """Relevance, ledger, and what was warned about, in words without module paths."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        relevance = _as_tuple(attribution.attribute(inputs, target, extra))
+        ledger = attribution.ledger(inputs, target, extra)
+    unknown = (str(one.message) for one in caught if issubclass(one.category, UnsupportedOperationWarning))
+    return relevance, ledger, {text.split(" in module ")[0].split(" in the model")[0] for text in unknown}
 
 
 def assert_repeatable(
