@@ -172,14 +172,16 @@ class UnifiedLRP(GradientAttribution):
 
     @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute_targets(
-        self, inputs: Inputs, targets: Sequence[Any] | Tensor, additional_forward_args: Any = None,
-        forward_kwargs: Mapping[str, Any] | None = None,
+        self, inputs: Inputs, targets: Sequence[Any] | Tensor | Callable[[Tensor], Sequence[Any] | Tensor],
+        additional_forward_args: Any = None, forward_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """Relevance for several targets: one forward pass, one backward pass for each target.
 
         Args:
             inputs: As in `attribute`.
-            targets: K targets, each in one of the forms `attribute` takes.
+            targets: K targets, each in one of the forms `attribute` takes; or a function of the (detached) output, shape
+                (N, ...), that returns them: ``lambda output: output.topk(3).indices.T`` explains each example's best
+                three, and the forward pass that finds them is the one that is explained.
             additional_forward_args, forward_kwargs: As in `attribute`.
 
         Returns:
@@ -188,11 +190,11 @@ class UnifiedLRP(GradientAttribution):
         Raises:
             ValueError: Without a target, and as in `attribute`.
         """
-        chosen = list(targets)
-        if not chosen:
-            raise ValueError("targets is empty: pass at least one, as [281, 285]")
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
+        if not callable(targets):
+            _some(targets)
         explained, value, mode = self._forward(inputs, None, arguments, select=False)
+        chosen = _some(targets(value.detach()) if callable(targets) else targets)
         examples = explained.handed[0].shape[0]
         with torch.enable_grad():
             selected = [pick_target(value, target, examples) for target in chosen]
@@ -265,6 +267,13 @@ class UnifiedLRP(GradientAttribution):
         """How many linear maps a pass executes, for selectors that count from the output."""
         counting = UnifiedLRP(self.model, composite=Composite([(anything(), rule("epsilon"))]), registry=self.registry)
         return sum(site.linear for site, _ in counting.plan(inputs, arguments).entries)
+
+
+def _some(targets: Any) -> list[Any]:
+    chosen = list(targets)
+    if not chosen:
+        raise ValueError("targets is empty: pass at least one, as [281, 285]")
+    return chosen
 
 
 def _default_registry() -> Registry:

@@ -107,3 +107,22 @@ def test_compiled_equals_eager(name: str) -> None:
         assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
     with pytest.raises(ValueError, match="out of range"):
         compiled.attribute(images, 5)
+
+
+def test_targets_found_in_the_pass_that_is_explained() -> None:
+    model = small_network()
+    lrp = UnifiedLRP(model)
+    seen = []
+    hook = model.register_forward_hook(lambda *_: seen.append(1))
+
+    def best_two(output: torch.Tensor) -> torch.Tensor:
+        assert not output.requires_grad
+        return output.topk(2).indices.T
+
+    found = lrp.attribute_targets(IMAGES, best_two)
+    hook.remove()
+    assert len(seen) == 1
+    wanted = best_two(model(IMAGES).detach())
+    assert torch.equal(found, lrp.attribute_targets(IMAGES, wanted))
+    with pytest.raises(ValueError, match="targets is empty"):
+        lrp.attribute_targets(IMAGES, lambda output: [])
