@@ -16,6 +16,7 @@ from lrp_plugin.composites.ready import (
     guided_backprop,
     lrp_cmp,
     ready_composite,
+    recurrent,
 )
 from lrp_plugin.composites.selectors import (
     Selector,
@@ -39,5 +40,5 @@ __all__ = [
     "convolutions", "cp_lrp", "deconvnet", "deep_taylor", "dense", "depth", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box", "epsilon_plus", "epsilon_plus_flat", "first", "guided_backprop", "last", "linear_maps",
     "lrp_cmp", "module", "nth",
-    "operation", "path", "predicate", "ready_composite", "rule",
+    "operation", "path", "predicate", "ready_composite", "recurrent", "rule",
 ]  # fmt: skip

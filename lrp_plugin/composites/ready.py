@@ -7,6 +7,7 @@ from typing import Any
 
 from lrp_plugin.composites.composite import Composite, RuleSpec, rule
 from lrp_plugin.composites.selectors import Selector, convolutions, dense, first, linear_maps, operation
+from lrp_plugin.rules.gates import PRODUCTS
 from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
 
 
@@ -125,21 +126,38 @@ def cp_lrp(epsilon: float = 1e-6, bias: str = "absorb") -> Composite:
     return Composite(pairs, "cp_lrp")
 
 
+def recurrent(products: str = "uniform", epsilon: float = 1e-3) -> Composite:
+    """LSTM, GRU and RNN as kernels or by hand, one rule for every gate times a signal; epsilon in linear maps.
+
+    Args:
+        products: ``"signal"`` (`arras`), ``"uniform"``, ``"ratio"`` or ``"gradient"`` (the gate gets its gradient besides).
+        epsilon: Of all linear maps, also of those inside a recurrent kernel, in units of the pre-activation.
+
+    Raises:
+        ValueError: For an unknown rule of products.
+    """
+    if products not in PRODUCTS:
+        raise ValueError(f"products={products!r}; legal are {', '.join(PRODUCTS)}")
+    pairs = [
+        (linear_maps(), rule("epsilon", epsilon=epsilon)),
+        (operation(*SEQUENCES, *CELLS), rule(products, epsilon=epsilon)),
+        (operation("mul"), rule(products)),
+    ]
+    if products == "gradient":
+        pairs.append((operation("sigmoid"), rule("gradient")))
+    return Composite(pairs, f"recurrent {products}")
+
+
 def arras(epsilon: float = 1e-3) -> Composite:
     """LSTM, GRU and RNN as kernels or by hand: gates get nothing, signals everything (Arras et al. 2017, 2019).
 
     arXiv 1706.07206, section 3.2, with its epsilon of 0.001. In a cell by hand a gate is what came through a sigmoid; the
-    default for products, ``uniform``, would give it half.
+    default for products, ``uniform``, would give it half. `recurrent` has the other rules.
 
     Args:
         epsilon: Of all linear maps, also of those inside a recurrent kernel, in units of the pre-activation.
     """
-    pairs = [
-        (linear_maps(), rule("epsilon", epsilon=epsilon)),
-        (operation(*SEQUENCES, *CELLS), rule("signal", epsilon=epsilon)),
-        (operation("mul"), rule("signal")),
-    ]
-    return Composite(pairs, "arras")
+    return Composite(recurrent("signal", epsilon).pairs, "arras")
 
 
 def guided_backprop() -> Composite:
@@ -189,7 +207,7 @@ READY: dict[str, Callable[[], Composite]] = {
     maker.__name__: maker
     for maker in (
         epsilon_plus, epsilon_plus_flat, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, deep_taylor, attnlrp,
-        attnlrp_gamma, cp_lrp, arras, guided_backprop, deconvnet, lrp_cmp,
+        attnlrp_gamma, cp_lrp, arras, recurrent, guided_backprop, deconvnet, lrp_cmp,
     )
 }  # fmt: skip
 

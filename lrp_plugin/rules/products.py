@@ -150,6 +150,19 @@ def ratio_product(call: Call) -> Any:
     return substitute(value, lambda m: (m * share, m * (1 - share)), first, second)
 
 
+@register_rule("gradient", "mul", sign="keeps", port=halved_port)
+def gradient_product(call: Call) -> Any:
+    """Each of two signals gets its gradient times itself: all the relevance, twice. Conserves nothing.
+
+    Gradient times input's product rule, for gates whose effect the others leave out; booked as ``other``.
+    """
+    value = call.native()
+    if all(call.is_signal(t) for t in _factors(call)):
+        held = value.detach()
+        call.absorb("other", lambda m: -m * held)
+    return value
+
+
 @register_rule("native", "div", sign="keeps", port=numerator_port)
 def division(call: Call) -> Any:
     """The divisor is held constant (Ali et al. 2022, arXiv 2202.07304); a constant over a signal carries nothing."""

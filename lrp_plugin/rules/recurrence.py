@@ -1,4 +1,5 @@
-"""One recurrent layer in one direction, with the backward of Arras et al. (2017, arXiv 1706.07206, section 3.2).
+"""One recurrent layer in one direction, with the backward of its products' rule: ``signal`` is that of Arras et al.
+(2017, arXiv 1706.07206, section 3.2), the others stand in `gates`.
 
 The torch kernel gives the hidden states of all steps, so every gate of every step comes from two matrix products over
 all steps at once; only the cell state and, backward, the multiplier go step by step. Sequences are held packed, as
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lrp_plugin.factors import widened
+from lrp_plugin.rules.gates import Gate, Gates, Step, excess, opening, product_shares
 
 
 class Weights(NamedTuple):
@@ -65,6 +67,7 @@ class Flow(NamedTuple):
         reset: The gate on the hidden state inside the pre-activation (GRU), else None.
         bias: The part of the pre-activation that is bias, or None.
         output: The projected output, and its damping (LSTM with ``proj_size``), or None.
+        gates: What the gates receive, or None where they get nothing.
     """
 
     preactivation: Tensor
@@ -75,6 +78,14 @@ class Flow(NamedTuple):
     reset: Tensor | None = None
     bias: Tensor | None = None
     output: tuple[Tensor, Tensor | float] | None = None
+    gates: Gates | None = None
+
+
+class Rule(NamedTuple):
+    """How a layer shares relevance: the products' rule (`gates.PRODUCTS`), and the epsilon of its maps."""
+
+    products: str
+    epsilon: float
 
 
 def _secant(value: Tensor, x: Tensor) -> Tensor:
@@ -90,15 +101,26 @@ def _mapped(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.nn.functional.linear(x, weight, bias)
 
 
+def _gate(
+    products: str, source: str, gate: Tensor, z: Tensor, received: Tensor, rest: Tensor, epsilon: float, bias: Tensor | None
+) -> Gate:  # fmt: skip
+    """A gate that receives ``received`` times its source's multiplier at its value."""
+    opened = opening(products, gate, z)
+    return Gate(source, received * opened, z, _damping(z, epsilon), rest + received * (gate - opened * z), bias)
+
+
 def _lstm_flow(
-    x: Tensor, before: Tensor, cell: Tensor, weights: Weights, layout: Layout, epsilon: float
+    x: Tensor, before: Tensor, cell: Tensor, weights: Weights, layout: Layout, rule: Rule
 ) -> tuple[Flow, int]:
     z = _mapped(x, weights.input, weights.input_bias) + _mapped(before, weights.hidden, weights.hidden_bias)
     let, forget, pre, out = z.chunk(4, 1)
     let, forget, out, candidate = let.sigmoid(), forget.sigmoid(), out.sigmoid(), pre.tanh()
     added = let * candidate
     states, state = torch.empty_like(added), cell.detach().to(added.dtype).clone()
+    former = None if rule.products == "signal" else torch.empty_like(added)
     for start, size in layout.spans:
+        if former is not None:
+            former[start : start + size] = state[:size]
         running = torch.addcmul(added[start : start + size], forget[start : start + size], state[:size])
         states[start : start + size] = running
         state[:size] = running
@@ -107,48 +129,101 @@ def _lstm_flow(
     output = None
     if weights.projection is not None:
         projected = _mapped(hidden, weights.projection, None)
-        output = (projected, _damping(projected, epsilon))
+        output = (projected, _damping(projected, rule.epsilon))
     size = pre.shape[1]
-    return Flow(
-        pre, _damping(pre, epsilon), let * _secant(candidate, pre), keep=forget, emit=out * _secant(squashed, states),
-        bias=_signal_bias(weights, slice(2 * size, 3 * size)), output=output,
-    ), 2 * size  # fmt: skip
+    flow = Flow(
+        pre, _damping(pre, rule.epsilon), let * _secant(candidate, pre), keep=forget, emit=out * _secant(squashed, states),
+        bias=_block_bias(weights, slice(2 * size, 3 * size)), output=output,
+    )  # fmt: skip
+    if former is not None:
+        pairs = ((let, candidate), (forget, former), (out, squashed))
+        flow = _with_lstm_gates(flow, z.chunk(4, 1), pairs, weights, rule)
+    return flow, 2 * size
 
 
-def _gru_flow(x: Tensor, before: Tensor, weights: Weights, epsilon: float) -> tuple[Flow, int]:
+def _with_lstm_gates(
+    flow: Flow, z: Sequence[Tensor], pairs: Sequence[tuple[Tensor, Tensor]], weights: Weights, rule: Rule
+) -> Flow:
+    """The flow whose products, each a gate times a signal in torch's order, share by ``rule``."""
+    shares = [product_shares(rule.products, *pair) for pair in pairs]
+    size = z[0].shape[1]
+    gates = [
+        _gate(
+            rule.products, source, pair[0], z[place], share[0] * pair[1], excess(share, *pair), rule.epsilon,
+            _block_bias(weights, slice(place * size, (place + 1) * size)),
+        )
+        for place, source, pair, share in zip((0, 1, 3), ("state", "state", "output"), pairs, shares)
+    ]  # fmt: skip
+    assert flow.keep is not None and flow.emit is not None
+    taken, kept, emitted = (share[1] for share in shares)
+    column = "other" if rule.products == "gradient" else "constant"
+    return flow._replace(
+        take=flow.take * taken, keep=flow.keep * kept, emit=flow.emit * emitted,
+        gates=Gates([gates[0], gates[1], None, gates[2]], column),
+    )  # fmt: skip
+
+
+def _gru_flow(x: Tensor, before: Tensor, weights: Weights, rule: Rule) -> tuple[Flow, int]:
     own = _mapped(x, weights.input, weights.input_bias).chunk(3, 1)
     held = _mapped(before, weights.hidden, weights.hidden_bias).chunk(3, 1)
     reset, update = (own[0] + held[0]).sigmoid(), (own[1] + held[1]).sigmoid()
     pre = own[2] + reset * held[2]
     size = pre.shape[1]
+    take = (1 - update) * _secant(pre.tanh(), pre)
+    flow = Flow(pre, _damping(pre, rule.epsilon), take, keep=update, reset=reset)
+    if rule.products != "signal":
+        flow = _with_gru_gates(flow, (own[0] + held[0], own[1] + held[1]), held[2], before, weights, rule)
     bias = None
     if weights.input_bias is not None and weights.hidden_bias is not None:
-        bias = weights.input_bias[2 * size :] + reset * weights.hidden_bias[2 * size :]
-    take = (1 - update) * _secant(pre.tanh(), pre)
-    return Flow(pre, _damping(pre, epsilon), take, keep=update, reset=reset, bias=bias), 2 * size
+        assert flow.reset is not None
+        bias = weights.input_bias[2 * size :] + flow.reset * weights.hidden_bias[2 * size :]
+    return flow._replace(bias=bias), 2 * size
 
 
-def _rnn_flow(x: Tensor, before: Tensor, weights: Weights, kind: str, epsilon: float) -> tuple[Flow, int]:
+def _with_gru_gates(
+    flow: Flow, z: tuple[Tensor, Tensor], held: Tensor, before: Tensor, weights: Weights, rule: Rule
+) -> Flow:
+    """The flow whose products ``r (V h + d)``, ``(1 - u) tanh(n)`` and ``u h`` share by ``rule``."""
+    reset, update = z[0].sigmoid(), z[1].sigmoid()
+    candidate, size = flow.preactivation.tanh(), held.shape[1]
+    inner = product_shares(rule.products, reset, held)
+    new = product_shares(rule.products, 1 - update, candidate)
+    old = product_shares(rule.products, update, before)
+    # The 1 of 1 - u is a constant: its share is the constant's, like sigma(0).
+    rest = excess(new, 1 - update, candidate) + excess(old, update, before) + new[0] * candidate
+    gates = [
+        _gate(rule.products, "signal", reset, z[0], inner[0] * held, excess(inner, reset, held), rule.epsilon,
+              _block_bias(weights, slice(0, size))),
+        _gate(rule.products, "state", update, z[1], old[0] * before - new[0] * candidate, rest, rule.epsilon,
+              _block_bias(weights, slice(size, 2 * size))),
+    ]  # fmt: skip
+    column = "other" if rule.products == "gradient" else "constant"
+    return flow._replace(
+        take=flow.take * new[1], keep=update * old[1], reset=reset * inner[1], gates=Gates([*gates, None], column)
+    )
+
+
+def _rnn_flow(x: Tensor, before: Tensor, weights: Weights, kind: str, rule: Rule) -> tuple[Flow, int]:
     pre = _mapped(x, weights.input, weights.input_bias) + _mapped(before, weights.hidden, weights.hidden_bias)
     take = _secant(pre.tanh(), pre) if kind == "rnn_tanh" else (pre > 0).to(pre.dtype)
-    return Flow(pre, _damping(pre, epsilon), take, bias=_signal_bias(weights, slice(None))), 0
+    return Flow(pre, _damping(pre, rule.epsilon), take, bias=_block_bias(weights, slice(None))), 0
 
 
-def _signal_bias(weights: Weights, part: slice) -> Tensor | None:
+def _block_bias(weights: Weights, part: slice) -> Tensor | None:
     if weights.input_bias is None or weights.hidden_bias is None:
         return None
     return weights.input_bias[part] + weights.hidden_bias[part]
 
 
 def _flow(
-    kind: str, x: Tensor, before: Tensor, cell: Tensor, weights: Weights, layout: Layout, epsilon: float
+    kind: str, x: Tensor, before: Tensor, cell: Tensor, weights: Weights, layout: Layout, rule: Rule
 ) -> tuple[Flow, int]:
     """The flow of one direction, and the first row of the signal's block in the weights."""
     if kind == "lstm":
-        return _lstm_flow(x, before, cell, weights, layout, epsilon)
+        return _lstm_flow(x, before, cell, weights, layout, rule)
     if kind == "gru":
-        return _gru_flow(x, before, weights, epsilon)
-    return _rnn_flow(x, before, weights, kind, epsilon)
+        return _gru_flow(x, before, weights, rule)
+    return _rnn_flow(x, before, weights, kind, rule)
 
 
 class Known(NamedTuple):
@@ -160,10 +235,10 @@ class Known(NamedTuple):
 
 
 class _Direction(Function):
-    """One layer in one direction: the kernel's values forward, Arras's rule backward.
+    """One layer in one direction: the kernel's values forward, the rule backward.
 
-    ``absorbed`` is a vector of two zeros whose gradient is what the biases and the stabilizer took: the ledger asks
-    for it, the explanation does not.
+    ``absorbed`` is a vector of four zeros whose gradient is what the biases, the stabilizer, the gates' constants and the
+    rule itself took: the ledger asks for it, the explanation does not.
     """
 
     @staticmethod
@@ -177,21 +252,34 @@ class _Direction(Function):
     @staticmethod
     def backward(ctx: Any, output: Tensor, last: Tensor, cell: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         flow, (from_input, from_hidden, projection) = ctx.flow, ctx.into
-        sent, emitted, last, cell = _back_in_time(output, last, cell, flow, ctx.layout, from_hidden, projection)
+        found = _back_in_time(output, last, cell, flow, ctx.layout, from_hidden, projection)
         taken = None
         if ctx.needs_input_grad[3]:
-            taken = _taken(sent, emitted, flow)
-        return sent @ from_input, last, cell, taken, None, None, None, None
+            taken = _taken(found, flow)
+        return found.sent @ from_input, found.last, found.cell, taken, None, None, None, None
+
+
+class _Back(NamedTuple):
+    """The multipliers of all blocks' pre-activations, of all outputs, of the initial hidden and cell state; and `Step`."""
+
+    sent: Tensor
+    emitted: Tensor
+    last: Tensor
+    cell: Tensor
+    step: Step
 
 
 def _back_in_time(
     output: Tensor, last: Tensor, cell: Tensor, flow: Flow, layout: Layout, from_hidden: Tensor,
     projection: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The multipliers of all pre-activations, of all outputs, of the initial hidden state and of the initial cell."""
-    take = flow.take * flow.damping
-    sent, last, cell = torch.empty_like(take), last.clone(), cell.clone()
+) -> _Back:  # fmt: skip
+    take, gates = flow.take * flow.damping, flow.gates
+    signal, last, cell = torch.empty_like(take), last.clone(), cell.clone()
     emitted = torch.empty_like(output)
+    step = (
+        Step(signal, signal, signal) if gates is None else Step(signal, torch.empty_like(take), torch.empty_like(take))
+    )
+    sent = signal if gates is None else take.new_empty(len(take), len(gates.blocks) * take.shape[1])
     for start, size in reversed(layout.spans):
         rows = slice(start, start + size)
         m = last[:size] + output[rows]
@@ -200,25 +288,33 @@ def _back_in_time(
             damping = flow.output[1]
             m = (m * damping[rows] if isinstance(damping, Tensor) else m) @ projection
         state = m if flow.emit is None else torch.addcmul(cell[:size], m, flow.emit[rows])
-        pre = torch.mul(state, take[rows], out=sent[rows])
-        back = (pre if flow.reset is None else pre * flow.reset[rows]) @ from_hidden
+        pre = torch.mul(state, take[rows], out=signal[rows])
+        if gates is None:
+            back = (pre if flow.reset is None else pre * flow.reset[rows]) @ from_hidden
+        else:
+            step.state[rows], step.output[rows] = state, m
+            sent[rows], held = gates.spread(pre, state, m, rows, flow.reset)
+            back = held @ from_hidden
         if flow.emit is not None and flow.keep is not None:
             cell[:size] = state * flow.keep[rows]
         elif flow.keep is not None:
             back = torch.addcmul(back, state, flow.keep[rows])
         last[:size] = back
-    return sent, emitted, last, cell
+    return _Back(sent, emitted, last, cell, step)
 
 
-def _taken(sent: Tensor, emitted: Tensor, flow: Flow) -> Tensor:
-    """What the biases and the stabilizer absorbed; shape (2,)."""
-    bias = sent.new_zeros(()) if flow.bias is None else (sent * flow.bias).sum()
-    lost = sent.new_zeros(())
+def _taken(found: _Back, flow: Flow) -> Tensor:
+    """What the biases, the stabilizer, the gates' constants and the rule absorbed; shape (4,)."""
+    sent, total = found.step.signal, found.sent.new_zeros(4)
+    if flow.bias is not None:
+        total[0] += (sent * flow.bias).sum()
     if isinstance(flow.damping, Tensor):
         # m z (1 - d) with sent = m d, and 0 where z = 0
         z, d = flow.preactivation, flow.damping
-        lost = torch.where(d == 0, 0, sent * z * (1 - d) / torch.where(d == 0, 1, d)).sum()
-    return torch.stack([bias, lost]) if flow.output is None else torch.stack([bias, lost + _projected(emitted, flow)])
+        total[1] += torch.where(d == 0, 0, sent * z * (1 - d) / torch.where(d == 0, 1, d)).sum()
+    if flow.output is not None:
+        total[1] += _projected(found.emitted, flow)
+    return total if flow.gates is None else total + flow.gates.taken(found.sent, found.step)
 
 
 def _projected(emitted: Tensor, flow: Flow) -> Tensor:
@@ -229,14 +325,14 @@ def _projected(emitted: Tensor, flow: Flow) -> Tensor:
 
 def directed(
     kind: str, x: Tensor, initial: Tensor, cell: Tensor, weights: Weights, layout: Layout, known: Known,
-    epsilon: float, absorbed: Tensor,
+    rule: Rule, absorbed: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """One layer in one direction, differentiable; its values are the kernel's."""
     with torch.no_grad():
         before = torch.cat([initial.to(known.hidden.dtype), known.hidden])[layout.previous]
-        flow, signal = _flow(kind, x, before, cell, weights, layout, epsilon)
+        flow, signal = _flow(kind, x, before, cell, weights, layout, rule)
     dtype, size = known.hidden.dtype, flow.take.shape[1]
-    block = slice(signal, signal + size)
+    block = slice(signal, signal + size) if flow.gates is None else slice(None)
     into = (weights.input[block].to(dtype), weights.hidden[block].to(dtype),
             None if weights.projection is None else weights.projection.to(dtype))  # fmt: skip
     return _Direction.apply(x, initial, cell, absorbed, known, layout, flow, into)  # type: ignore[no-any-return]

@@ -1,7 +1,9 @@
-"""Recurrent networks: gates get nothing, signals everything (Arras et al. 2017, arXiv 1706.07206; 2019).
+"""Recurrent networks: LSTM, GRU and RNN kernels and cells, under four rules for a gate times a signal.
 
-In every product the sigmoid gate is a constant, tanh passes all relevance (its secant), linear maps share by
-contribution. The mathematics of one layer stands in `recurrence`; here torch's overloads are read into one form.
+``signal``: gates get nothing, signals everything (Arras et al. 2017, arXiv 1706.07206; 2019). ``uniform``: half to each
+(Achtibat et al. 2024). ``ratio``: by magnitude (Otsuki et al. 2024). ``gradient``: the gate gets its gradient besides. tanh
+passes all relevance (its secant), linear maps share by contribution. The mathematics of one layer stands in `recurrence`
+and `gates`; here torch's overloads are read into one form.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor
 from lrp_plugin.call import Call
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.registry import register_rule
-from lrp_plugin.rules.recurrence import Known, Layout, Weights, directed
+from lrp_plugin.rules.recurrence import Known, Layout, Rule, Weights, directed
 from lrp_plugin.rules.routing import native_affine
 
 SEQUENCES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -104,8 +106,8 @@ class _Account:
         return leaf
 
     def absorber(self, like: Tensor) -> Tensor:
-        """Two zeros whose gradient is one direction's biases and stabilizer."""
-        zeros = torch.zeros(2, dtype=like.dtype, device=like.device, requires_grad=self.call.row is not None)
+        """Four zeros whose gradient is one direction's biases, stabilizer, gates' constants and rule."""
+        zeros = torch.zeros(4, dtype=like.dtype, device=like.device, requires_grad=self.call.row is not None)
         self.absorbed.append(zeros)
         return zeros
 
@@ -114,7 +116,7 @@ class _Account:
         if self.call.row is None:
             return
         for place, output in enumerate(outputs):
-            for column, index in (("bias", 0), ("stabilizer", 1)):
+            for column, index in (("bias", 0), ("stabilizer", 1), ("constant", 2), ("other", 3)):
                 self.call.absorb(column, functools.partial(self._asked, output, index), place)
             self.call.absorb("constant", functools.partial(self._constants, output), place)
 
@@ -151,6 +153,48 @@ def recurrent(call: Call, *, epsilon: float = 0.0) -> tuple[Tensor, ...]:
     Raises:
         UnsupportedOperationError: Where the kernel itself drops entries.
     """
+    return _explained(call, Rule("signal", epsilon))
+
+
+@register_rule("uniform", *SEQUENCES)
+def recurrent_uniform(call: Call, *, epsilon: float = 0.0) -> tuple[Tensor, ...]:
+    """LSTM, GRU: of each gate times signal half the relevance goes to each, to the gate through its sigmoid's secant.
+
+    Equals cells by hand with the products' rule ``uniform`` (AttnLRP's, Achtibat et al. 2024, arXiv 2402.05602,
+    Proposition 3.2) at epsilon = 0; ``sigmoid(0) = 1/2`` is a constant's share. An RNN has no gate: as ``signal``.
+
+    Args:
+        call, epsilon: As in `recurrent`; the gates' pre-activations have the epsilon too.
+    """
+    return _explained(call, Rule("uniform", epsilon))
+
+
+@register_rule("ratio", *SEQUENCES)
+def recurrent_ratio(call: Call, *, epsilon: float = 0.0) -> tuple[Tensor, ...]:
+    """LSTM, GRU: of each gate g times signal s the gate gets ``|g| / (|g| + |s|)``, the signal the rest.
+
+    Equals cells by hand with the products' rule ``ratio`` (Otsuki et al., ECCV 2024) at epsilon = 0.
+
+    Args:
+        call, epsilon: As in `recurrent_uniform`.
+    """
+    return _explained(call, Rule("ratio", epsilon))
+
+
+@register_rule("gradient", *SEQUENCES)
+def recurrent_gradient(call: Call, *, epsilon: float = 0.0) -> tuple[Tensor, ...]:
+    """LSTM, GRU: as ``signal``, and each gate besides gets what gradient times input would give it.
+
+    Gates decide what is remembered, which ``signal`` leaves out of account. Conserves nothing: what the gates get is
+    added, and booked as ``other``. Equals cells by hand with the rule ``gradient`` for products and sigmoids at epsilon = 0.
+
+    Args:
+        call, epsilon: As in `recurrent_uniform`.
+    """
+    return _explained(call, Rule("gradient", epsilon))
+
+
+def _explained(call: Call, rule: Rule) -> tuple[Tensor, ...]:
     with torch.no_grad():
         values = call.native()
     stack, packed, batch_first = _read(call)
@@ -173,7 +217,7 @@ def recurrent(call: Call, *, epsilon: float = 0.0) -> tuple[Tensor, ...]:
             last = values[1][place]
             known = Known(parts[direction], last, values[2][place] if stack.kind == "lstm" else last)
             found = directed(
-                stack.kind, rows, held.initial[place], held.cell[place], stack.weights[place], layout, known, epsilon,
+                stack.kind, rows, held.initial[place], held.cell[place], stack.weights[place], layout, known, rule,
                 account.absorber(hidden),
             )  # fmt: skip
             for kept, tensor in zip((outputs, lasts, cells), found):
@@ -208,6 +252,28 @@ def _with_leaves(stack: Stack, call: Call, account: _Account, packed: bool) -> S
 @register_rule("signal", *CELLS)
 def recurrent_cell(call: Call, *, epsilon: float = 0.0) -> Any:
     """One step of an LSTM, GRU or RNN: as the rule of the whole sequence."""
+    return _explained_cell(call, Rule("signal", epsilon))
+
+
+@register_rule("uniform", *CELLS)
+def recurrent_cell_uniform(call: Call, *, epsilon: float = 0.0) -> Any:
+    """One step, half to each factor: as `recurrent_uniform`."""
+    return _explained_cell(call, Rule("uniform", epsilon))
+
+
+@register_rule("ratio", *CELLS)
+def recurrent_cell_ratio(call: Call, *, epsilon: float = 0.0) -> Any:
+    """One step, by magnitude: as `recurrent_ratio`."""
+    return _explained_cell(call, Rule("ratio", epsilon))
+
+
+@register_rule("gradient", *CELLS)
+def recurrent_cell_gradient(call: Call, *, epsilon: float = 0.0) -> Any:
+    """One step, the gates by their gradients: as `recurrent_gradient`."""
+    return _explained_cell(call, Rule("gradient", epsilon))
+
+
+def _explained_cell(call: Call, rule: Rule) -> Any:
     with torch.no_grad():
         value = call.native()
     kind = call.operation.removesuffix("_cell")
@@ -220,7 +286,7 @@ def recurrent_cell(call: Call, *, epsilon: float = 0.0) -> Any:
     layout = Layout.of([x.shape[0]], x.shape[0], False, x.device)
     found = directed(
         kind, account.constant(x), initial, cell, _weights(flat, len(flat) == 4), layout, Known(hidden, hidden, last),
-        epsilon, account.absorber(hidden),
+        rule, account.absorber(hidden),
     )  # fmt: skip
     results = (found[0], found[2]) if kind == "lstm" else found[:1]
     account.book(results)

@@ -164,6 +164,17 @@ register_rule(
 )(elementwise)  # fmt: skip
 register_rule("identity", "relu6", "clamp_min", "sqrt", sign="nonnegative", port="keeps")(elementwise)
 register_rule("identity", "sigmoid", "hardsigmoid", sign="nonnegative", port="keeps", gate=True)(elementwise)
+
+
+@register_rule("gradient", "sigmoid", sign="nonnegative", gate=True)
+def sigmoid_gradient(call: Call) -> Tensor:
+    """A sigmoid by its derivative, for gates under the products' rule ``gradient``; what is lost is booked as ``other``."""
+    value = call.native()
+    x, held = call["input"].detach(), value.detach()
+    call.absorb("other", lambda m: m * (held - x * held * (1 - held)))
+    return value  # type: ignore[no-any-return]
+
+
 register_rule(
     "identity", "exp", "softplus", "cosh", "exp2", "cos", "erfc", "acos", "sinc", "log_sigmoid", port="keeps"
 )(elementwise)

@@ -114,3 +114,92 @@ class HandWritten(nn.Module):
             z = torch.sigmoid(p + k)
             return (1 - z) * torch.tanh(q + torch.sigmoid(a + e) * s) + z * h, c
         return (torch.tanh(own + held) if self.kernel.mode == "RNN_TANH" else torch.relu(own + held)), c
+
+
+def part(products: str, gate: Tensor, signal: Tensor) -> tuple[Tensor, Tensor]:
+    """What gate and signal get of their product's relevance, as shares of it, unit by unit."""
+    gates, signals = [], []
+    for g, s in zip(gate.tolist(), signal.tolist()):
+        both = abs(g) + abs(s)
+        shares = {"signal": (0.0, 1.0), "uniform": (0.5, 0.5), "gradient": (1.0, 1.0),
+                  "ratio": (abs(g) / both, abs(s) / both) if both else (0.5, 0.5)}[products]  # fmt: skip
+        gates.append(shares[0])
+        signals.append(shares[1])
+    return gate.new_tensor(gates), gate.new_tensor(signals)
+
+
+def through_sigmoid(products: str, z: Tensor, relevance: Tensor) -> Tensor:
+    """Relevance of z from that of sigmoid(z): less the constant's half, or gradient times input."""
+    value = torch.sigmoid(z)
+    if products == "gradient":
+        return relevance * (1 - value) * z
+    return relevance * (value - 0.5) / value
+
+
+def lstm_relevance_of_gates(products: str, x: Tensor, params: list[Tensor], wanted: Tensor, epsilon: float) -> Tensor:
+    """`lstm_relevance` of x from zero states, with each product's relevance shared between gate and signal."""
+    w, v, b = params[0], params[1], params[2] + params[3]
+    size = len(b) // 4
+    h = c = x.new_zeros(size)
+    steps = []
+    for t in range(len(x)):
+        z = w @ x[t] + v @ h + b
+        i, f, g, o = z.chunk(4)
+        new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        steps.append((h, c, z, new))
+        c, h = new, torch.sigmoid(o) * torch.tanh(new)
+    of_x, of_h, of_c = torch.zeros_like(x), torch.zeros_like(h), torch.zeros_like(h)
+    for t in reversed(range(len(x))):
+        before, former, z, state = steps[t]
+        i, f, g, o = z.chunk(4)
+        arriving = of_h + wanted[t]
+        to_gate, to_signal = part(products, torch.sigmoid(o), torch.tanh(state))
+        of_o = through_sigmoid(products, o, arriving * to_gate)
+        of_state = of_c + arriving * to_signal
+        kept, added = torch.sigmoid(f) * former, torch.sigmoid(i) * torch.tanh(g)
+        of_kept, of_added = of_state * kept / state, of_state * added / state
+        to_f, to_former = part(products, torch.sigmoid(f), former)
+        to_i, to_g = part(products, torch.sigmoid(i), torch.tanh(g))
+        of_f = through_sigmoid(products, f, of_kept * to_f)
+        of_i = through_sigmoid(products, i, of_added * to_i)
+        of_c = of_kept * to_former
+        of_z = torch.cat([of_i, of_f, of_added * to_g, of_o])
+        of_x[t] = share(w, x[t], z, of_z, epsilon)
+        of_h = share(v, before, z, of_z, epsilon)
+    return of_x
+
+
+def gru_relevance_of_gates(products: str, x: Tensor, params: list[Tensor], wanted: Tensor, epsilon: float) -> Tensor:
+    """`gru_relevance` of x from a zero state, with each product's relevance shared between gate and signal."""
+    w, v, b, d = params
+    size = len(b) // 3
+    h = x.new_zeros(size)
+    signal = slice(2 * size, 3 * size)
+    steps = []
+    for t in range(len(x)):
+        own, held = w @ x[t] + b, v @ h + d
+        r, u = own[:size] + held[:size], own[size : 2 * size] + held[size : 2 * size]
+        n = own[signal] + torch.sigmoid(r) * held[signal]
+        new, old = (1 - torch.sigmoid(u)) * torch.tanh(n), torch.sigmoid(u) * h
+        steps.append((h, r, u, n, held[signal], new, old))
+        h = new + old
+    of_x, of_h = torch.zeros_like(x), torch.zeros_like(h)
+    for t in reversed(range(len(x))):
+        before, r, u, n, held, new, old = steps[t]
+        arriving = of_h + wanted[t]
+        closing, opening = 1 - torch.sigmoid(u), torch.sigmoid(u)
+        of_new, of_old = arriving * new / (new + old), arriving * old / (new + old)
+        to_closing, to_n = part(products, closing, torch.tanh(n))
+        to_opening, to_before = part(products, opening, before)
+        # 1 - sigmoid(u): the 1 takes its part, the sigmoid's is -sigmoid(u) / (1 - sigmoid(u)) of it.
+        of_sigmoid = of_new * to_closing * -opening / closing + of_old * to_opening
+        of_u = through_sigmoid(products, u, of_sigmoid)
+        of_n = of_new * to_n * n.abs() / (n.abs() + epsilon)
+        of_inner = of_n * torch.sigmoid(r) * held / n  # of the product r (V h + d), a part of n
+        to_r, to_held = part(products, torch.sigmoid(r), held)
+        of_r = through_sigmoid(products, r, of_inner * to_r)
+        of_gates, z = torch.cat([of_r, of_u]), torch.cat([r, u])
+        of_x[t] = share(w[: 2 * size], x[t], z, of_gates, epsilon) + share(w[signal], x[t], n, of_n, 0.0)
+        of_h = of_old * to_before + share(v[: 2 * size], before, z, of_gates, epsilon)
+        of_h = of_h + share(v[signal], before, held, of_inner * to_held, 0.0)
+    return of_x

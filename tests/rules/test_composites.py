@@ -156,6 +156,7 @@ WRITTEN = {
     ],
     "cp_lrp": ["epsilon(epsilon=1e-06)"] * 3,
     "arras": ["epsilon(epsilon=0.001)"] * 3,
+    "recurrent": ["epsilon(epsilon=0.001)"] * 3,
     "guided_backprop": ["zero"] * 3,
     "deconvnet": ["zero"] * 3,
     "lrp_cmp alpha1": ["alphabeta(alpha=1.0, beta=0.0, stabilizer=1e-09)"] * 2 + ["epsilon(epsilon=0.1)"],
@@ -174,7 +175,7 @@ def test_every_ready_composite_is_written_down() -> None:
     assert {name.split()[0] for name in WRITTEN} == {*composites.ready.READY, "epsilon_gamma_box"}
 
 
-WITHOUT_BIAS_MODES = ("guided_backprop", "deconvnet", "arras")
+WITHOUT_BIAS_MODES = ("guided_backprop", "deconvnet", "arras", "recurrent")
 """The first two conserve nothing; in a recurrent kernel a bias always keeps its share."""
 
 

@@ -62,7 +62,7 @@ NAMED = {
     },
     ("rsub", "epsilon"): "test_bags_and_bilinear",
     ("add_relu", "epsilon"): "test_sums_and_products",
-    **{("mul", name): "test_sums_and_products" for name in ("uniform", "ratio", "signal")},
+    **{("mul", name): "test_sums_and_products" for name in ("uniform", "ratio", "signal", "gradient")},
     **{(f"max_pool{n}d", name): "test_sums_and_products" for n in (1, 2, 3) for name in ("winner_take_all", "proportional")},
     **{(f"adaptive_max_pool{n}d", "winner_take_all"): "test_sums_and_products" for n in (1, 2, 3)},
     ("embedding_bag", "sum"): "test_bags_and_bilinear",

@@ -135,6 +135,9 @@ def test_products_meet_their_twins(other: tuple[int, ...] | None) -> None:
     (signal, gate), R = explained(lambda x, y: x * torch.sigmoid(y), "signal", a, b)
     torch.testing.assert_close(signal, R)
     assert not gate.any()
+    (signal, gate), R = explained(lambda x, y: x * torch.sigmoid(y), "gradient", a, b)
+    torch.testing.assert_close(signal, R)
+    torch.testing.assert_close(gate, (R * b * (1 - torch.sigmoid(b))).sum_to_size(b.shape))
 
 
 def test_proportional_pooling_meets_its_twin() -> None:
