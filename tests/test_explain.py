@@ -105,9 +105,9 @@ def test_weights_of_a_file_are_used(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("image", "more", "message"),
     [
-        ("absent.png", [], "no such image file"),
-        ("text.png", [], "no readable image"),
-        ("cut.png", [], "no readable image"),
+        ("absent.png", [], "does not exist"),
+        ("text.png", [], "is no picture that Pillow knows"),
+        ("cut.png", [], "is broken or cut short"),
         ("chest.png", ["--model", "resnet19"], "unknown model 'resnet19'; legal are"),
         ("chest.png", ["--rule", "lrp"], "unknown rule 'lrp'; legal are epsilon"),
         ("chest.png", ["--target", "1000"], "1000"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import os
 import pickle
 import random
 from pathlib import Path
@@ -17,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
+from lrp_plugin.files import write_atomically
+
 from .models import CXRClassifier, rebuild_model
 
 
@@ -24,25 +24,15 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message names the file and what is left."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that a crash or a full disk leaves the previous file as it was.
-
-    The bytes go to a neighbour file, are flushed to the disk, and the neighbour takes the name in one step.
+def _write(path: Path, content: bytes) -> None:
+    """Write through `lrp_plugin.files.write_atomically`, which keeps the previous file; say what is left.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
     """
-    partial = path.with_name(path.name + ".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_atomically(path, content)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         left = f"the previous {path.name} is intact" if path.exists() else "there was no earlier one"
         raise CheckpointError(
             f"could not save {path} ({len(content) / 2**20:.1f} MiB): {error.strerror}; {left}. "
@@ -54,11 +44,11 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state: tensors, numbers, strings, lists and dictionaries, for ``weights_only``.
 
     Raises:
-        CheckpointError: as :func:`write_atomically`.
+        CheckpointError: the disk is full, or the folder cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    _write(path, buffer.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -80,12 +70,12 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """Write weights as safetensors, with ``facts`` (JSON) and the model's recipe in the header.
 
     Raises:
-        CheckpointError: as :func:`write_atomically`.
+        CheckpointError: the disk is full, or the folder cannot be written.
     """
     recipe = model.recipe if isinstance(model, CXRClassifier) else None
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {"recipe": json.dumps(recipe), "facts": json.dumps(facts)}
-    write_atomically(path, safetensors_bytes(_without_sharing(tensors), metadata=header))
+    _write(path, safetensors_bytes(_without_sharing(tensors), metadata=header))
 
 
 def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:

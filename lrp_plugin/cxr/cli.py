@@ -157,7 +157,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _evidence(options: argparse.Namespace) -> None:
-    from lrp_plugin.visualization.saving import write_atomically
+    from lrp_plugin.files import write_atomically
 
     from .explaining import DEFAULT_METHODS, evidence_csv, evidence_table, score_evidence
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lrp_plugin.cxr.report import Example
+from lrp_plugin.files import write_atomically
 from lrp_plugin.visualization import plot_comparison, save_figure
-from lrp_plugin.visualization.saving import write_atomically
 
 from .explaining import EvidenceRow
 

@@ -13,19 +13,16 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
+from lrp_plugin.images import DICOM_SUFFIXES, IMAGE_SUFFIXES, declared_shape, is_image_file
+
 from .metadata import read_urls
-from .radiographs import (
-    DICOM_SUFFIXES,
-    IMAGE_SUFFIXES,
-    RadiographError,
-    declared_shape,
-    read_lung_mask,
-    read_radiograph,
-)
+from .radiographs import RadiographError, read_lung_mask, read_radiograph
 from .records import IGNORED, CXRDataset, Event
 
 #: Pictures of each class in the COVID-19 Radiography Database (version 5).
 COVID19_COUNTS = {"COVID": 3616, "Lung Opacity": 6012, "Normal": 10192, "Viral Pneumonia": 1345}
+
+_USUAL_SHAPE = (299, 299)  # The database's, for a picture whose header is lost.
 
 _Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -118,11 +115,10 @@ class CXRFolder(CXRDataset):
             return []
         images = base / "images" if (base / "images").is_dir() else base
         masks = base / "masks"
-        legal = IMAGE_SUFFIXES + DICOM_SUFFIXES
         files = [
             path
             for path in images.rglob("*")
-            if path.suffix.lower() in legal and not path.is_relative_to(masks) and not path.name.startswith(".")
+            if not path.name.startswith(".") and not path.is_relative_to(masks) and is_image_file(path)
         ]
         if not files:
             self._complain(f"class folder {images} is empty: the dataset has no {name} pictures")
@@ -165,7 +161,7 @@ class CXRFolder(CXRDataset):
             image = read_radiograph(self.root / record.image)
         except RadiographError as error:
             self._complain(f"{error}. It is left out (label {IGNORED}); strict=True makes this an error")
-            image, label = torch.zeros(1, *declared_shape(self.root / record.image)), IGNORED
+            image, label = torch.zeros(1, *(declared_shape(self.root / record.image) or _USUAL_SHAPE)), IGNORED
         lungs = self._read_mask(record, (image.shape[1], image.shape[2]))
         if self.size is not None:
             image = TF.resize_image(image, [self.size, self.size], antialias=True).clamp(0.0, 1.0)

@@ -28,9 +28,9 @@ from lrp_plugin.cxr.report import (
     write_report,
 )
 from lrp_plugin.evidence import bootstrap_mean, mask_share
+from lrp_plugin.files import write_atomically
 from lrp_plugin.gradients import AttributionMethod
 from lrp_plugin.version import __version__
-from lrp_plugin.visualization.saving import write_atomically
 
 from .explaining import ALL_CLASSES, EvidenceScores, build_explainer, evidence_csv, score_evidence
 from .loaders import get_dataloader

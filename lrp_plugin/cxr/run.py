@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from lrp_plugin.files import write_atomically
+
 from .checkpoints import (
     CheckpointError,
     load_state,
@@ -20,7 +22,6 @@ from .checkpoints import (
     rng_state,
     save_state,
     save_weights,
-    write_atomically,
 )
 from .loaders import EpochSampler
 from .processes import all_succeeded, gather, share_buffers, sum_over_processes
@@ -248,7 +249,7 @@ class TrainingRun:
         if self.trainer.rank == 0:
             try:
                 write()
-            except CheckpointError as caught:
+            except (CheckpointError, OSError) as caught:
                 error = caught
         all_succeeded(error)
 

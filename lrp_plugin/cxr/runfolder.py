@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from lrp_plugin.visualization.saving import write_atomically
+from lrp_plugin.files import write_atomically
 
 from .checkpoints import CheckpointError, load_model
 from .folders import COVID19CXRDataset, CXRFolder

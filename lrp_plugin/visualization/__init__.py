@@ -15,13 +15,14 @@
 Zero is exactly white, scales are symmetric, channels are summed with their sign.
 """
 
+from lrp_plugin.files import write_atomically
 from lrp_plugin.visualization.arrays import display_image, region_mask, relevance_map
 from lrp_plugin.visualization.grids import plot_batch, plot_comparison
 from lrp_plugin.visualization.ledger import LEDGER_COLUMNS, plot_ledger
 from lrp_plugin.visualization.look import Look, draw_image, draw_mask_contour
 from lrp_plugin.visualization.maps import plot_heatmap, plot_overlay
 from lrp_plugin.visualization.regions import Region, plot_distribution, plot_top_regions, top_regions
-from lrp_plugin.visualization.saving import save_figure, write_atomically
+from lrp_plugin.visualization.saving import save_figure
 from lrp_plugin.visualization.style import RELEVANCE, RELEVANCE_ON_IMAGE
 
 __all__ = [

@@ -1,43 +1,15 @@
-"""Files that are whole or not there: written beside their place and moved into it at once."""
+"""Figures as files, whole or not there."""
 
 from __future__ import annotations
 
 import io
 import os
-import uuid
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
-
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a file so that no reader and no crash ever meets half of it.
-
-    Args:
-        path: Where to; missing parent folders are made. An existing file is replaced.
-        content: The bytes.
-
-    Returns:
-        The path.
-
-    Raises:
-        OSError: The disk is full, the folder not writable, ...; what stood there before is still there.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since os.replace is atomic only within one file system. Not tempfile: its files are
-    # readable by their owner alone.
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+from lrp_plugin.files import write_atomically
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 300) -> Path:

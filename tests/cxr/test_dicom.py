@@ -96,6 +96,36 @@ def test_lookup_table_is_applied(tmp_path: Path) -> None:
     assert read_radiograph(path)[0, 0].tolist() == pytest.approx([1.0, 0.0, 0.2, 0.4])
 
 
+def test_monochrome1_is_inverted_after_its_lookup_table(tmp_path: Path) -> None:
+    from pydicom.dataset import Dataset
+
+    table = Dataset()
+    table.LUTDescriptor = [4, 0, 8]
+    table.LUTData = np.array([255, 0, 51, 102], np.uint16).tobytes()
+    stored = np.array([[0, 1, 2, 3]], np.uint16)
+    path = write(tmp_path / "x.dcm", stored, VOILUTSequence=[table], PhotometricInterpretation="MONOCHROME1")
+    assert read_radiograph(path)[0, 0].tolist() == pytest.approx([0.0, 1.0, 0.8, 0.6])
+
+
+@pytest.mark.parametrize("name", ["IM0001", "photo.png", "scan.tif"])
+def test_a_dicom_file_is_known_by_its_content(tmp_path: Path, ramp: np.ndarray, name: str) -> None:
+    path = write(tmp_path / "x.dcm", ramp, PhotometricInterpretation="MONOCHROME1").rename(tmp_path / name)
+    assert np.allclose(read_radiograph(path)[0].numpy(), 1.0 - ramp / 65535.0, atol=1e-6)
+
+
+def test_a_dicom_bomb_and_nan_are_named(tmp_path: Path) -> None:
+    bomb = write(tmp_path / "bomb.dcm", np.zeros((8, 8), np.uint8), Rows=65535, Columns=65535)
+    with pytest.raises(RadiographError, match="too large to be unpacked safely"):
+        read_radiograph(bomb)
+    values = np.array([[0.0, np.nan, 1.0]], np.float32)
+    path = write(tmp_path / "nan.dcm", values, FloatPixelData=values.tobytes())
+    dataset = pydicom.dcmread(path)
+    del dataset.PixelData
+    dataset.save_as(path)
+    with pytest.raises(RadiographError, match=r"nan\.dcm holds 1 pixels that are NaN"):
+        read_radiograph(path)
+
+
 def test_what_cannot_be_shown_is_named(tmp_path: Path, ramp: np.ndarray) -> None:
     colour = write(tmp_path / "colour.dcm", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(RadiographError, match=r"colour\.dcm holds RGB"):
@@ -115,10 +145,13 @@ def test_dicom_in_a_folder_dataset(tmp_path: Path, ramp: np.ndarray) -> None:
     (tmp_path / "a").mkdir()
     write(tmp_path / "a" / "1.dcm", ramp)
     (tmp_path / "a" / "2.dcm").write_bytes(b"x" * 200)
+    write(tmp_path / "3.dcm", ramp).rename(tmp_path / "a" / "IM0003")
     dataset = CXRFolder(tmp_path, size=32)
+    assert len(dataset) == 3, "as PACS name them"
     assert dataset[0]["image"].shape == (1, 32, 32)
     with pytest.warns(DataWarning, match=r"2\.dcm"):
         _ = dataset[1]
+    assert int(dataset[2]["disease"]) == 0
 
 
 def test_without_pydicom_the_extra_is_named(tmp_path: Path, ramp: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:

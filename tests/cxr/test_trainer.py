@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -272,7 +273,7 @@ def test_trained_model_is_rebuilt_from_its_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
-def test_full_disk_stops_training_and_the_run_can_go_on(tmp_path: Path) -> None:
+def test_full_disk_stops_training_and_the_run_can_go_on(tmp_path: Path, full_disk: Any) -> None:
     whole = trainer(output=tmp_path / "whole")
     whole.train(*loaders(), epochs=3)
 
@@ -284,11 +285,12 @@ def test_full_disk_stops_training_and_the_run_can_go_on(tmp_path: Path) -> None:
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             Filling.reads += 1
             if Filling.reads == 2 * 64 + 1:
-                (tmp_path / "run" / "last.ckpt.partial").symlink_to("/dev/full")
+                filled.enter_context(full_disk())
             return super().__getitem__(index)
 
     _, val = loaders()
-    with pytest.raises(CheckpointError, match=r"last\.ckpt.*No space left.*intact.*resume"):
+    told = pytest.raises(CheckpointError, match=r"last\.ckpt.*No space left.*intact.*resume")
+    with ExitStack() as filled, told:
         trainer(output=tmp_path / "run").train(get_dataloader(Filling(), 8, True), val, epochs=3)
     again = trainer(output=tmp_path / "run")
     history = again.train(*loaders(), epochs=3, resume=True)

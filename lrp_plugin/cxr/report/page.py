@@ -12,7 +12,7 @@ from lrp_plugin.cxr.report.data import Example, Report
 from lrp_plugin.cxr.report.findings import outside, shortcuts
 from lrp_plugin.cxr.report.pictures import image_url, layer_url, outline, reduced_image
 from lrp_plugin.evidence import Interval
-from lrp_plugin.visualization.saving import write_atomically
+from lrp_plugin.files import write_atomically
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined

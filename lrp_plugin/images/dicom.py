@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .radiographs import RadiographError
+from lrp_plugin.images.errors import ImageError, refuse_bomb
 
 Pixels = NDArray[np.float64]
 
@@ -30,8 +30,8 @@ def read_dicom(path: str | Path) -> Tensor:
 
     Raises:
         ImportError: pydicom is not installed.
-        RadiographError: not a DICOM file, no pixels, colour, several frames, or a compression without
-            decoder.
+        ImageError: not a DICOM file, no pixels, colour, several frames, too many pixels, NaN, or a compression
+            without decoder.
     """
     try:
         import pydicom
@@ -40,19 +40,24 @@ def read_dicom(path: str | Path) -> Tensor:
         raise ImportError("DICOM files need pydicom: pip install 'lrp-plugin[dicom]'") from error
     try:
         dataset = pydicom.dcmread(path)
+        refuse_bomb(f"picture {path}", int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
         stored = dataset.pixel_array
+    except ImageError:
+        raise
     except FileNotFoundError:
-        raise RadiographError(f"picture {path} does not exist") from None
+        raise ImageError(f"picture {path} does not exist") from None
     except InvalidDicomError as error:
-        raise RadiographError(f"{path} is not a DICOM file: {error}") from error
+        raise ImageError(f"{path} is not a DICOM file: {error}") from error
     except Exception as error:  # pydicom and its decoders raise what they like on damaged or unusual pixel data.
-        raise RadiographError(
+        raise ImageError(
             f"the pixels of {path} cannot be decoded ({error}). A compressed file may need "
             "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg; a cut-off one must be fetched again"
         ) from error
     kind = dataset.get("PhotometricInterpretation", "MONOCHROME2")
     if stored.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise RadiographError(f"{path} holds {kind} pixels of shape {stored.shape}; legal: one MONOCHROME1 or 2 frame")
+        raise ImageError(f"{path} holds {kind} pixels of shape {stored.shape}; legal: one MONOCHROME1 or 2 frame")
+    if not np.isfinite(stored).all():
+        raise ImageError(f"picture {path} holds {int((~np.isfinite(stored)).sum())} pixels that are NaN or infinite")
     grey = _present(dataset, stored)
     if kind == "MONOCHROME1":
         grey = 1.0 - grey

@@ -1,0 +1,137 @@
+"""The one reader of image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lrp_plugin.images.errors import LARGEST_PICTURE, ImageError, refuse_bomb
+
+#: File endings taken for pictures. What a file is, its content says.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+DICOM_SUFFIXES = (".dcm", ".dicom")
+
+_WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation (tag 262); Pillow turns 1 and 8 bit over itself, 16 bit not.
+_Pixels = NDArray[np.float32]
+
+
+def read_image(path: str | Path, *, mode: str | None = None, stretch: bool = False, what: str = "picture") -> Tensor:
+    """Read a picture as it is meant to be seen.
+
+    PNG, JPEG, BMP, TIFF and whatever else Pillow knows, 8 or 16 bit, and DICOM, which is known by its content, not by
+    its ending (see `lrp_plugin.images.dicom.read_dicom`). EXIF's orientation is applied; transparency is dropped; of
+    several pages the first is read.
+
+    Args:
+        path: The file.
+        mode: ``"L"`` for grey (colour becomes luma, ITU-R 601), ``"RGB"`` for three channels, None for whichever the
+            file holds.
+        stretch: For more than 8 bits: make the file's own extremes black and white, since radiographs use a part of
+            their range. Otherwise 0 is black and the greatest number of the format is white. Floating-point files
+            within [0, 1] are read as they are, others are always stretched.
+        what: What messages call it.
+
+    Returns:
+        Float32 ``(C, H, W)`` in [0, 1], C 1 or 3.
+
+    Raises:
+        ImageError: The file is missing, broken, no picture, too large (`LARGEST_PICTURE`), or holds NaN or infinity.
+        ImportError: A DICOM file without pydicom.
+        ValueError: An unknown ``mode``.
+    """
+    if mode not in (None, "L", "RGB"):
+        raise ValueError(f"read_image(mode={mode!r}): legal are 'L' (grey), 'RGB', and None (as the file is)")
+    path = Path(path)
+    if _is_dicom(path):
+        from lrp_plugin.images.dicom import read_dicom
+
+        return _with_channels(read_dicom(path), mode)
+    pixels = _decode(path, f"{what} {path}", mode, stretch)
+    values = torch.from_numpy(pixels)
+    return _with_channels(values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous(), mode)
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a file counts as a picture: by its ending, or, where it has none, by DICOM's mark (as PACS write it)."""
+    if path.suffix.lower() in IMAGE_SUFFIXES + DICOM_SUFFIXES:
+        return True
+    return not path.suffix and path.is_file() and _has_dicom_mark(path)
+
+
+def declared_shape(path: Path) -> tuple[int, int] | None:
+    """Height and width by a picture's header, upright; None where even that is lost."""
+    try:
+        with Image.open(path) as picture:
+            tags: Any = getattr(picture, "tag_v2", {})
+            width, height = tags.get(256, picture.width), tags.get(257, picture.height)
+            shape = (width, height) if picture.getexif().get(274, 1) in (5, 6, 7, 8) else (height, width)
+            return shape if shape[0] * shape[1] <= LARGEST_PICTURE else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in DICOM_SUFFIXES or _has_dicom_mark(path)
+
+
+def _has_dicom_mark(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _with_channels(values: Tensor, mode: str | None) -> Tensor:
+    if mode == "RGB" and values.shape[0] == 1:
+        return values.expand(3, -1, -1).contiguous()
+    if mode == "L" and values.shape[0] == 3:
+        return (values * values.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
+    return values
+
+
+def _decode(path: Path, what: str, mode: str | None, stretch: bool) -> _Pixels:
+    try:
+        # Not by its name: Pillow 13.0 maps an uncompressed TIFF into memory with the sides of the picture turned upright.
+        with path.open("rb") as file, Image.open(file) as picture:
+            refuse_bomb(what, *picture.size)
+            tags: Any = getattr(picture, "tag_v2", {})
+            negative = tags.get(262) == _WHITE_IS_ZERO
+            return _values(ImageOps.exif_transpose(picture), what, mode, stretch, negative)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{what} does not exist") from None
+    except IsADirectoryError:
+        raise ImageError(f"{what} is a folder; give a file") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{what} is no picture that Pillow knows; is it complete?") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{what} has more than {LARGEST_PICTURE:,} pixels: too large to be unpacked safely") from None
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # Broken PNG chunks are SyntaxErrors.
+        raise ImageError(f"{what} is broken or cut short: {error}") from error
+
+
+def _values(picture: Image.Image, what: str, mode: str | None, stretch: bool, negative: bool) -> _Pixels:
+    """Pixels in [0, 1], ``(H, W)`` or ``(H, W, 3)``."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.asarray(picture, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ImageError(f"{what} holds {int((~np.isfinite(values)).sum())} pixels that are NaN or infinite")
+        low, high = float(values.min()), float(values.max())
+        whole = 1.0 if picture.mode == "F" else 65535.0
+        if stretch or low < 0 or high > whole:
+            values = (values - low) / max(high - low, 1e-12)
+        else:
+            values = values / whole
+        return (1.0 - values if negative else values).astype(np.float32)
+    if picture.mode in ("L", "1", "LA") or mode == "L":
+        grey = picture if picture.mode == "L" else picture.convert("RGB").convert("L")
+        return np.asarray(grey, dtype=np.float32) / np.float32(255.0)
+    return np.asarray(picture.convert("RGB"), dtype=np.float32) / np.float32(255.0)
