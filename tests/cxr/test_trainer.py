@@ -289,7 +289,7 @@ def test_full_disk_stops_training_and_the_run_can_go_on(tmp_path: Path, full_dis
             return super().__getitem__(index)
 
     _, val = loaders()
-    told = pytest.raises(CheckpointError, match=r"last\.ckpt.*No space left.*intact.*resume")
+    told = pytest.raises(CheckpointError, match=r"run/(best|last)\..*No space left.*intact.*resume")
     with ExitStack() as filled, told:
         trainer(output=tmp_path / "run").train(get_dataloader(Filling(), 8, True), val, epochs=3)
     again = trainer(output=tmp_path / "run")
