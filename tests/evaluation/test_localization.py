@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lrp_plugin.evidence import (
+from lrp_plugin.evaluation import (
     MEASURES,
     bootstrap_mean,
     evidence_by_class,
