@@ -1,21 +1,20 @@
 """Chest X-rays: data, synthetic data, models, training. The attribution core never imports this."""
 
+from lrp_plugin.pyhealth.shapes import IGNORED, CXRClassification, CXRDataset, Event, Patient, TaskDataset
+from lrp_plugin.synthetic import Shortcut, SyntheticCXR
+
 from .checkpoints import CheckpointError, load_model, load_weights, save_weights
 from .folders import COVID19_COUNTS, COVID19CXRDataset, CXRFolder, DataWarning
 from .loaders import EpochSampler, get_dataloader
 from .memory import InMemory
 from .metrics import DEFAULT_METRICS, METRICS
 from .models import CXRClassifier, build_model, list_models
-from .opacities import Shortcut
 from .plots import plot_class_examples, plot_class_histogram, plot_confusion_matrix
 from .processes import join_processes
 from .radiographs import RadiographError, read_lung_mask, read_radiograph
-from .records import IGNORED, CXRDataset, Event, Patient
 from .reference import ReferenceCNN
 from .settings import History, TrainSettings
 from .splits import CXRSubset, split_by_patient, split_by_sample
-from .synthetic import SyntheticCXR
-from .tasks import CXRClassification, TaskDataset
 from .trainer import Trainer, seed_everything
 from .transforms import cxr_transforms
 

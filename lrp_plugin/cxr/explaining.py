@@ -18,10 +18,10 @@ from lrp_plugin.composites import epsilon_gamma_box
 from lrp_plugin.composites.ready import READY
 from lrp_plugin.evidence import Interval, bootstrap_mean, mask_area, mask_share
 from lrp_plugin.gradients import METHODS, AttributionMethod, build_method
+from lrp_plugin.pyhealth.shapes import IGNORED
 
 from .loaders import get_dataloader
 from .models import CXRClassifier
-from .records import IGNORED
 
 #: What the demo and the reports compare unless told otherwise.
 DEFAULT_METHODS = ("saliency", "epsilon", "alphabeta", "epsilon_plus_flat")

@@ -14,10 +14,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
 from lrp_plugin.images import DICOM_SUFFIXES, IMAGE_SUFFIXES, declared_shape, is_image_file
+from lrp_plugin.pyhealth.shapes import IGNORED, CXRDataset, Event
 
 from .metadata import read_urls
 from .radiographs import RadiographError, read_lung_mask, read_radiograph
-from .records import IGNORED, CXRDataset, Event
 
 #: Pictures of each class in the COVID-19 Radiography Database (version 5).
 COVID19_COUNTS = {"COVID": 3616, "Lung Opacity": 6012, "Normal": 10192, "Viral Pneumonia": 1345}

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.pyhealth.shapes import IGNORED
+
 from .processes import sum_over_processes
-from .records import IGNORED
 
 #: Name -> class in ``torchmetrics.classification`` and its options. Add an entry to offer another. (Names,
 #: not classes: torchmetrics takes seconds to import, and reading data does not need it.)

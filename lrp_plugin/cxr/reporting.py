@@ -30,16 +30,16 @@ from lrp_plugin.cxr.report import (
 from lrp_plugin.evidence import bootstrap_mean, mask_share
 from lrp_plugin.files import write_atomically
 from lrp_plugin.gradients import AttributionMethod
+from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
 
 from .explaining import ALL_CLASSES, EvidenceScores, build_explainer, evidence_csv, score_evidence
 from .loaders import get_dataloader
 from .models import CXRClassifier
 from .radiographs import read_radiograph
-from .records import IGNORED
 from .runfolder import Parts, RunSettings
 from .splits import CXRSubset
-from .synthetic import SyntheticCXR
 from .trainer import Trainer
 
 MARKER_REGION = "text marker in the upper left corner"

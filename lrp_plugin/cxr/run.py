@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from lrp_plugin.files import write_atomically
+from lrp_plugin.pyhealth.shapes import IGNORED
 
 from .checkpoints import (
     CheckpointError,
@@ -25,7 +26,6 @@ from .checkpoints import (
 )
 from .loaders import EpochSampler
 from .processes import all_succeeded, gather, share_buffers, sum_over_processes
-from .records import IGNORED
 from .settings import History, TrainSettings
 from .splits import labels_of
 

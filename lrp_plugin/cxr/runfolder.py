@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lrp_plugin.files import write_atomically
+from lrp_plugin.pyhealth.shapes import CXRDataset
+from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 
 from .checkpoints import CheckpointError, load_model
 from .folders import COVID19CXRDataset, CXRFolder
 from .loaders import get_dataloader
 from .memory import InMemory
 from .models import CXRClassifier, build_model
-from .opacities import Shortcut
-from .records import CXRDataset
 from .settings import History
 from .splits import DEFAULT_RATIOS, CXRSubset, split_by_sample
-from .synthetic import SyntheticCXR
 from .trainer import Trainer, seed_everything
 from .transforms import cxr_transforms
 

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.synthetic import CLASSES
+
 from .loaders import EpochSampler
 from .metrics import DEFAULT_METRICS, Scores, check_metrics
-from .opacities import CLASSES
 from .processes import gather, join_processes, own_device, rank_and_world
-from .records import IGNORED
 from .settings import History, TrainSettings
 
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}

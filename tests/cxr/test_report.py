@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,7 +219,7 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
     def fail(self, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="No space left"):
         write_report(path, clean_report())
     assert path.read_text(encoding="utf-8") == first

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from .anatomy import Anatomy, draw_thorax
-from .film import Exposure, Field, Grid, smooth_noise
-from .opacities import CLASSES, Shortcut, draw_marker, draw_patches, place_patches
-from .records import CXRDataset, Event
+from lrp_plugin.pyhealth.shapes import CXRDataset, Event
+from lrp_plugin.synthetic.anatomy import Anatomy, draw_thorax
+from lrp_plugin.synthetic.film import Exposure, Field, Grid, smooth_noise
+from lrp_plugin.synthetic.opacities import CLASSES, Shortcut, draw_marker, draw_patches, place_patches
 
 _GRIDS = (5, 14, 44)  # Knots per side of the layers of smooth noise: film and tissue, lumps, threads.
 _PERSON, _PICTURE = 1, 2  # Keys of the two random streams of a picture.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .film import Field, Grid
+from lrp_plugin.synthetic.film import Field, Grid
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .anatomy import Anatomy, Thorax, smooth_step
-from .film import Field
+from lrp_plugin.synthetic.anatomy import Anatomy, Thorax, smooth_step
+from lrp_plugin.synthetic.film import Field
 
 #: The four classes of the COVID-19 Radiography Database, in label order (sorted by name).
 CLASSES = ("COVID", "Lung Opacity", "Normal", "Viral Pneumonia")
