@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from lrp_plugin.cxr import Shortcut, SyntheticCXR
+from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 
 COVID, OPACITY, NORMAL, VIRAL = range(4)
 
@@ -205,6 +205,7 @@ def yardstick() -> None:
         np.exp(-np.sin(field))
 
 
+@pytest.mark.slow
 def test_a_picture_costs_as_little_as_when_it_was_measured() -> None:
     dataset = SyntheticCXR(20, seed=0, size=128)
     _ = dataset[0]
