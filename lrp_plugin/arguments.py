@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy as shallow
+from types import ModuleType
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 from captum._utils.common import _format_output
-from torch import Tensor
+from torch import Tensor, nn
+
+_SHARED = frozenset((int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice))
 
 
 class Arguments(NamedTuple):
@@ -28,16 +34,65 @@ class Arguments(NamedTuple):
             return model(*tensors, *self.positional, **self.keywords)
         return model(*self.positional, **dict(zip(self.names, tensors)), **self.keywords)
 
+    def copied(self) -> Arguments:
+        """The arguments as one pass may have them: containers, caches and generators its own, tensors not to be written to.
+
+        What is neither (a tokenizer's vocabulary, a module, a function) stays the caller's.
+        """
+        seen: dict[int, Any] = {}
+        return Arguments(self.names, _copied(self.positional, seen), _copied(dict(self.keywords), seen))
+
     def format(self, relevances: Sequence[Tensor], many: bool) -> Any:
         """One relevance per input in the inputs' form: a dict by name, a tuple, or a tensor."""
         return dict(zip(self.names, relevances)) if self.names else _format_output(many, tuple(relevances))
+
+
+def _copied(value: Any, seen: dict[int, Any]) -> Any:
+    """A copy of a nest of containers and plain objects, of its tensors too; ``seen``: by id, what was copied already."""
+    kind = type(value)
+    if kind in _SHARED or isinstance(value, (nn.Module, nn.Parameter, type, ModuleType)) or callable(value):
+        return value
+    if id(value) in seen:
+        return seen[id(value)]
+    copy: Any = value
+    if isinstance(value, Tensor):
+        seen[id(value)] = copy = value if value.requires_grad else value.clone()
+    elif isinstance(value, torch.Generator):
+        seen[id(value)] = copy = value.clone_state()
+    elif kind is tuple:
+        copy = tuple(_copied(item, seen) for item in value)
+    elif kind in (list, set):
+        seen[id(value)] = copy = kind()
+        (copy.extend if kind is list else copy.update)(_copied(item, seen) for item in value)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        copy = kind(*(_copied(item, seen) for item in value))
+    elif isinstance(value, (dict, list, np.ndarray)) or hasattr(value, "__dict__"):
+        copy = _object_copied(value, seen)
+    return copy
+
+
+def _object_copied(value: Any, seen: dict[int, Any]) -> Any:
+    try:
+        copy = shallow(value)
+    except Exception:  # a file, a lock: what cannot be copied is used as it is
+        copy = value
+    seen[id(value)] = copy
+    if copy is value:
+        return value
+    attributes = getattr(copy, "__dict__", {})
+    for name, item in list(attributes.items()):
+        attributes[name] = _copied(item, seen)
+    places = copy.items() if isinstance(copy, dict) else enumerate(copy) if isinstance(copy, list) else ()
+    for place, item in list(places):
+        copy[place] = _copied(item, seen)
+    return copy
 
 
 def read_arguments(inputs: Any, additional: Any, keywords: Mapping[str, Any] | None) -> tuple[Any, Arguments]:
     """The explained inputs without their names, and everything else the model is called with.
 
     Args:
-        inputs: A tensor, a tuple of them, or a mapping from the model's argument names to them.
+        inputs: A tensor, a tuple or list of them, or a mapping from the model's argument names to them.
         additional: One further argument, or a tuple of them, or None; what this function returned passes unchanged.
         keywords: Further arguments by name, or None.
 
@@ -49,6 +104,12 @@ def read_arguments(inputs: Any, additional: Any, keywords: Mapping[str, Any] | N
     names: tuple[str, ...] = ()
     if isinstance(inputs, Mapping):
         names, inputs = tuple(inputs), tuple(inputs.values())
+    elif isinstance(inputs, list):
+        inputs = tuple(inputs)
+    if keywords is not None and not isinstance(keywords, Mapping):
+        raise ValueError(
+            f"forward_kwargs is a {type(keywords).__name__}; give a dict such as {{'attention_mask': mask}}"
+        )
     keywords = dict(keywords or {})
     for name in (*names, *keywords):
         if not isinstance(name, str):

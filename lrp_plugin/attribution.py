@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,26 +10,20 @@ from captum.attr import GradientAttribution
 from torch import Tensor, nn
 
 from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
-from lrp_plugin.arguments import Arguments, read_arguments
+from lrp_plugin.arguments import read_arguments
 from lrp_plugin.batches import parts
-from lrp_plugin.compiled import CompiledPass, Explained
-from lrp_plugin.composites import Chooser, Composite, Site, anything, linear_maps, operation, ready_composite, rule
+from lrp_plugin.compiled import CompiledPass
+from lrp_plugin.composites import Composite, Site
+from lrp_plugin.composites.asked import asked_composite
 from lrp_plugin.composites.composite import Choice
-from lrp_plugin.composites.ready import READY as COMPOSITES
-from lrp_plugin.composites.ready import handing_on
-from lrp_plugin.explained import ExplainedInputs, OutputChoice, check_choice, checked, pick_target, select_output
+from lrp_plugin.explained import OutputChoice, check_choice, checked
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
-from lrp_plugin.propagation import Propagation
-from lrp_plugin.propagation.atomic import atomic_modules
-from lrp_plugin.propagation.quiet import evaluating, uncompiled
-from lrp_plugin.propagation.unseen import ForgottenSourceError
 from lrp_plugin.registry import Registry, registry
-from lrp_plugin.rules.linear import check_alpha_beta
-from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
-from lrp_plugin.rules.weights import WeightCache
+from lrp_plugin.session import Explained, Session, recording, total
+from lrp_plugin.targets import Part, pick_target
 
-Inputs = Tensor | tuple[Tensor, ...] | Mapping[str, Tensor]
+Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 RULES = ("epsilon", "zero", "zplus", "gamma", "gamma_montavon", "alphabeta", "flat", "wsquare", "uniform")
 
 
@@ -45,13 +38,14 @@ class UnifiedLRP(GradientAttribution):
         model: Any ``nn.Module``, or a callable. Parameters may be frozen.
         rule: The rule of linear and convolution maps: ``"epsilon"``, ``"zero"``, ``"zplus"``, ``"gamma"``,
             ``"gamma_montavon"``, ``"alphabeta"``, ``"flat"``, ``"wsquare"``, ``"uniform"``, or one registered.
-        epsilon: The epsilon rule's epsilon, in units of the pre-activation, also inside LSTM, GRU and RNN whatever the
-            rule of the other maps (but 0 with ``"zero"``). 0 is LRP-0.
-        gamma: The gamma rules' gamma.
-        alpha: alpha-beta's alpha. beta: Its beta, alpha - 1.
-        stabilizer: What zplus, gamma and alphabeta add to a denominator.
-        composite: A `Composite`, or the name of a ready one; replaces ``rule``.
-        bias: ``"absorb"``, ``"ignore"`` or ``"distribute"``: what becomes of the relevance of biases.
+        epsilon: The epsilon rule's epsilon (0.01), in units of the pre-activation, also inside LSTM, GRU and RNN whatever
+            the rule of the other maps (but 0 with ``"zero"``). 0 is LRP-0.
+        gamma: The gamma rules' gamma (0.25).
+        alpha: alpha-beta's alpha (2). beta: Its beta, alpha - 1 (1).
+        stabilizer: What zplus, gamma and alphabeta add to a denominator (1e-9).
+        composite: A `Composite`, or the name of a ready one, in place of ``rule``. A ready one takes those of the
+            options above and below that its function has (``composite="epsilon_plus", bias="distribute"``).
+        bias: ``"absorb"`` (the default), ``"ignore"`` or ``"distribute"``: what becomes of the relevance of biases.
         registry: A registry of one's own (`Registry.copy`).
         output: What is explained of what the model returns, where that is no tensor: a key or attribute (``"y_prob"``), a
             place in a tuple (an int), or a function of it that returns a tensor, shape (N, ...). None: ``logits``,
@@ -61,8 +55,8 @@ class UnifiedLRP(GradientAttribution):
             ``"reduce-overhead"``: with CUDA graphs. The first call of a form takes as long as compiling does.
 
     Raises:
-        ValueError: For an unknown rule, composite or bias mode, alpha - beta != 1, a negative epsilon, gamma or
-            stabilizer.
+        ValueError: For an unknown rule, composite or bias mode, alpha - beta != 1, an epsilon, gamma or stabilizer that is
+            negative or not finite, an option that the composite does not take.
 
     Examples::
 
@@ -71,26 +65,18 @@ class UnifiedLRP(GradientAttribution):
     """
 
     def __init__(
-        self, model: nn.Module | Callable[..., Any], rule: str = "epsilon", *, epsilon: float = 0.01,
-        gamma: float = 0.25, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-9,
-        composite: Composite | str | None = None, bias: str = "absorb", registry: Registry | None = None,
-        output: OutputChoice = None, strict: bool = False, compile: bool | str = False,
+        self, model: nn.Module | Callable[..., Any], rule: str | None = None, *, epsilon: float | None = None,
+        gamma: float | None = None, alpha: float | None = None, beta: float | None = None,
+        stabilizer: float | None = None, composite: Composite | str | None = None, bias: str | None = None,
+        registry: Registry | None = None, output: OutputChoice = None, strict: bool = False,
+        compile: bool | str = False,
     ) -> None:  # fmt: skip
+        if not callable(model):
+            raise ValueError(f"model is a {type(model).__name__}; legal are an nn.Module or a callable")
         GradientAttribution.__init__(self, model)
-        self.model = _unwrapped(model)
-        self.registry = registry if registry is not None else _default_registry()
-        self.output = output
-        self.strict = strict
-        self.stabilizer = stabilizer
-        for name, value in (("epsilon", epsilon), ("gamma", gamma), ("stabilizer", stabilizer)):
-            if not value >= 0:
-                raise ValueError(f"{name}={value}: legal are numbers >= 0")
-        check_alpha_beta(alpha, beta)
         check_choice(output)
-        if bias not in ("absorb", "ignore", "distribute"):
-            raise ValueError(f"bias={bias!r}; legal are 'absorb', 'ignore', 'distribute'")
-        if isinstance(composite, str):
-            composite = ready_composite(composite)
+        if registry is not None and not isinstance(registry, Registry):
+            raise ValueError(f"registry is a {type(registry).__name__}; legal are lrp_plugin.registry.copy(), or None")
         given = {
             "epsilon": epsilon,
             "gamma": gamma,
@@ -99,25 +85,37 @@ class UnifiedLRP(GradientAttribution):
             "stabilizer": stabilizer,
             "bias": bias,
         }
-        self.composite = composite if composite is not None else self._single(rule, given)
-        self.chooser = Chooser(self.composite, self.registry)
-        self.weights = WeightCache()
-        self._warned: set[tuple[str, str]] = set()
-        self._compiled = CompiledPass(self, compile) if compile else None
+        rules = _default_registry() if registry is None else registry
+        self.session = Session(
+            unwrapped(model), asked_composite(rule, composite, given, rules), rules, output=output, strict=strict,
+            stabilizer=1e-9 if stabilizer is None else float(stabilizer),
+        )  # fmt: skip
+        self._compiled = CompiledPass(self.session, compile) if compile else None
 
-    def _single(self, name: str, given: dict[str, Any]) -> Composite:
-        known = [found for found in self.registry if found.name == name]
-        maps = [found for found in known if found.operation in ("linear", "conv2d")]
-        if not maps:
-            legal = sorted({found.name for found in self.registry if found.operation in ("linear", "conv2d")})
-            hint = f" ({name!r} is a composite: composite={name!r})" if name in COMPOSITES else ""
-            raise ValueError(f"unknown rule {name!r}{hint}; legal are {', '.join(legal)}")
-        taken = {key: value for key, value in given.items() if key in maps[0].parameters}
-        pairs = [(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])]
-        if self.registry.find("lstm", "signal") is not None:  # the maps inside a recurrent kernel are maps too
-            inside = rule("signal", epsilon=0.0 if name == "zero" else given["epsilon"])
-            pairs.append((operation(*SEQUENCES, *CELLS), inside))
-        return Composite(pairs, name)
+    @property
+    def model(self) -> Any:
+        """The explained model, out of what wrapped it."""
+        return self.session.model
+
+    @property
+    def registry(self) -> Registry:
+        """The rules."""
+        return self.session.registry
+
+    @property
+    def composite(self) -> Composite:
+        """Which rule where. Setting another counts from the next call on."""
+        return self.session.composite
+
+    @composite.setter
+    def composite(self, composite: Composite | str) -> None:
+        self.session = self.session.with_rules(asked_composite(None, composite, {}, self.registry), self.registry)
+        self._compiled = None if self._compiled is None else CompiledPass(self.session, self._compiled.mode)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: relevance is signal times multiplier."""
+        return True
 
     @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute(  # type: ignore[override]
@@ -149,26 +147,29 @@ class UnifiedLRP(GradientAttribution):
         """
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         given = checked(inputs)
-        if internal_batch_size is not None and given[0].shape[0] > internal_batch_size:
-            divided = parts(inputs, target, arguments, internal_batch_size)
-            return _joined([self.attribute(*part, return_convergence_delta, verbose) for part in divided])
+        if internal_batch_size is not None:
+            divided = list(parts(inputs, target, arguments, internal_batch_size))
+            if len(divided) > 1:
+                return _joined([self.attribute(*part, return_convergence_delta, verbose) for part in divided])
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
 
         def eager() -> Explained:
-            explained, selected, mode = self._forward(inputs, target, arguments, plan=plan)
-            return Explained(explained.relevance(mode, selected), selected.detach())
+            return self.session.forward(inputs, arguments, target, plan=plan).explain(return_convergence_delta)
 
         if self._compiled is None or verbose:
-            relevances, output = eager()
+            found = eager()
         else:
-            relevances, output = self._compiled.explain(given, target, arguments, eager)
+            found = self._compiled.explain(given, target, arguments, eager)
+            if return_convergence_delta and any(len(one) != len(found.output) for one in given):
+                found = eager()
         if plan is not None:
             print(Plan(plan))
-        attributions = arguments.format(relevances, isinstance(inputs, tuple))
+        if isinstance(target, Part):
+            _check_divided(found.output, given)
+        attributions = arguments.format(found.relevances, isinstance(inputs, tuple))
         if not return_convergence_delta:
             return attributions
-        totals = sum(r.detach().double().flatten(1).sum(1) for r in relevances)
-        return attributions, output.double() - totals
+        return attributions, found.delta()
 
     @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute_targets(
@@ -193,15 +194,15 @@ class UnifiedLRP(GradientAttribution):
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         if not callable(targets):
             _some(targets)
-        explained, value, mode = self._forward(inputs, None, arguments, select=False)
-        chosen = _some(targets(value.detach()) if callable(targets) else targets)
-        examples = explained.handed[0].shape[0]
-        with torch.enable_grad():
-            selected = [pick_target(value, target, examples) for target in chosen]
+        passed = self.session.forward(inputs, arguments, select=False)
+        chosen = _some(targets(passed.value.detach()) if callable(targets) else targets)
+        with recording():
+            selected = [pick_target(passed.value, target, passed.explained.originals) for target in chosen]
         last = len(selected) - 1
-        found = [explained.relevance(mode, one, retain=k < last) for k, one in enumerate(selected)]
-        return explained.format([torch.stack(relevance) for relevance in zip(*found)])
+        found = [passed.relevance(one, retain=k < last) for k, one in enumerate(selected)]
+        return passed.explained.format([torch.stack(relevance) for relevance in zip(*found)])
 
+    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def ledger(
         self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None,
         forward_kwargs: Mapping[str, Any] | None = None,
@@ -211,17 +212,15 @@ class UnifiedLRP(GradientAttribution):
         Costs one forward and one backward pass per example.
         """
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
-        examples = checked(inputs)[0].shape[0]
-        recorder = Recorder(examples)
-        explained, selected, mode = self._forward(inputs, target, arguments, recorder=recorder)
-        sums = []
-        for example in range(examples):
-            recorder.example = example
-            seed = torch.zeros_like(selected)
-            seed[example] = 1
-            relevances = explained.relevance(mode, selected, seed, retain=example + 1 < examples)
-            sums.append(sum(r.detach().double().sum() for r in relevances))
-        return Ledger(recorder.rows, selected, torch.stack([torch.as_tensor(s) for s in sums]))
+        recorder, sums = Recorder(0), []
+        passed = self.session.forward(inputs, arguments, target, recorder=recorder)
+        assert passed.selected is not None
+        with recording():
+            recorder.count(len(passed.selected))
+            for example in range(recorder.examples):
+                recorder.example = example
+                sums.append(total(passed.of_example(example)))
+            return Ledger(recorder.rows, passed.selected, torch.stack(sums))
 
     def plan(
         self, inputs: Inputs, additional_forward_args: Any = None, forward_kwargs: Mapping[str, Any] | None = None
@@ -229,44 +228,42 @@ class UnifiedLRP(GradientAttribution):
         """Which rule each operation will get, and which selector chose it; explains nothing."""
         sites: list[tuple[Site, Choice]] = []
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
-        self._forward(inputs, None, arguments, plan=sites, select=False)
+        self.session.forward(inputs, arguments, plan=sites, select=False)
         return Plan(sites)
 
     def has_convergence_delta(self) -> bool:
         """True: output - sum of attributions can be returned."""
         return True
 
-    def _forward(
-        self, inputs: Any, target: Any, arguments: Arguments, *, recorder: Recorder | None = None,
-        plan: list[tuple[Site, Choice]] | None = None, select: bool = True, keep: bool = False,
-    ) -> tuple[ExplainedInputs, Tensor, Propagation]:  # fmt: skip
-        if self.chooser.counts:
-            self.chooser.linear_maps = self._count(inputs, arguments)
-        run = partial(self._run, inputs, target, arguments, recorder=recorder, plan=plan, select=select)
-        try:
-            return run(keep=keep or recorder is not None or plan is not None)
-        except ForgottenSourceError:  # rare: a custom autograd.Function read the value of a map directly
-            return run(keep=True)
+    def compute_convergence_delta(  # type: ignore[override]
+        self, attributions: Inputs, output: Tensor
+    ) -> Tensor:
+        """The explained output less the sum of its attributions, in Captum's call of LRP.
 
-    def _run(
-        self, inputs: Any, target: Any, arguments: Arguments, *, recorder: Recorder | None,
-        plan: list[tuple[Site, Choice]] | None, select: bool, keep: bool,
-    ) -> tuple[ExplainedInputs, Tensor, Propagation]:  # fmt: skip
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self.model), uncompiled():
-            explained = ExplainedInputs(inputs, arguments, ports=self.chooser.ports)
-            mode = Propagation(
-                self.model, self.chooser, recorder=recorder, strict=self.strict, ports=self.chooser.ports,
-                weights=self.weights, port_stabilizer=self.stabilizer, plan=plan, warned=self._warned, keep=keep,
-            )  # fmt: skip
-            explained.declare(mode)
-            with atomic_modules(mode, self.model, self.registry), mode:
-                output = explained.run(self.model, self.output)
-            return explained, select_output(mode, output, target, explained, select), mode
+        Args:
+            attributions: What `attribute` returned: each of shape (N, ...).
+            output: The explained output of each example, shape (N,) or (N, 1).
 
-    def _count(self, inputs: Any, arguments: Arguments) -> int:
-        """How many linear maps a pass executes, for selectors that count from the output."""
-        counting = UnifiedLRP(self.model, composite=Composite([(anything(), rule("epsilon"))]), registry=self.registry)
-        return sum(site.linear for site, _ in counting.plan(inputs, arguments).entries)
+        Returns:
+            Shape (N,), in the output's dtype; what was absorbed (see `ledger`).
+
+        Raises:
+            ValueError: Where the attributions' examples are not the output's.
+        """
+        held, _ = read_arguments(attributions, None, None)
+        given, flat = checked(held), output.detach().flatten()
+        if any(len(one) != len(flat) for one in given):
+            counts = " and ".join(str(len(one)) for one in given)
+            raise ValueError(f"attributions of {counts} examples for {len(flat)} outputs: pass one output for each")
+        return Explained(given, flat, flat.shape).delta()
+
+    def attribute_future(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        """Not offered.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("attribute_future is not offered by UnifiedLRP: call attribute")
 
 
 def _some(targets: Any) -> list[Any]:
@@ -289,7 +286,15 @@ def _joined(found: list[Any]) -> Any:
     return torch.cat(found)
 
 
-def _unwrapped(model: Any) -> Any:
+def _check_divided(output: Tensor, inputs: Sequence[Tensor]) -> None:
+    if len(output) != len(inputs[0]):
+        raise ValueError(
+            f"internal_batch_size: {len(inputs[0])} rows of the input gave {len(output)} explained outputs: rows are not "
+            "examples here (graphs), and the call cannot be divided by them; leave internal_batch_size out"
+        )
+
+
+def unwrapped(model: Any) -> Any:
     """The module behind DataParallel and torch.compile: interception belongs to one thread and to eager calls."""
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
 
 from lrp_plugin.call import map_tensors, tensors_in
+from lrp_plugin.targets import Part
 
 
 def parts(inputs: Any, target: Any, additional: Any, size: int) -> Iterator[tuple[Any, Any, Any]]:
@@ -17,17 +19,26 @@ def parts(inputs: Any, target: Any, additional: Any, size: int) -> Iterator[tupl
     targets given one for each example.
 
     Raises:
-        ValueError: Where ``size`` is not positive.
+        ValueError: Where ``size`` is not positive, or the inputs differ in their first dimension.
     """
-    if not (isinstance(size, int) and size > 0):
+    if isinstance(size, bool) or not (isinstance(size, Integral) and size > 0):
         raise ValueError(f"internal_batch_size={size!r}: legal are positive integers")
-    examples = tensors_in(inputs, [])[0].shape[0]
+    size = int(size)
+    counts = [tensor.shape[0] for tensor in tensors_in(inputs, [])]
+    examples = counts[0]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"internal_batch_size divides the inputs by their first dimension, but they have {' and '.join(map(str, counts))} "
+            "rows: leave it out"
+        )
+    if examples <= size:
+        yield inputs, target, additional
+        return
     for start in range(0, examples, size):
         some = slice(start, start + size)
 
         def divided(tensor: Tensor, some: slice = some) -> Tensor:
             return tensor[some] if tensor.dim() and tensor.shape[0] == examples else tensor
 
-        each = isinstance(target, list) or (isinstance(target, Tensor) and target.dim() > 0)
-        chosen = target[some] if each and len(target) == examples else target
-        yield map_tensors(inputs, lambda t, some=some: t[some]), chosen, map_tensors(additional, divided)
+        given = map_tensors(inputs, lambda t, some=some: t[some])
+        yield given, Part(target, some, examples), map_tensors(additional, divided)

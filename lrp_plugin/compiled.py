@@ -8,9 +8,8 @@ constants of that graph, so it is traced anew when a parameter's version changes
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +17,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from lrp_plugin.arguments import Arguments
 from lrp_plugin.call import map_tensors, tensors_in
-from lrp_plugin.explained import ExplainedInputs, check_finite, check_target, select_output
+from lrp_plugin.errors import warn
+from lrp_plugin.explained import check_finite
 from lrp_plugin.graphs import simplify
-from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.quiet import evaluating
-
-if TYPE_CHECKING:
-    from lrp_plugin.attribution import UnifiedLRP
+from lrp_plugin.session import Explained, Session, recording
+from lrp_plugin.targets import Places, is_missing, read_target
 
 _LOG = logging.getLogger(__name__)
 COMPILE_MODES = (False, True, "reduce-overhead")
@@ -34,13 +32,7 @@ COMPILE_MODES = (False, True, "reduce-overhead")
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 2e-2}
 _LOOSE = 0.2
 _KEPT = 16
-
-
-class Explained(NamedTuple):
-    """Relevance of each input, and the explained output of each example, shape (N,)."""
-
-    relevances: tuple[Tensor, ...]
-    output: Tensor
+_PLAIN = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, slice)
 
 
 class _Graph(NamedTuple):
@@ -53,40 +45,57 @@ class CompiledPass:
     """Explains by compiled graphs, one for each form of call; eagerly, with a warning, where none can be made.
 
     Args:
-        owner: The explainer: its model, rules and caches.
+        session: The explainer's model, rules and caches.
         mode: True for ``torch.compile``'s default, ``"reduce-overhead"`` for CUDA graphs.
     """
 
-    def __init__(self, owner: UnifiedLRP, mode: bool | str) -> None:
+    def __init__(self, session: Session, mode: bool | str) -> None:
         if mode not in COMPILE_MODES:
             raise ValueError(f"compile={mode!r}; legal are {', '.join(map(repr, COMPILE_MODES))}")
-        self.owner = owner
+        self.session = session
         self.mode = mode
+        self._begin()
+
+    def _begin(self) -> None:
         self._graphs: dict[Any, _Graph | None] = {}
+        self._shapes: dict[Any, torch.Size] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"session": self.session, "mode": self.mode}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
 
     def explain(
         self, inputs: tuple[Tensor, ...], target: Any, arguments: Arguments, eager: Callable[[], Explained]
     ) -> Explained:
         """Relevance of the inputs; ``eager`` gives the same without a graph."""
-        places = _target_index(target, inputs[0])
-        key = _form(inputs, arguments, places)
-        versions = _versions(self.owner.model)
+        form = _form(inputs, arguments)
+        opaque = _opaque(arguments)
+        if opaque is not None:
+            self._tell(form, f"an argument is a {opaque}, whose content is no input of a graph")
+            return eager()
+        expected = None
+        if form not in self._shapes:
+            expected = eager()
+            self._shapes[form] = expected.shape
+        places = None if is_missing(target) else read_target(target, self._shapes[form]).of_all(self._shapes[form][0])
+        key = form, None if places is None else (places.entry.shape, None if places.mask is None else places.mask.shape)
+        versions = _versions(self.session.model)
         graph = self._graphs.get(key)
         if key in self._graphs and graph is None:
-            return eager()
+            return expected or eager()
         if graph is None or graph.versions != versions:
-            return self._first(key, versions, inputs, places, arguments, eager)
-        if target is not None:
-            check_target(target, graph.shape)
+            return self._first(key, versions, inputs, places, arguments, expected or eager())
         check_finite(inputs)
         return self._run(graph, inputs, places, arguments)
 
     def _first(
-        self, key: Any, versions: tuple[Any, ...], inputs: tuple[Tensor, ...], places: Tensor | None,
-        arguments: Arguments, eager: Callable[[], Explained],
+        self, key: Any, versions: tuple[Any, ...], inputs: tuple[Tensor, ...], places: Places | None,
+        arguments: Arguments, expected: Explained,
     ) -> Explained:  # fmt: skip
-        """The eager pass, which checks the arguments; then a graph, kept where it gives the same."""
-        expected = eager()
+        """A graph, kept where it gives what the eager pass gave."""
         if self._graphs:
             reason = "a parameter has changed" if key in self._graphs else "a new form of call"
             _LOG.info("compile: tracing again, %s: inputs %s", reason, [tuple(t.shape) for t in inputs])
@@ -94,15 +103,21 @@ class CompiledPass:
             graph = self._trace(versions, inputs, places, arguments)
             _compare(self._run(graph, inputs, places, arguments), expected)
         except Exception as error:  # whatever a tracer or a compiler raises, the explanation does not depend on it
-            warnings.warn(
-                f"compile={self.mode!r}: explained eagerly, this call could not be traced and compiled: "
-                f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else '?'}",
-                UserWarning, stacklevel=6,
-            )  # fmt: skip
+            said = str(error).strip().splitlines()
+            self._tell(
+                None, f"this call could not be traced and compiled: {type(error).__name__}: {said[0] if said else '?'}"
+            )
             self._keep(key, None)
             return expected
         self._keep(key, graph)
         return expected
+
+    def _tell(self, once: Any, reason: str) -> None:
+        """Warns that a call is explained eagerly; where ``once`` is given, once for each."""
+        key = ("compile", str(hash(once)))
+        if once is None or key not in self.session.warned:
+            self.session.warned.add(key)
+            warn(f"compile={self.mode!r}: explained eagerly, {reason}")
 
     def _keep(self, key: Any, graph: _Graph | None) -> None:
         self._graphs.pop(key, None)
@@ -111,77 +126,50 @@ class CompiledPass:
             del self._graphs[next(iter(self._graphs))]
 
     def _trace(
-        self, versions: tuple[Any, ...], inputs: tuple[Tensor, ...], places: Tensor | None, arguments: Arguments
+        self, versions: tuple[Any, ...], inputs: tuple[Tensor, ...], places: Places | None, arguments: Arguments
     ) -> _Graph:
+        session = self.session
+        maps = session.count(inputs, arguments)
         shapes: list[torch.Size] = []
-        count = len(inputs)
 
         def explained_pass(*tensors: Tensor) -> tuple[Tensor, ...]:
-            rest = iter(tensors[count + (places is not None) :])
-            given = map_tensors(arguments, lambda _: next(rest))
-            index = None if places is None else tensors[count]
-            return self._pass(tensors[:count], index, given, shapes)
+            rest = iter(tensors)
+            given, target, further = map_tensors((inputs, places, arguments), lambda _: next(rest))
+            found = session.forward(given, further, target, maps=maps).explain(False)
+            shapes.append(found.shape)
+            return *found.relevances, found.output
 
-        owner = self.owner
-        constants = owner.weights.constants(_state(owner.model))
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(owner.model), constants:
-            graph = make_fx(explained_pass)(*_flat(inputs, places, arguments))
+        constants = session.weights.constants(_state(session.model))
+        with recording(), evaluating(session.model), constants:
+            graph = make_fx(explained_pass)(*tensors_in((inputs, places, arguments), []))
             graph = simplify(graph)
         mode = "reduce-overhead" if self.mode == "reduce-overhead" else None
         return _Graph(torch.compile(graph, mode=mode, dynamic=False, fullgraph=True), versions, shapes[0])
 
-    def _pass(
-        self, inputs: tuple[Tensor, ...], index: Tensor | None, arguments: Arguments, shapes: list[torch.Size]
-    ) -> tuple[Tensor, ...]:
-        owner = self.owner
-        explained = ExplainedInputs(inputs, arguments, ports=owner.chooser.ports)
-        mode = Propagation(
-            owner.model, owner.chooser, strict=owner.strict, ports=owner.chooser.ports, weights=owner.weights,
-            port_stabilizer=owner.stabilizer,
-        )  # fmt: skip
-        explained.declare(mode)
-        with mode:
-            output = explained.run(owner.model, owner.output)
-        value = select_output(mode, output, None, explained, select=False)
-        shapes.append(value.shape)
-        examples = value.shape[0]
-        if index is None:
-            selected = value.reshape(examples)
-        else:
-            place = (torch.arange(examples, device=value.device), *index.unbind(1))
-            selected = value[place]
-        return *explained.relevance(mode, selected), selected.detach()
-
-    def _run(self, graph: _Graph, inputs: tuple[Tensor, ...], places: Tensor | None, arguments: Arguments) -> Explained:
+    def _run(self, graph: _Graph, inputs: tuple[Tensor, ...], places: Places | None, arguments: Arguments) -> Explained:
         with torch.inference_mode(False), torch.no_grad():
-            found = graph.run(*(t.detach() for t in _flat(inputs, places, arguments)))
+            found = graph.run(*(t.detach() for t in tensors_in((inputs, places, arguments), [])))
         if self.mode == "reduce-overhead":  # a CUDA graph's outputs are overwritten by its next run
             found = [tensor.clone() for tensor in found]
-        return Explained(tuple(found[:-1]), found[-1])
+        return Explained(tuple(found[:-1]), found[-1], graph.shape)
 
 
-def _flat(inputs: tuple[Tensor, ...], places: Tensor | None, arguments: Arguments) -> list[Tensor]:
-    return [*inputs, *(() if places is None else (places,)), *tensors_in(arguments, [])]
-
-
-def _form(inputs: Sequence[Tensor], arguments: Arguments, places: Tensor | None) -> Any:
+def _form(inputs: Sequence[Tensor], arguments: Arguments) -> Any:
     """What a graph is made for: everything but the tensors' entries."""
     kind = inputs[0].device.type
     tensors = tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in (*inputs, *tensors_in(arguments, [])))
     others = repr(map_tensors(arguments, lambda _: "tensor"))
     cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return tensors, others, None if places is None else places.shape[1], cast
+    return tensors, others, cast
 
 
-def _target_index(target: Any, first: Tensor) -> Tensor | None:
-    """Any form of target as an index of shape (N, places); an input of the graph, so another target needs no other."""
-    if target is None:
-        return None
-    rows = target.tolist() if isinstance(target, Tensor) else target
-    rows = rows if isinstance(rows, list) else [rows]
-    rows = [list(row) if isinstance(row, (tuple, list)) else [row] for row in rows]
-    rows = rows * first.shape[0] if len(rows) == 1 else rows
-    return torch.tensor(rows, dtype=torch.long).to(first.device)
+def _opaque(value: Any) -> str | None:
+    """The type of what is neither a tensor nor plain in a nest of containers, or None."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((found for item in value if (found := _opaque(item)) is not None), None)
+    return None if isinstance(value, (Tensor, *_PLAIN)) or callable(value) else type(value).__name__
 
 
 def _state(model: Any) -> list[Tensor]:

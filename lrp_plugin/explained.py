@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from captum._utils.common import _select_targets
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrp_plugin.arguments import Arguments
 from lrp_plugin.propagation.tokens import port_of_tokens
@@ -62,8 +60,22 @@ class ExplainedInputs:
 
     def run(self, model: Any, choose: OutputChoice) -> Any:
         """What the model returns for the stand-ins, or what ``choose`` takes of it; under the propagation."""
-        output = self.arguments.call(model, self.handed)
+        try:
+            output = self.arguments.copied().call(model, self.handed)
+        except (RuntimeError, ValueError) as error:
+            self._suspect_one_image(model, error)
+            raise
         return output if choose is None else chosen_output(output, choose)
+
+    def _suspect_one_image(self, model: Any, error: Exception) -> None:
+        """Says so where the model failed on what seems to be one image, of shape (C, H, W)."""
+        kinds = {type(module) for module in model.modules()} if isinstance(model, nn.Module) else set()
+        if self.handed[0].dim() == 3 and nn.Conv2d in kinds and nn.Conv1d not in kinds:
+            shape = tuple(self.handed[0].shape)
+            raise ValueError(
+                f"the model failed on the input of shape {shape}: it seems to be one image without a batch dimension; "
+                f"pass image[None] ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            ) from error
 
     def format(self, relevances: Sequence[Tensor]) -> Any:
         """Relevance in the inputs' own form."""
@@ -96,7 +108,9 @@ class ExplainedInputs:
 
 
 def checked(inputs: Any) -> tuple[Tensor, ...]:
-    """The inputs as a tuple of tensors of one number of examples, their first dimension.
+    """The inputs as a tuple of tensors.
+
+    Their first dimensions count examples, nodes, edges, what the model takes: the output says what is explained.
 
     Raises:
         ValueError: For anything else.
@@ -111,12 +125,6 @@ def checked(inputs: Any) -> tuple[Tensor, ...]:
         if tensor.dim() == 0 or tensor.shape[0] == 0:
             shape = tuple(tensor.shape)
             raise ValueError(f"input {place} of shape {shape} holds no example: its first dimension counts them")
-    counts = [tensor.shape[0] for tensor in given]
-    if len(set(counts)) > 1:
-        raise ValueError(
-            f"the inputs hold {' and '.join(map(str, counts))} examples; pass what all examples share as "
-            "additional_forward_args"
-        )
     return given
 
 
@@ -136,13 +144,11 @@ def _plain(tensor: Tensor) -> Tensor:
     return detached.clone() if detached.is_inference() else detached
 
 
-def select_output(
-    mode: Propagation, output: Any, target: Any, explained: ExplainedInputs, select: bool = True
-) -> Tensor:
-    """The explained number of each example, differentiable; shape (N,).
+def explained_value(mode: Propagation, output: Any) -> Tensor:
+    """The differentiable tensor that stands for what the model returned.
 
     Raises:
-        ValueError: Where the target is missing, out of range, or the output does not depend on the input.
+        ValueError: Where it does not depend on the explained input.
     """
     tensor = _tensor_of(output)
     if not mode.depends_on_input(tensor):
@@ -150,27 +156,7 @@ def select_output(
             "the model's output does not depend on the explained input: it was detached, computed under "
             "torch.no_grad(), or reads other tensors; integer inputs must reach an embedding or a cast"
         )
-    value = mode.value_of(tensor)
-    return pick_target(value, target, explained.handed[0].shape[0]) if select else value
-
-
-def pick_target(value: Tensor, target: Any, examples: int) -> Tensor:
-    """The output that ``target`` names, of each example; shape (N,).
-
-    Raises:
-        ValueError: Where the target is missing or out of range.
-    """
-    if target is None:
-        if value.numel() != examples:
-            raise ValueError(
-                f"the model returns shape {tuple(value.shape)}: pass target= to say which output is explained "
-                f"(an int, a list with one for each of {examples} examples, a tuple for further dimensions)"
-            )
-        return value.reshape(examples)
-    check_target(target, value.shape)
-    _note_probabilities(value.detach())
-    chosen = _select_targets(value, target)
-    return chosen.reshape(chosen.shape[0], -1).sum(1) if chosen.dim() else chosen.reshape(1)
+    return mode.value_of(tensor)
 
 
 def _tensor_of(output: Any) -> Tensor:
@@ -228,34 +214,3 @@ def _described(output: Any) -> str:
     held = output if isinstance(output, Mapping) else getattr(output, "__dict__", None) or {}
     names = [str(name) for name in held] or list(getattr(output, "_fields", ()))
     return f"a {kind} of {', '.join(names)}" if names else f"a {kind}"
-
-
-def check_target(target: Any, shape: Sequence[int]) -> None:
-    """Raises ``ValueError`` for a target that an output of that shape does not have."""
-    targets = target.tolist() if isinstance(target, Tensor) else target
-    for one in targets if isinstance(targets, list) else [targets]:
-        places = one if isinstance(one, tuple) else (one,)
-        if len(places) != len(shape) - 1:
-            raise ValueError(
-                f"target {one!r} has {len(places)} places, the output of shape {tuple(shape)} needs {len(shape) - 1}"
-            )
-        if not all(isinstance(place, int) for place in places):
-            raise ValueError(
-                f"target {one!r} must be an int, a tuple of ints, or a list or tensor with one for each example"
-            )
-        for place, size in zip(places, shape[1:]):
-            if not -size <= place < size:
-                raise ValueError(f"target {one!r} is out of range: legal are 0 to {size - 1} (output {tuple(shape)})")
-    if isinstance(targets, list) and len(targets) not in (1, shape[0]):
-        raise ValueError(f"{len(targets)} targets for {shape[0]} examples: pass one, or one for each")
-
-
-def _note_probabilities(value: Tensor) -> None:
-    if value.dim() != 2 or value.shape[1] < 2 or not value.is_floating_point():
-        return
-    if bool((value >= 0).all()) and bool(((value.sum(1) - 1).abs() < 1e-3).all()):
-        warnings.warn(
-            "the model seems to end in a softmax: it is explained at the probability it returns; the logit before it "
-            "is usually wanted (return it from the model, or explain the module without its last layer)",
-            UserWarning, stacklevel=5,
-        )  # fmt: skip

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from captum._utils.common import _format_output
 from captum._utils.gradient import _verify_select_neuron
 from captum.attr import LayerGradientXActivation, NeuronAttribution
 from captum.attr._utils.attribution import LayerAttribution
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode
+from torch.overrides import _get_current_function_mode_stack
 
 from lrp_plugin.arguments import read_arguments
 from lrp_plugin.attribution import Inputs, UnifiedLRP
 from lrp_plugin.call import map_tensors, tensors_in
+from lrp_plugin.composites import Choice, Site
+from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.tokens import port_of_tokens
+from lrp_plugin.session import Explained, recording
 
 
 class Seen(NamedTuple):
@@ -29,40 +33,52 @@ class Seen(NamedTuple):
     port: Tensor | None
 
 
-@contextmanager
-def watching(layers: Sequence[nn.Module], inputs: bool, starting: bool = False) -> Iterator[list[list[Seen]]]:
-    """Fills one list per layer with the signals that enter (or leave) it; its last run counts, the hooks go with it.
+class Watcher:
+    """Keeps the signals that enter (or leave) layers in one pass; given to `Session.forward` as what looks into it.
 
-    With ``starting``, a layer in which nothing depends on the explained input is itself what is explained: Captum's
-    language models are asked about an embedding whose ids are put together from constants.
+    Args:
+        layers: The modules; the last run of each counts.
+        inputs: What enters is meant.
+        starting: A layer in which nothing depends on the explained input is itself what is explained: Captum's language
+            models are asked about an embedding whose ids are put together from constants.
     """
-    seen: list[list[Seen]] = [[] for _ in layers]
 
-    def note(place: int, passed: Any) -> Any:
-        mode = _get_current_function_mode()
-        if not isinstance(mode, Propagation):  # a forward pass that explains nothing
+    def __init__(self, layers: Sequence[nn.Module], inputs: bool, starting: bool = False) -> None:
+        self.layers = layers
+        self.inputs = inputs
+        self.starting = starting
+        self.seen: list[list[Seen] | None] = [None] * len(layers)
+
+    @contextmanager
+    def __call__(self, mode: Propagation) -> Iterator[None]:
+        """Hooks that listen to this pass alone: other threads', and passes within this one, are none of it."""
+        self.seen = [None] * len(self.layers)
+        with ExitStack() as stack:
+            for place, layer in enumerate(self.layers):
+                # Both are also called without keyword arguments, by threads that run the module as they are removed.
+                if self.inputs:
+                    hook: Any = layer.register_forward_pre_hook(
+                        lambda _, args, kwargs=None, place=place: self._note(mode, place, (args, kwargs or {})),
+                        with_kwargs=True,
+                    )
+                else:
+                    hook = layer.register_forward_hook(
+                        lambda _, args, output, place=place: self._note(mode, place, output)
+                    )
+                stack.callback(hook.remove)
+            yield
+
+    def _note(self, mode: Propagation, place: int, passed: Any) -> Any:
+        running = (one for one in reversed(_get_current_function_mode_stack()) if isinstance(one, Propagation))
+        if next(running, None) is not mode or mode.suspended:
             return None
         found = [item for tensor in tensors_in(passed, []) if (item := _seen(mode, tensor)) is not None]
         replaced = None
-        if starting and not found and type(passed) in (Tensor, tuple, list, dict):
+        if self.starting and not found and type(passed) in (Tensor, tuple, list, dict):
             replaced = _started(mode, passed)
             found = [item for tensor in tensors_in(replaced, []) if (item := _seen(mode, tensor)) is not None]
-        seen[place] = found
+        self.seen[place] = found
         return replaced
-
-    hooks = []
-    for place, layer in enumerate(layers):
-        if inputs:
-            hooks.append(layer.register_forward_pre_hook(
-                lambda _, args, kwargs, place=place: note(place, (args, kwargs)), with_kwargs=True
-            ))  # fmt: skip
-        else:
-            hooks.append(layer.register_forward_hook(lambda _, args, output, place=place: note(place, output)))
-    try:
-        yield seen
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _started(mode: Propagation, passed: Any) -> Any:
@@ -100,15 +116,20 @@ def _seen(mode: Propagation, tensor: Tensor) -> Seen | None:
     return Seen(tensor, value, None if record is None else record.port)
 
 
-def _relevance(selected: Tensor, seen: list[Seen], name: str) -> tuple[Tensor, ...]:
+def _relevance(selected: Tensor, seen: list[Seen] | None, name: str, zeros: bool) -> tuple[Tensor, ...]:
     """``R = t m(t) + m(port)`` of each tensor."""
     if not seen:
         raise ValueError(f"layer {name} holds nothing that depends on the explained input, or did not run")
     wanted = [t for item in seen for t in (item.value, item.port) if t is not None and t.requires_grad]
-    gradients = torch.autograd.grad(selected, wanted, torch.ones_like(selected), retain_graph=True, allow_unused=True)
+    with recording():
+        gradients = torch.autograd.grad(
+            selected, wanted, torch.ones_like(selected), retain_graph=True, allow_unused=True
+        )
     found = {id(t): g for t, g in zip(wanted, gradients) if g is not None}
-    if not found:
-        raise ValueError(f"the explained output does not depend on layer {name}")
+    if not found and not zeros:
+        raise ValueError(
+            f"the explained output does not depend on layer {name}; grad_kwargs={{'materialize_grads': True}} gives zeros"
+        )
     results = []
     for tensor, value, port in seen:
         relevance = torch.zeros_like(tensor, dtype=selected.dtype)
@@ -120,16 +141,32 @@ def _relevance(selected: Tensor, seen: list[Seen], name: str) -> tuple[Tensor, .
     return tuple(results)
 
 
+def _checked_layers(layer: Any) -> None:
+    for one in layer if isinstance(layer, list) and layer else [layer]:
+        if not isinstance(one, nn.Module):
+            raise ValueError(f"layer is a {type(one).__name__}; legal are a module of the model, or a list of modules")
+
+
+def _explainer(forward_func: Callable[..., Any], options: dict[str, Any]) -> UnifiedLRP:
+    if options.get("compile"):
+        raise ValueError("compile= is not offered for layers and units: leave it out")
+    return UnifiedLRP(forward_func, **options)
+
+
 class LayerUnifiedLRP(LayerGradientXActivation):
     """Relevance at the input or the output of one or several layers, in Captum's form.
 
-    Accepted wherever Captum asks for a gradient method of layers (``LLMGradientAttribution``).
+    Accepted wherever Captum asks for a method of layers (``LLMGradientAttribution``, ``NoiseTunnel``, ``TCAV``); its
+    `attribute` takes what ``captum.attr.LayerLRP.attribute`` does, in that order.
 
     Args:
         forward_func: The model, or a callable.
         layer: A module, or a list of modules.
         device_ids: As in Captum; a DataParallel model is explained through its own module.
-        options: As in `UnifiedLRP`: ``rule``, ``epsilon``, ``composite``, ...
+        options: As in `UnifiedLRP`: ``rule``, ``epsilon``, ``composite``, ... (``compile`` is not offered).
+
+    Raises:
+        ValueError: As `UnifiedLRP`, and for a layer that is no module.
 
     Examples::
 
@@ -140,46 +177,80 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         self, forward_func: Callable[..., Any], layer: nn.Module | list[nn.Module],
         device_ids: list[int] | None = None, **options: Any,
     ) -> None:  # fmt: skip
+        _checked_layers(layer)
+        self._lrp = _explainer(forward_func, options)
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
-        self.options = options
-        UnifiedLRP(forward_func, **options)  # wrong options are told here
 
     @property
     def multiplies_by_inputs(self) -> bool:
         """True: relevance is activation times multiplier."""
         return True
 
+    def has_convergence_delta(self) -> bool:
+        """True: output - sum of the layer's relevance can be returned."""
+        return True
+
+    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute(  # type: ignore[override]
         self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False, grad_kwargs: dict[str, Any] | None = None,
-        forward_kwargs: Mapping[str, Any] | None = None,
+        return_convergence_delta: bool = False, attribute_to_layer_input: bool = False, verbose: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None, forward_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:  # fmt: skip
         """Relevance of every entry of the layer, in the units of the explained output.
 
         Args:
             inputs: As in `UnifiedLRP.attribute`. target: Likewise. additional_forward_args: Likewise.
+            return_convergence_delta: Also return output - sum of the layer's relevance, shape (N,), for each layer.
             attribute_to_layer_input: At the layer's input instead of its output.
-            grad_kwargs: Taken for Captum's sake; nothing in it is used.
+            verbose: Print the plan: which rule each operation got.
+            grad_kwargs: ``{"materialize_grads": True}``: zeros for a layer that the output does not depend on.
             forward_kwargs: As in `UnifiedLRP.attribute`.
 
         Returns:
             A tensor, or a tuple where the layer gives several; a list of those where ``layer`` is a list. A layer that
             runs several times is explained at its last run. A layer that does not depend on the inputs (learned queries,
-            an embedding of ids that the model makes itself) has relevance too.
+            an embedding of ids that the model makes itself) has relevance too. With ``return_convergence_delta`` a pair
+            of that and the delta, or the list of deltas.
 
         Raises:
-            ValueError: Where a layer did not run or the output does not depend on it.
+            ValueError: Where a layer did not run or the output does not depend on it, for another ``grad_kwargs``.
         """
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
-        lrp = UnifiedLRP(self.forward_func, **self.options)
+        zeros = _materializes(grad_kwargs)
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
-        with watching(layers, attribute_to_layer_input, starting=True) as seen:
-            _, selected, _ = lrp._forward(inputs, target, arguments, keep=True)
-        found = []
-        for layer, items in zip(layers, seen):
-            relevance = _relevance(selected, items, type(layer).__name__)
-            found.append(_format_output(len(relevance) > 1, relevance))
-        return found if isinstance(self.layer, list) else found[0]
+        watcher = Watcher(layers, attribute_to_layer_input, starting=True)
+        plan: list[tuple[Site, Choice]] | None = [] if verbose else None
+        passed = self._lrp.session.forward(inputs, arguments, target, keep=True, plan=plan, watch=watcher)
+        selected = passed.selected
+        assert selected is not None
+        if plan is not None:
+            print(Plan(plan))
+        each = [_relevance(selected, items, type(layer).__name__, zeros) for layer, items in zip(layers, watcher.seen)]
+        found = [_format_output(len(relevance) > 1, relevance) for relevance in each]
+        result = found if isinstance(self.layer, list) else found[0]
+        if not return_convergence_delta:
+            return result
+        deltas = [_delta(relevance, selected) for relevance in each]
+        return result, deltas if isinstance(self.layer, list) else deltas[0]
+
+
+def _delta(relevance: tuple[Tensor, ...], selected: Tensor) -> Tensor:
+    if any(one.dim() == 0 or len(one) != len(selected) for one in relevance):
+        shapes = " and ".join(str(tuple(one.shape)) for one in relevance)
+        raise ValueError(
+            f"return_convergence_delta: the layer's tensors of shape {shapes} are not of {len(selected)} examples, so no sum "
+            "belongs to one of them; leave it out"
+        )
+    return Explained(relevance, selected.detach(), selected.shape).delta()
+
+
+def _materializes(grad_kwargs: Any) -> bool:
+    unknown = sorted(map(str, set(grad_kwargs or {}) - {"materialize_grads", "allow_unused", "retain_graph"}))
+    if unknown:
+        raise ValueError(
+            f"grad_kwargs: {', '.join(unknown)} means nothing here; legal is {{'materialize_grads': True}}"
+        )
+    return bool((grad_kwargs or {}).get("materialize_grads"))
 
 
 class NeuronUnifiedLRP(NeuronAttribution):
@@ -189,16 +260,27 @@ class NeuronUnifiedLRP(NeuronAttribution):
         forward_func: The model, or a callable.
         layer: The module that holds the unit.
         device_ids: As in Captum.
-        options: As in `UnifiedLRP`.
+        options: As in `UnifiedLRP` (``compile`` is not offered).
+
+    Raises:
+        ValueError: As `UnifiedLRP`, and for a layer that is no module.
     """
 
     def __init__(
         self, forward_func: Callable[..., Any], layer: nn.Module, device_ids: list[int] | None = None, **options: Any
     ) -> None:
+        if isinstance(layer, list):
+            raise ValueError("layer is a list; legal is one module: the unit lies in one of them")
+        _checked_layers(layer)
+        self._lrp = _explainer(forward_func, options)
         NeuronAttribution.__init__(self, forward_func, layer, device_ids)
-        self.options = options
-        UnifiedLRP(forward_func, **options)
 
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        """True: relevance is signal times multiplier."""
+        return True
+
+    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def attribute(  # type: ignore[override]
         self, inputs: Inputs, neuron_selector: Any, additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False, forward_kwargs: Mapping[str, Any] | None = None,
@@ -216,14 +298,36 @@ class NeuronUnifiedLRP(NeuronAttribution):
             Relevance of the inputs' shapes; it sums to the unit's activation, less what was absorbed.
 
         Raises:
-            ValueError: Where the layer did not run.
+            ValueError: Where the layer did not run, or has no such unit.
         """
-        lrp = UnifiedLRP(self.forward_func, **self.options)
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
-        with watching([self.layer], attribute_to_neuron_input) as seen:
-            explained, _, mode = lrp._forward(inputs, None, arguments, select=False, keep=True)
-        if not seen[0]:
+        watcher = Watcher([self.layer], attribute_to_neuron_input)
+        passed = self._lrp.session.forward(inputs, arguments, select=False, keep=True, watch=watcher)
+        if not watcher.seen[0]:
             raise ValueError(f"layer {type(self.layer).__name__} did not run, or nothing in it depends on the input")
-        unit = _verify_select_neuron(tuple(item.value for item in seen[0]), neuron_selector)
-        unit = unit.reshape(unit.shape[0], -1).sum(1)
-        return explained.format(explained.relevance(mode, unit))
+        with recording():
+            unit = _unit(tuple(item.value for item in watcher.seen[0]), neuron_selector)
+        return passed.explained.format(passed.relevance(unit))
+
+
+def _unit(held: tuple[Tensor, ...], selector: Any) -> Tensor:
+    """The unit's activation in each example, shape (N,)."""
+    if isinstance(selector, np.generic):
+        selector = selector.item()
+    if isinstance(selector, bool) or not (isinstance(selector, (int, tuple)) or callable(selector)):
+        raise ValueError(
+            f"neuron_selector={str(selector)[:60]}: legal are an int, a tuple of ints and slices (the place behind the batch "
+            "dimension), or a function of the layer's output"
+        )
+    shapes = " and ".join(str(tuple(one.shape)) for one in held)
+    try:
+        unit = _verify_select_neuron(held, selector)
+    except (AssertionError, IndexError, TypeError) as error:
+        if callable(selector):
+            raise
+        raise ValueError(f"neuron_selector={selector!r} is no unit of the layer's {shapes}: {error}") from error
+    if not isinstance(unit, Tensor) or unit.dim() == 0:
+        raise ValueError(
+            f"neuron_selector gives {type(unit).__name__} without a batch dimension, of the layer's {shapes}"
+        )
+    return unit.reshape(unit.shape[0], -1).sum(1)

@@ -34,7 +34,11 @@ class Row:
         self.rule = rule
         self.unknown = native
         self.absorptions: list[tuple[str, int, Callable[[Tensor], Tensor | float]]] = []
-        self._sums = {name: torch.zeros(examples, dtype=torch.float64) for name in COLUMNS}
+        self.count(examples)
+
+    def count(self, examples: int) -> None:
+        """Makes an empty account of so many examples."""
+        self._sums = {name: torch.zeros(examples, dtype=torch.float64, device="cpu") for name in COLUMNS}
 
     def add(self, column: str, example: int, amount: Tensor | float) -> None:
         """Adds the sum of ``amount`` to one example's column."""
@@ -74,6 +78,12 @@ class Recorder:
         self.examples = examples
         self.example = 0
         self.rows: list[Row] = []
+
+    def count(self, examples: int) -> None:
+        """Says how many examples there are, known with the explained output; before the first backward pass."""
+        self.examples = examples
+        for row in self.rows:
+            row.count(examples)
 
     def open_row(self, path: str, operation: str, rule: str, unknown: bool = False) -> Row:
         """A new row, in the order of execution."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from lrp_plugin.composites.parameters import check_parameters
 from lrp_plugin.composites.selectors import Selector
 from lrp_plugin.composites.site import LINEAR_MAPS, Site
 from lrp_plugin.registry import Operation, Registry, Rule
@@ -87,14 +89,24 @@ class Composite:
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        plain = tuple((selector, RuleSpec(spec) if isinstance(spec, str) else spec) for selector, spec in self.pairs)
-        for selector, _ in plain:
+        if isinstance(self.pairs, (str, bytes)) or not isinstance(self.pairs, Iterable):
+            raise TypeError(
+                f"Composite({self.pairs!r}): pass a list of pairs, Composite([(linear_maps(), rule('zplus'))])"
+            )
+        read = []
+        for pair in self.pairs:
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise TypeError(f"Composite: {str(pair)[:80]!r} is no pair (selector, rule)")
+            selector, spec = pair
             if not isinstance(selector, Selector):
                 raise TypeError(
                     f"a composite's selector must be made by lrp_plugin.composites (path, module, operation, first, "
                     f"last, nth, depth, predicate, linear_maps, anything), got {selector!r}"
                 )
-        object.__setattr__(self, "pairs", plain)
+            if not isinstance(spec, (str, RuleSpec)):
+                raise TypeError(f"a composite's rule must be a name or rule(name, ...), got {spec!r}")
+            read.append((selector, RuleSpec(spec) if isinstance(spec, str) else spec))
+        object.__setattr__(self, "pairs", tuple(read))
 
     def with_rule(self, selector: Selector, spec: RuleSpec | str) -> Composite:
         """A new composite in which this pair comes first."""
@@ -128,6 +140,12 @@ class Chooser:
     def counts(self) -> bool:
         """Some selector needs to know how many linear maps there are."""
         return any(selector.counted for selector, _ in self.composite.pairs)
+
+    def counting(self, linear_maps: int | None) -> Chooser:
+        """The same choices where a pass executes so many linear maps."""
+        chooser = copy(self)
+        chooser.linear_maps = linear_maps
+        return chooser
 
     @cached_property
     def ports(self) -> bool:
@@ -188,6 +206,9 @@ class Chooser:
                 raise ValueError(
                     f"rule {spec.name!r} takes no parameter {key!r}; legal are {', '.join(sorted(legal)) or 'none'}"
                 )
+        if all(getattr(known.formula, "__module__", "").startswith("lrp_plugin.") for known in rules):
+            bounds = {key: rules[0].parameters[key] for key in ("low", "high") if key in rules[0].parameters}
+            check_parameters({**bounds, **spec.parameters}, f"rule {spec.name!r}: ")
 
 
 Predicate = Callable[[Site], bool]

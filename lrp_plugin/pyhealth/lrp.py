@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from lrp_plugin import attribution
 from lrp_plugin.arguments import Arguments
-from lrp_plugin.composites.composite import Chooser
 from lrp_plugin.explained import OutputChoice, chosen_output
 from lrp_plugin.ledger import Ledger, Recorder, Row
 from lrp_plugin.plan import Plan
@@ -20,6 +19,8 @@ from lrp_plugin.propagation.quiet import evaluating
 from lrp_plugin.pyhealth.conservation import ConservationReport
 from lrp_plugin.pyhealth.handlers import LRPHandlerRegistry
 from lrp_plugin.pyhealth.outputs import check_keywords, class_indices, logits_of
+
+_DEFAULTS = {"rule": "epsilon", "epsilon": 0.01, "alpha": 2.0, "beta": 1.0}
 
 
 class UnifiedLRP(attribution.UnifiedLRP):
@@ -64,7 +65,12 @@ class UnifiedLRP(attribution.UnifiedLRP):
         custom_registry: LRPHandlerRegistry | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(model, rule, epsilon=epsilon, alpha=alpha, beta=beta, **options)
+        if options.get("compile"):
+            raise ValueError("compile= is not offered here: lrp_plugin.UnifiedLRP(model, output='logit', compile=True)")
+        told: dict[str, Any] = {"rule": rule, "epsilon": epsilon, "alpha": alpha, "beta": beta}
+        if options.get("composite") is not None:  # what is given as it is by default was not asked for
+            told = {key: value for key, value in told.items() if value != _DEFAULTS[key]}
+        super().__init__(model, **told, **options)
         if conservation_tolerance < 0:
             raise ValueError(f"conservation_tolerance={conservation_tolerance}: legal are numbers >= 0 (0.01 is 1 %)")
         self.rule, self.epsilon, self.alpha, self.beta = rule, epsilon, alpha, beta
@@ -74,8 +80,7 @@ class UnifiedLRP(attribution.UnifiedLRP):
         self.report: ConservationReport | None = None
         if self.handlers.handlers:
             told = {"epsilon": epsilon, "alpha": alpha, "beta": beta}
-            self.composite, self.registry = self.handlers.applied_to(self.composite, self.registry, rule, told)
-            self.chooser = Chooser(self.composite, self.registry)
+            self.session = self.session.with_rules(*self.handlers.applied_to(self.composite, self.registry, rule, told))
 
     def attribute(  # type: ignore[override]
         self,
@@ -106,11 +111,11 @@ class UnifiedLRP(attribution.UnifiedLRP):
             ConservationError: With ``strict``, where relevance went missing without account.
         """
         call, tensors = self._by_name(inputs, target_class, kwargs)
-        layers = _LayerRecorder(tensors[0].shape[0], self.chooser.ports) if return_intermediates else None
+        layers = _LayerRecorder(tensors[0].shape[0], self.session.chooser.ports) if return_intermediates else None
         try:
             with evaluating(self.model):
-                explained, selected, mode = call._forward(tensors, None, Arguments(), recorder=layers)
-                relevances: dict[str, Any] = dict(zip(inputs, explained.relevance(mode, selected)))
+                passed = call.session.forward(tensors, Arguments(), recorder=layers)
+                relevances: dict[str, Any] = dict(zip(inputs, passed.relevance()))
                 if self.validate_conservation:
                     self.report = ConservationReport(
                         attribution.UnifiedLRP.ledger(call, tensors), self.conservation_tolerance
@@ -118,7 +123,7 @@ class UnifiedLRP(attribution.UnifiedLRP):
         finally:
             for handler in self.handlers.handlers:
                 handler.clear_cache()
-        if self.validate_conservation and self.strict and self.report is not None:
+        if self.validate_conservation and self.session.strict and self.report is not None:
             self.report.raise_on_violation()
         if layers is not None:
             relevances["_intermediates"] = layers.by_layer(self.model)
@@ -162,8 +167,9 @@ class UnifiedLRP(attribution.UnifiedLRP):
         tensors = tuple(t if parameter is None else t.to(parameter.device) for t in inputs.values())
         call = copy.copy(self)
         # A bound method: the engine finds the module paths through __self__.
-        call.model = MethodType(_explained_number(tuple(inputs), target, kwargs, self.output), self.model)
-        call.output = None
+        call.session = self.session.explaining(
+            MethodType(_explained_number(tuple(inputs), target, kwargs, self.session.output), self.model)
+        )
         return call, tensors
 
 
@@ -171,7 +177,7 @@ def _explained_number(
     names: tuple[str, ...], target: Any, kwargs: dict[str, Any], choose: OutputChoice
 ) -> Callable[..., Tensor]:
     def explained_number(model: Callable[..., Any], *tensors: Tensor) -> Tensor:
-        returned = model(**dict(zip(names, tensors)), **kwargs)
+        returned = Arguments(names, (), kwargs).copied().call(model, tensors)
         logits = logits_of(returned if choose is None else chosen_output(returned, choose))
         indices = class_indices(target, logits.detach())
         return logits.gather(1, indices[:, None]).squeeze(1)

@@ -13,8 +13,10 @@ import lrp_plugin
 
 ROOT = Path(lrp_plugin.__file__).parent
 LAYERS = (
-    ("attribution", "layer", "plan", "compiled", "batches", "testing"),
-    ("propagation", "explained", "arguments"),
+    ("attribution", "layer", "testing"),
+    ("compiled", "batches", "plan"),
+    ("session",),
+    ("propagation", "explained", "arguments", "targets"),
     ("composites",),
     ("rules",),
     ("registry",),

@@ -141,9 +141,9 @@ def test_inputs_of_another_kind_are_refused(inputs: Any, message: str) -> None:
             call(inputs, 0)
 
 
-def test_inputs_of_different_batches_are_refused(images: Tensor) -> None:
-    with pytest.raises(ValueError, match="2 and 1 examples"):
-        UnifiedLRP(lambda a, b: a.sum((1, 2, 3)) + b.sum()).attribute((images, images[:1]))
+def test_a_call_whose_inputs_differ_in_rows_is_not_divided(images: Tensor) -> None:
+    with pytest.raises(ValueError, match="have 2 and 1 rows: leave it out"):
+        UnifiedLRP(lambda a, b: a.sum((1, 2, 3)) + b.sum()).attribute((images, images[:1]), internal_batch_size=1)
 
 
 def test_integers_that_reach_no_embedding_are_refused() -> None:

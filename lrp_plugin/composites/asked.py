@@ -1,0 +1,85 @@
+"""The composite that an explainer's options ask for: one rule with its parameters, a ready composite, or one's own."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from lrp_plugin.composites.composite import Composite, rule
+from lrp_plugin.composites.parameters import check_parameters
+from lrp_plugin.composites.ready import READY, handing_on, ready_composite
+from lrp_plugin.composites.selectors import linear_maps, operation
+from lrp_plugin.registry import Registry
+from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
+
+DEFAULTS = {"epsilon": 0.01, "gamma": 0.25, "alpha": 2.0, "beta": 1.0, "stabilizer": 1e-9, "bias": "absorb"}
+
+
+def asked_composite(
+    name: str | None, composite: Composite | str | None, given: Mapping[str, Any], registry: Registry
+) -> Composite:
+    """The composite of an explainer.
+
+    Args:
+        name: The one rule of all linear maps, where no composite is given.
+        composite: A composite, or the name of a ready one.
+        given: ``epsilon``, ``gamma``, ``alpha``, ``beta``, ``stabilizer``, ``bias``; None where the caller gave none.
+        registry: Where the rule is looked up.
+
+    Raises:
+        ValueError: For an unknown name, a value out of range, an option that the composite does not take.
+    """
+    told = {key: value for key, value in given.items() if value is not None}
+    if "alpha" in told and "beta" not in told:
+        check_parameters({"alpha": told["alpha"]})
+        told["beta"] = told["alpha"] - 1
+    elif "beta" in told and "alpha" not in told:
+        check_parameters({"beta": told["beta"]})
+        told["alpha"] = told["beta"] + 1
+    check_parameters(told)
+    if composite is None:
+        return _single("epsilon" if name is None else name, {**DEFAULTS, **told}, registry)
+    if name is not None:
+        raise ValueError(f"rule={name!r} and composite= given: pass one; a composite says which rule is where")
+    if isinstance(composite, str):
+        return _ready(composite, told)
+    if not isinstance(composite, Composite):
+        raise ValueError(
+            f"composite={str(composite)[:80]} is a {type(composite).__name__}; legal are a Composite([(selector, rule), "
+            f"...]), or a name: {', '.join(sorted(READY))}"
+        )
+    useless = sorted(set(told) - {"stabilizer"})  # which is also where ports end
+    if useless:
+        raise ValueError(
+            f"{', '.join(f'{key}=' for key in useless)} given with a Composite: its rules have their own; say it in them, "
+            "rule('epsilon', epsilon=...), or in a ready composite's function, epsilon_plus(bias='distribute')"
+        )
+    return composite
+
+
+def _ready(name: str, told: dict[str, Any]) -> Composite:
+    ready_composite(name)  # the name is checked first
+    maker = READY[name]
+    legal = inspect.signature(maker).parameters
+    useless = sorted(set(told) - set(legal) - {"stabilizer"})
+    if useless:
+        raise ValueError(
+            f"composite {name!r} takes no {', '.join(f'{key}=' for key in useless)}; it takes "
+            f"{', '.join(legal) or 'nothing'}: pass lrp_plugin.composites.{name}(...), or name another"
+        )
+    return maker(**{key: value for key, value in told.items() if key in legal})
+
+
+def _single(name: str, given: Mapping[str, Any], registry: Registry) -> Composite:
+    maps = [found for found in registry if found.name == name and found.operation in ("linear", "conv2d")]
+    if not maps:
+        legal = sorted({found.name for found in registry if found.operation in ("linear", "conv2d")})
+        hint = f" ({name!r} is a composite: composite={name!r})" if name in READY else ""
+        raise ValueError(f"unknown rule {str(name)[:80]!r}{hint}; legal are {', '.join(legal)}")
+    taken = {key: value for key, value in given.items() if key in maps[0].parameters}
+    pairs = [(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])]
+    if registry.find("lstm", "signal") is not None:  # the maps inside a recurrent kernel are maps too
+        inside = rule("signal", epsilon=0.0 if name == "zero" else given["epsilon"])
+        pairs.append((operation(*SEQUENCES, *CELLS), inside))
+    return Composite(pairs, name)

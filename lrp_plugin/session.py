@@ -1,0 +1,224 @@
+"""The one way to run a pass: eager, compiled, with a ledger, at a layer, for a unit, in PyHealth's spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.arguments import Arguments
+from lrp_plugin.composites import Chooser, Composite, Site, anything, rule
+from lrp_plugin.composites.composite import Choice
+from lrp_plugin.explained import ExplainedInputs, OutputChoice, explained_value
+from lrp_plugin.ledger import Recorder
+from lrp_plugin.propagation import Propagation
+from lrp_plugin.propagation.atomic import atomic_modules
+from lrp_plugin.propagation.quiet import evaluating, uncompiled
+from lrp_plugin.propagation.unseen import ForgottenSourceError
+from lrp_plugin.registry import Registry
+from lrp_plugin.rules.weights import WeightCache
+from lrp_plugin.targets import pick_target
+
+Watch = Callable[[Propagation], AbstractContextManager[Any]]
+"""Opened around a forward pass, which it may look into; opened anew where the pass is made again."""
+
+
+class Explained(NamedTuple):
+    """An explanation.
+
+    Attributes:
+        relevances: Of each input.
+        output: The explained output of each example, shape (N,).
+        shape: Of what the model returned.
+        received: The sum of relevance for each of them, shape (N,), float64; None where the inputs' rows are the examples.
+    """
+
+    relevances: tuple[Tensor, ...]
+    output: Tensor
+    shape: torch.Size
+    received: Tensor | None = None
+
+    def delta(self) -> Tensor:
+        """Output less the sum of relevance, shape (N,), in the output's dtype."""
+        received = self.received
+        if received is None:
+            received = torch.stack([r.detach().double().flatten(1).sum(1) for r in self.relevances]).sum(0)
+        return (self.output.double() - received.to(self.output.device)).to(self.output.dtype)
+
+
+class Pass(NamedTuple):
+    """A forward pass, and what its backward passes need.
+
+    Attributes:
+        explained: The inputs' stand-ins.
+        value: What the model returned, differentiable.
+        selected: The explained number of each example, shape (N,), or None where no target was asked for.
+        mode: What the operations were seen by.
+    """
+
+    explained: ExplainedInputs
+    value: Tensor
+    selected: Tensor | None
+    mode: Propagation
+
+    def relevance(
+        self, selected: Tensor | None = None, seed: Tensor | None = None, retain: bool = False
+    ) -> tuple[Tensor, ...]:
+        """One backward pass from ``selected`` (None: the target's number): relevance of each input."""
+        chosen = self.selected if selected is None else selected
+        assert chosen is not None
+        with recording():
+            return self.explained.relevance(self.mode, chosen, seed, retain)
+
+    def explain(self, by_example: bool) -> Explained:
+        """Relevance of each input and the explained outputs.
+
+        Args:
+            by_example: Relevance of each explained output alone is asked for. That is one backward pass for each where the
+                inputs' rows are not the outputs' examples (graphs), else none more.
+        """
+        assert self.selected is not None
+        output = self.selected.detach()
+        if not by_example or all(len(one) == len(output) for one in self.explained.originals):
+            return Explained(self.relevance(), output, self.value.shape)
+        found = [self.of_example(example) for example in range(len(output))]
+        received = torch.stack([total(one) for one in found])
+        return Explained(tuple(torch.stack(each).sum(0) for each in zip(*found)), output, self.value.shape, received)
+
+    def of_example(self, example: int) -> tuple[Tensor, ...]:
+        """Relevance of each input for one explained number alone; asked for one after another, in order."""
+        assert self.selected is not None
+        seed = torch.zeros_like(self.selected)
+        seed[example] = 1
+        return self.relevance(seed=seed, retain=example + 1 < len(self.selected))
+
+
+def total(relevances: tuple[Tensor, ...]) -> Tensor:
+    """The sum of all entries, in double precision; a scalar on the CPU."""
+    return torch.stack([r.detach().double().sum().cpu() for r in relevances]).sum()
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Autograd records, whatever mode the caller is in."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+class Session:
+    """A model and its rules: what all passes of one explainer share.
+
+    Args:
+        model: Any ``nn.Module``, or a callable.
+        composite: Which rule where.
+        registry: The rules.
+        output: What is explained of what the model returns.
+        strict: Raise on an operation without a rule.
+        stabilizer: Where a port ends.
+    """
+
+    def __init__(
+        self, model: Any, composite: Composite, registry: Registry, *, output: OutputChoice = None,
+        strict: bool = False, stabilizer: float = 1e-9,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.composite = composite
+        self.registry = registry
+        self.output = output
+        self.strict = strict
+        self.stabilizer = stabilizer
+        self._begin()
+
+    def with_rules(self, composite: Composite, registry: Registry) -> Session:
+        """A session of the same model under other rules; its modified weights are the same."""
+        other = copy(self)
+        other.composite, other.registry = composite, registry
+        other._begin()
+        other.weights = self.weights
+        return other
+
+    def explaining(self, model: Any) -> Session:
+        """A session of another callable around the same modules, explained at what it returns."""
+        other = copy(self)
+        other.model, other.output = model, None
+        other.chooser, other.weights, other.warned = self.chooser, self.weights, self.warned
+        return other
+
+    def _begin(self) -> None:
+        self.chooser = Chooser(self.composite, self.registry)
+        self.weights = WeightCache()
+        self.warned: set[tuple[str, str]] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = dict(self.__dict__)
+        for made in ("chooser", "weights", "warned"):
+            del kept[made]
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()
+
+    def forward(
+        self, inputs: Any, arguments: Arguments, target: Any = None, *, select: bool = True,
+        recorder: Recorder | None = None, plan: list[tuple[Site, Choice]] | None = None, keep: bool = False,
+        watch: Watch | None = None, maps: int | None = None,
+    ) -> Pass:  # fmt: skip
+        """One forward pass, seen call by call.
+
+        Args:
+            inputs: A tensor or a tuple of them. arguments: What else the model is called with.
+            target: Which output is explained; with ``select`` False none is.
+            recorder: Keeps the ledger. plan: Receives each operation's rule.
+            keep: Keep every value to the end: the inside is looked at.
+            watch: Opened around the pass.
+            maps: How many linear maps the pass executes, where that is known and a selector counts them.
+
+        Raises:
+            ValueError: For wrong inputs or targets, an output that does not depend on the input.
+            UnsupportedOperationError: With ``strict``, for an operation without a rule.
+        """
+        chooser = self.chooser
+        if chooser.counts:
+            chooser = chooser.counting(self.count(inputs, arguments) if maps is None else maps)
+        keep = keep or recorder is not None or plan is not None
+        while True:
+            try:
+                return self._once(inputs, arguments, target, select, recorder, plan, keep, watch, chooser)
+            except ForgottenSourceError:  # rare: a custom autograd.Function read the value of a map directly
+                if keep:
+                    raise
+                keep = True
+
+    def _once(
+        self, inputs: Any, arguments: Arguments, target: Any, select: bool, recorder: Recorder | None,
+        plan: list[tuple[Site, Choice]] | None, keep: bool, watch: Watch | None, chooser: Chooser,
+    ) -> Pass:  # fmt: skip
+        with recording(), evaluating(self.model), uncompiled():
+            explained = ExplainedInputs(inputs, arguments, ports=chooser.ports)
+            mode = Propagation(
+                self.model, chooser, recorder=recorder, strict=self.strict, ports=chooser.ports, weights=self.weights,
+                port_stabilizer=self.stabilizer, plan=plan, warned=self.warned, keep=keep,
+            )  # fmt: skip
+            explained.declare(mode)
+            with ExitStack() as around:
+                if watch is not None:
+                    around.enter_context(watch(mode))
+                around.enter_context(atomic_modules(mode, self.model, self.registry))
+                around.enter_context(mode)
+                output = explained.run(self.model, self.output)
+            value = explained_value(mode, output)
+            return Pass(explained, value, pick_target(value, target, explained.originals) if select else None, mode)
+
+    def count(self, inputs: Any, arguments: Arguments) -> int | None:
+        """How many linear maps a pass executes, for selectors that count from the output; None where none does."""
+        if not self.chooser.counts:
+            return None
+        counting = Session(self.model, Composite([(anything(), rule("epsilon"))]), self.registry, output=self.output)
+        sites: list[tuple[Site, Choice]] = []
+        counting.forward(inputs, arguments, select=False, plan=sites)
+        return sum(site.linear for site, _ in sites)
