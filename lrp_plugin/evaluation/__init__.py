@@ -5,6 +5,8 @@ mean with an interval, `paired_difference` the difference between two methods on
 """
 
 from lrp_plugin.evaluation.bounds import greedy_curves, random_curves
+from lrp_plugin.evaluation.comparing import compare
+from lrp_plugin.evaluation.comparison import Comparison
 from lrp_plugin.evaluation.complexity import effective_rank, entropy, noise_stability, sparseness
 from lrp_plugin.evaluation.faithfulness import (
     Curves,
@@ -26,6 +28,8 @@ from lrp_plugin.evaluation.localization import (
     rank_accuracy,
     top_k_inside,
 )
+from lrp_plugin.evaluation.methods import method_names
+from lrp_plugin.evaluation.metrics import METRICS, Metric
 from lrp_plugin.evaluation.sanity import (
     label_randomization,
     parameter_randomization,
@@ -36,10 +40,10 @@ from lrp_plugin.evaluation.scoring import Scorer
 from lrp_plugin.evaluation.similarity import agreement, rank_correlation, structural_similarity
 
 __all__ = [
-    "MEASURES", "Curves", "Interval", "Scorer", "agreement", "bootstrap_mean", "boxes_to_masks", "comprehensiveness",
-    "deletion", "effective_rank", "entropy", "evidence_by_class", "greedy_curves", "infidelity", "insertion",
-    "label_randomization", "mask_area", "mask_share", "noise_stability", "paired_difference", "parameter_randomization",
-    "parametrized_layers", "perturbation_curves", "pointing_game", "random_curves", "random_map_similarity",
-    "rank_accuracy", "rank_correlation", "sensitivity", "sparseness", "srg", "structural_similarity", "sufficiency",
-    "top_k_inside",
+    "MEASURES", "METRICS", "Comparison", "Curves", "Interval", "Metric", "Scorer", "agreement", "bootstrap_mean",
+    "boxes_to_masks", "compare", "comprehensiveness", "deletion", "effective_rank", "entropy", "evidence_by_class",
+    "greedy_curves", "infidelity", "insertion", "label_randomization", "mask_area", "mask_share", "method_names",
+    "noise_stability", "paired_difference", "parameter_randomization", "parametrized_layers", "perturbation_curves",
+    "pointing_game", "random_curves", "random_map_similarity", "rank_accuracy", "rank_correlation", "sensitivity",
+    "sparseness", "srg", "structural_similarity", "sufficiency", "top_k_inside",
 ]  # fmt: skip

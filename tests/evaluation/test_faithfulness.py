@@ -243,7 +243,9 @@ def test_road_shows_less_of_the_mask_s_shape_than_zero() -> None:
     x = (slope[:, None] * torch.ones(16, dtype=torch.float64))[None, None].repeat(3, 1, 1, 1)
     maps = torch.rand(3, 1, 16, 16, dtype=torch.float64)
     leaks = {
-        fill: perturbation_curves(Dark().eval(), x, maps, 0, regions=patches(2), replacement=fill, shares=[0.0, 0.25, 0.5])
+        fill: perturbation_curves(
+            Dark().eval(), x, maps, 0, regions=patches(2), replacement=fill, shares=[0.0, 0.25, 0.5]
+        )
         for fill in ("zero", "road")
     }
     assert leaks["zero"].morf[:, -1].min() == 128

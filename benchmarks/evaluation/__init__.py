@@ -1,0 +1,1 @@
+"""Which explanation can be trusted, network by network: ``python -m benchmarks.evaluation``."""

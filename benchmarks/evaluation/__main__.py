@@ -1,0 +1,47 @@
+"""Measurements behind docs/choosing-a-rule.md.
+
+python -m benchmarks.evaluation tables --networks reference_cnn resnet18 vit --seeds 0 1 2
+python -m benchmarks.evaluation tables --networks lite0
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from benchmarks.evaluation.networks import FOLDER, NETWORKS
+from benchmarks.evaluation.tables import photographs, table, write_table
+
+
+def run_tables(options: argparse.Namespace) -> None:
+    """One table for each network."""
+    kept = FOLDER / "comparisons"
+    for name in options.networks:
+        if name == "lite0":
+            found, facts = [photographs(kept)], {"network": name, "pictures": 16}
+        else:
+            pairs = [table(name, seed, options.pictures, kept) for seed in options.seeds]
+            found = [pair[0] for pair in pairs]
+            facts = {"network": name, "seeds": options.seeds, "accuracy": [pair[1] for pair in pairs],
+                     "pictures": options.pictures}  # fmt: skip
+        write_table(name, found, facts)
+        print(found[0], flush=True)
+
+
+def main() -> None:
+    """Measures, prints, writes to benchmarks/results/evaluation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="WHAT")
+    tables = commands.add_parser("tables", help="methods against metrics")
+    tables.add_argument("--networks", nargs="+", default=[*NETWORKS, "lite0"], choices=[*NETWORKS, "lite0"])
+    tables.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    tables.add_argument("--pictures", type=int, default=48, help="test pictures with opacities for each network")
+    tables.set_defaults(run=run_tables)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
