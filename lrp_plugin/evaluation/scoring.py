@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.explained import OutputChoice, chosen_output, pick_target
+from lrp_plugin.explained import OutputChoice, chosen_output
 from lrp_plugin.propagation.quiet import evaluating
+from lrp_plugin.targets import pick_target
 
 OUTPUTS = ("auto", "logit", "probability", "log_probability")
 
@@ -66,7 +67,7 @@ class Scorer:
             found = _logits(found)
         found = found.double()
         if callable(target):
-            return pick_target(found, target, len(inputs))
+            return torch.as_tensor(target(found)).reshape(len(inputs))
         one = found.ndim < 2 or found.shape[1] == 1
         if found.ndim > 2:
             raise ValueError(
@@ -75,9 +76,9 @@ class Scorer:
         found = found.reshape(len(inputs), 1) if one else found
         chosen = 0 if one else target
         if self.output == "logit" or (one and self.output == "auto"):
-            return pick_target(found, chosen, len(inputs))
+            return pick_target(found, chosen, (inputs,))
         log = nn.functional.logsigmoid(found) if one else found.log_softmax(1)
-        picked = pick_target(log, chosen, len(inputs))
+        picked = pick_target(log, chosen, (inputs,))
         return picked if self.output == "log_probability" else picked.exp()
 
 
