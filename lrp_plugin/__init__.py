@@ -3,6 +3,15 @@
 from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.composites import Composite, rule
 from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning
+from lrp_plugin.explain import (
+    Explanation,
+    Preprocessing,
+    explain_image,
+    explain_signal,
+    explain_table,
+    explain_text,
+    explain_volume,
+)
 from lrp_plugin.layer import LayerUnifiedLRP, NeuronUnifiedLRP
 from lrp_plugin.ledger import Ledger
 from lrp_plugin.registry import Registry, Rule, list_rules, register_rule, registry
@@ -10,15 +19,22 @@ from lrp_plugin.version import __version__
 
 __all__ = [
     "Composite",
+    "Explanation",
     "LayerUnifiedLRP",
     "Ledger",
     "NeuronUnifiedLRP",
+    "Preprocessing",
     "Registry",
     "Rule",
     "UnifiedLRP",
     "UnsupportedOperationError",
     "UnsupportedOperationWarning",
     "__version__",
+    "explain_image",
+    "explain_signal",
+    "explain_table",
+    "explain_text",
+    "explain_volume",
     "list_rules",
     "register_rule",
     "registry",

@@ -69,6 +69,25 @@ def relevance_map(relevance: ArrayLike, size: tuple[int, int] | None = None) -> 
     return resized[0, 0].numpy()
 
 
+def pooled(values: Array, side: int) -> Array:
+    """A map ``(H, W)`` in which each square of `side` pixels shows its mean; the border's squares may be cut."""
+    if side == 1:
+        return values
+    mean = F.avg_pool2d(torch.from_numpy(values)[None, None], side, ceil_mode=True)[0, 0].numpy()
+    return mean.repeat(side, 0).repeat(side, 1)[: values.shape[0], : values.shape[1]]
+
+
+def smoothed(values: Array, deviation: float) -> Array:
+    """A map ``(H, W)`` blurred by a Gaussian of this standard deviation in pixels, the border's values continued."""
+    if deviation == 0:
+        return values
+    reach = int(np.ceil(3 * deviation))
+    weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / deviation) ** 2)
+    weights = (weights / weights.sum())[None, None]
+    padded = F.pad(torch.from_numpy(values)[None, None], [reach] * 4, mode="replicate")
+    return F.conv2d(F.conv2d(padded, weights[..., None, :]), weights[..., None])[0, 0].numpy()
+
+
 def display_image(
     image: ArrayLike, mean: float | Sequence[float] | None = None, std: float | Sequence[float] | None = None
 ) -> Array:

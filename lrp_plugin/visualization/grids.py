@@ -24,14 +24,16 @@ from lrp_plugin.visualization.look import (
     draw_mask_contour,
     shape_of,
 )
-from lrp_plugin.visualization.style import PAGE, canvas, figure_style, finish, number
+from lrp_plugin.visualization.style import PAGE, canvas, figure_style, finish, fit_titles, number, percent
+
+SIGNLESS = frozenset({"saliency", "gradient saliency", "smoothgrad", "gradcam", "guided_gradcam"})
+"""Methods whose values say how much but not for or against, as their names stand in `lrp_plugin.gradients`."""
 
 
 def _total(relevance: ArrayLike, logit: float | None) -> str:
     # Of the map as it came: resizing it for the eye does not keep the sum.
     total = float(relevance_map(relevance).sum())
-    share = f" ({number(100 * total / logit)} %)" if logit else ""
-    return f"sum {number(total)}{share}"
+    return f"{percent(total / logit)} of the logit" if logit else f"total {number(total)}"
 
 
 def plot_comparison(
@@ -40,8 +42,9 @@ def plot_comparison(
     *,
     logit: float | None = None,
     totals: Collection[str] | None = None,
+    signless: Collection[str] = SIGNLESS,
     overlay: bool = True,
-    columns: int = 5,
+    columns: int = 4,
     mask: ArrayLike | None = None,
     title: str | None = None,
     ax: Axes | None = None,
@@ -51,14 +54,16 @@ def plot_comparison(
     """The image first, then each method's map of it, with the map's total below the method's name.
 
     Args:
-        image: The image.
-        relevances: Method's name to map.
-        logit: The explained logit. Each total is then given as its share too, which for LRP should be near
+        image: The image; see `plot_overlay`.
+        relevances: Method's name to map; see `plot_overlay`.
+        logit: The explained logit. Each total is then given as its share, which for LRP should be near
             100 % (the rest is what biases and the stabilizer absorbed).
-        totals: The methods whose total is shown; it says something where relevance is conserved. None: all.
+        totals: The methods whose total is shown; it says something where relevance is conserved. None: all but
+            those without a sign.
+        signless: The methods whose values have no sign: green, with a bar of their own.
         overlay: Lay maps over the image; False shows them on white.
         columns: Panels in a row, the image counted.
-        mask: A region to outline in every panel.
+        mask: A region to outline in every panel, ``(h, w)``, inside where above 0.
         title: Above all panels.
         ax: A place to divide.
         save_path: Where to save.
@@ -79,39 +84,43 @@ def plot_comparison(
     across = min(columns, len(relevances) + 1)
     down = -(-(len(relevances) + 1) // across)
     with figure_style():
-        inches = down * (PAGE * 0.92 / across * height / width + 0.36) + (0.25 if title else 0)
+        below = 0.42 if any(name in signless for name in relevances) else 0.0
+        inches = down * (PAGE * 0.92 / across * height / width + 0.36 + below) + (0.25 if title else 0)
         figure = canvas(ax, PAGE, inches)
         panels = list(figure.subplots(down, across, squeeze=False).ravel())
         draw_image(panels[0], picture)
         panels[0].set_title("image" if logit is None else f"image\nlogit {number(logit)}")
-        _draw_methods(style, panels[1:], picture, relevances, overlay)
+        _draw_methods(style, panels[1:], picture, relevances, overlay, signless, across)
         for panel, name in zip(panels[1:], relevances, strict=False):
-            shown = totals is None or name in totals
+            shown = name not in signless if totals is None else name in totals
             panel.set_title(f"{name}\n{_total(relevances[name], logit)}" if shown else f"{name}\n")
         for index, panel in enumerate(panels[: len(relevances) + 1]):
             if mask is not None:
                 colour = CONTOUR_ON_IMAGE if overlay or not index else CONTOUR_ON_WHITE
                 draw_mask_contour(panel, mask, (height, width), color=colour)
         figure.suptitle(title or "", fontsize=9)
+        figure.supxlabel(style.changed.strip(), fontsize=7)
+        fit_titles(panels[: len(relevances) + 1])
         return finish(figure, save_path)
 
 
 def _draw_methods(
-    style: Look,
-    panels: Sequence[Axes],
-    picture: Array,
-    relevances: Mapping[str, ArrayLike],
-    overlay: bool,
-) -> None:
-    """One method a panel, a colour bar at the end, nothing in the panels left."""
-    maps = [relevance_map(values, shape_of(picture)) for values in relevances.values()]
-    scales = style.scales(maps)
-    for panel, values, scale in zip(panels, maps, scales, strict=False):
+    style: Look, panels: Sequence[Axes], picture: Array, relevances: Mapping[str, ArrayLike], overlay: bool,
+    signless: Collection[str], across: int,
+) -> None:  # fmt: skip
+    """One method a panel, a colour bar at the end and below what has no sign, nothing in the panels left."""
+    maps = {name: style.values(values, shape_of(picture)) for name, values in relevances.items()}
+    signed = [name for name in maps if name not in signless]
+    scales = dict(zip(signed, style.scales([maps[name] for name in signed]), strict=True))
+    for panel, (name, values) in zip(panels, maps.items(), strict=False):
+        scale = scales.get(name) or style.magnitude(values)
         style.draw(panel, values, scale, picture if overlay else None)
+        if name not in scales:
+            style.bar_below(panel, scale, overlay)
     for panel in panels[len(maps) :]:
         panel.set_axis_off()
-    # The last row may be short; the bar's place is beside its last map.
-    style.bar(panels[len(maps) - 1], scales, overlay)
+    if scales:  # beside the last column, where it takes no room from between the panels
+        style.bar(panels[min(across - 2, len(maps) - 1)], list(scales.values()), overlay)
 
 
 def plot_batch(
@@ -167,6 +176,7 @@ def plot_batch(
             panel.set_title(text, fontsize=7.5)
         _draw_pairs(style, panels, pictures, relevances, masks, overlay)
         figure.suptitle(title or "", fontsize=9)
+        figure.supxlabel(style.changed.strip(), fontsize=7)
         return finish(figure, save_path)
 
 
@@ -180,7 +190,7 @@ def _draw_pairs(
 ) -> None:
     """Image i above map i, in pairs of rows; panels without an image stay empty."""
     size = shape_of(pictures[0])
-    maps = [relevance_map(values, size) for values in relevances]
+    maps = [style.values(values, size) for values in relevances]
     scales = style.scales(maps)
     above, below = panels[::2].ravel(), panels[1::2].ravel()
     for index, (picture, values, scale) in enumerate(zip(pictures, maps, scales, strict=True)):

@@ -11,8 +11,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 
-from lrp_plugin.visualization.arrays import Array, ArrayLike, display_image, region_mask
+from lrp_plugin.visualization.arrays import (
+    Array,
+    ArrayLike,
+    display_image,
+    pooled,
+    region_mask,
+    relevance_map,
+    smoothed,
+)
 from lrp_plugin.visualization.style import (
+    MAGNITUDE,
+    MAGNITUDE_ON_IMAGE,
     RELEVANCE,
     RELEVANCE_ON_IMAGE,
     ColourScale,
@@ -36,6 +46,8 @@ class LookOptions(TypedDict, total=False):
     percentile: float
     limit: float | None
     unit: str
+    smooth: float
+    pool: int
 
 
 @dataclass(frozen=True)
@@ -57,9 +69,12 @@ class Look:
             that colour, which the colour bar's pointed ends tell; 100 clips nothing.
         limit: That magnitude itself, in `unit`, to give several figures one scale.
         unit: The map's unit, for the colour bar.
+        smooth: Blur maps by a Gaussian of this standard deviation in pixels of the picture, for the eye only; the
+            picture says so. 0 does not.
+        pool: Show the mean of squares of so many pixels a side, for the eye only; the picture says so.
 
     Raises:
-        ValueError: `alpha` is not in [0, 1].
+        ValueError: `alpha` is not in [0, 1], `smooth` is negative or `pool` below 1.
     """
 
     mean: float | Sequence[float] | None = None
@@ -71,10 +86,14 @@ class Look:
     percentile: float = 99.5
     limit: float | None = None
     unit: str = "logit"
+    smooth: float = 0.0
+    pool: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha is {self.alpha}; give an opacity from 0 to 1")
+        if self.smooth < 0 or self.pool < 1:
+            raise ValueError(f"smooth is {self.smooth}, pool is {self.pool}; give 0 or more pixels, 1 or more")
 
     @classmethod
     def of(cls, options: LookOptions, **defaults: Any) -> Look:
@@ -93,6 +112,22 @@ class Look:
         """The image in [0, 1], its normalisation undone; see `display_image`."""
         return display_image(image, self.mean, self.std)
 
+    def values(self, relevance: ArrayLike, size: tuple[int, int] | None = None) -> Array:
+        """The map as it is shown: channels summed, resized, then pooled and smoothed where that is asked for."""
+        return smoothed(pooled(relevance_map(relevance, size), self.pool), self.smooth)
+
+    @property
+    def changed(self) -> str:
+        """What was done for display only, as the picture says it; empty where nothing was."""
+        done = [f"mean of {self.pool} x {self.pool} pixels"] if self.pool > 1 else []
+        done += [f"smoothed by {self.smooth:g} pixels"] if self.smooth else []
+        return f"{', '.join(done)}, for display only" if done else ""
+
+    def note(self, panel: Axes) -> None:
+        """Says below the panel what was done for display only."""
+        if self.changed:
+            panel.text(0, -0.03, self.changed, transform=panel.transAxes, va="top", fontsize=7)
+
     def scales(self, maps: Sequence[Array]) -> list[ColourScale]:
         """Each map's scale: its own where maps are normalised, else one for all."""
         groups = [[values] for values in maps] if self.normalize else [maps] * len(maps)
@@ -101,13 +136,20 @@ class Look:
             for group in groups
         ]
 
-    def colours(self, over_image: bool) -> Colormap:
-        """The colour map, over an image or on white."""
+    def magnitude(self, values: Array) -> ColourScale:
+        """The scale of one map whose values have no sign, such as the size of a gradient."""
+        (scale,) = dataclasses.replace(self, normalize=True).scales([values])
+        return dataclasses.replace(scale, magnitude=True, label="size, without a sign")
+
+    def colours(self, over_image: bool, magnitude: bool = False) -> Colormap:
+        """The colour map, over an image or on white, of values with a sign or without."""
+        if magnitude:
+            return MAGNITUDE_ON_IMAGE if over_image else MAGNITUDE
         return diverging(self.cmap, RELEVANCE_ON_IMAGE if over_image else RELEVANCE)
 
     def layer(self, values: Array, scale: ColourScale) -> Array:
         """What goes over the image: ``(H, W, 4)`` in [0, 1], for a map ``(H, W)``."""
-        cmap = self.colours(over_image=True)
+        cmap = self.colours(True, scale.magnitude)
         if not self.fade:
             colours = cmap(scale.norm(values))
             colours[..., 3] = self.alpha
@@ -124,7 +166,7 @@ class Look:
             draw_image(panel, picture)
             panel.imshow(self.layer(values, scale))
             return
-        panel.imshow(values, cmap=self.colours(over_image=False), norm=scale.norm)
+        panel.imshow(values, cmap=self.colours(False, scale.magnitude), norm=scale.norm)
         panel.set_axis_on()
         panel.set(xticks=[], yticks=[])
         for spine in panel.spines.values():
@@ -138,6 +180,10 @@ class Look:
             clipped=any(scale.clipped for scale in scales),
         )
         colour_bar(panel, shared, self.colours(over_image), normalize=self.normalize)
+
+    def bar_below(self, panel: Axes, scale: ColourScale, over_image: bool) -> None:
+        """A bar of its own under a panel whose values have no sign."""
+        colour_bar(panel, scale, self.colours(over_image, scale.magnitude), normalize=True, below=True)
 
 
 def draw_image(panel: Axes, picture: Array) -> None:

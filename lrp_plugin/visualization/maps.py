@@ -6,8 +6,8 @@ image is resized to it (bilinear). A mask is above 0 inside and drawn as an outl
 
 Every plot takes the keywords of `lrp_plugin.visualization.look.Look` (``alpha``, ``cmap``, ``normalize``,
 ``mean``, ``std``, ...), ``title``, ``ax`` (where to draw; None makes a new figure) and ``save_path`` (the
-suffix decides the format; 300 dpi; written atomically). It returns the whole ``matplotlib.figure.Figure`` and
-shows nothing.
+suffix decides the format; 300 dpi; written atomically). It returns the whole ``matplotlib.figure.Figure``, which
+a notebook shows as a cell's last line and ``plt.show()`` shows on a screen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import Unpack
 
-from lrp_plugin.visualization.arrays import ArrayLike, relevance_map
+from lrp_plugin.visualization.arrays import ArrayLike
 from lrp_plugin.visualization.look import CONTOUR_ON_WHITE, Look, LookOptions, draw_mask_contour, shape_of
 from lrp_plugin.visualization.style import COLUMN, axes_for, figure_style, finish
 
@@ -41,7 +41,7 @@ def plot_heatmap(
     """A signed map on white: red for the class, blue against it, white exactly at zero.
 
     Args:
-        relevance: The map.
+        relevance: The map, ``(C, H, W)``, ``(H, W)`` or ``(1, C, H, W)``, any unit, finite; channels are summed.
         size: Height and width in pixels to resize the map to; None keeps its own.
         mask: A region to outline.
         title: Above the picture.
@@ -57,7 +57,7 @@ def plot_heatmap(
         ValueError: A shape, a size or a value is not legal; the message says which.
     """
     style = Look.of(look)
-    values = relevance_map(relevance, size)
+    values = style.values(relevance, size)
     (scale,) = style.scales([values])
     with figure_style():
         panel = axes_for(ax, COLUMN, _height(shape_of(values), title))
@@ -66,6 +66,7 @@ def plot_heatmap(
             draw_mask_contour(panel, mask, shape_of(values), color=CONTOUR_ON_WHITE)
         style.bar(panel, [scale], over_image=False)
         panel.set_title(title or "")
+        style.note(panel)
         return finish(panel.figure, save_path)
 
 
@@ -74,6 +75,7 @@ def plot_overlay(
     relevance: ArrayLike,
     *,
     mask: ArrayLike | None = None,
+    signless: bool = False,
     title: str | None = None,
     ax: Axes | None = None,
     save_path: str | os.PathLike[str] | None = None,
@@ -83,9 +85,12 @@ def plot_overlay(
     it.
 
     Args:
-        image: The image.
-        relevance: Its map.
-        mask: A region to outline.
+        image: Grey or RGB, ``(C, H, W)``, ``(H, W)``, ``(1, C, H, W)`` or ``(H, W, C)``: uint8 in [0, 255], floating
+            point in [0, 1], or normalized with `mean` and `std` given; other ranges are windowed to their extremes.
+        relevance: Its map, ``(C, h, w)``, ``(h, w)`` or ``(1, C, h, w)``, any unit, finite; channels are summed with
+            their sign, another size is resized to the image's.
+        mask: A region to outline, ``(h, w)`` or ``(1, h, w)``, inside where above 0.
+        signless: The values say how much but not for or against, as a gradient's magnitude: green.
         title: Above the picture.
         ax: Where to draw.
         save_path: Where to save.
@@ -100,13 +105,17 @@ def plot_overlay(
     """
     style = Look.of(look)
     picture = style.picture(image)
-    values = relevance_map(relevance, shape_of(picture))
-    (scale,) = style.scales([values])
+    values = style.values(relevance, shape_of(picture))
+    scale = style.magnitude(values) if signless else style.scales([values])[0]
     with figure_style():
         panel = axes_for(ax, COLUMN, _height(shape_of(picture), title))
         style.draw(panel, values, scale, picture)
         if mask is not None:
             draw_mask_contour(panel, mask, shape_of(picture))
-        style.bar(panel, [scale], over_image=True)
+        if signless:
+            style.bar_below(panel, scale, over_image=True)
+        else:
+            style.bar(panel, [scale], over_image=True)
         panel.set_title(title or "")
+        style.note(panel)
         return finish(panel.figure, save_path)

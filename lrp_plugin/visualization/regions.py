@@ -120,7 +120,7 @@ def plot_top_regions(
     style = Look.of(look)
     picture = style.picture(image)
     height, width = shape_of(picture)
-    values = relevance_map(relevance, (height, width))
+    values = style.values(relevance, (height, width))
     regions = top_regions(values, k, size=size or max(min(height, width) // 8, 1))
     (scale,) = style.scales([values])
     with figure_style():
@@ -137,6 +137,7 @@ def plot_top_regions(
         legend = "\n".join(["share of", "positive", "relevance", *lines]) if lines else "none positive"
         panel.text(1.03, 1.0, legend, transform=panel.transAxes, va="top", fontsize=7, linespacing=1.35)
         panel.set_title(title or "")
+        style.note(panel)
         return finish(panel.figure, save_path)
 
 

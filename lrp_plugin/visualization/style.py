@@ -1,13 +1,12 @@
 """How figures look: sizes and fonts for print, the colours of relevance, and one scale from values to
-colours.
-
-Figures are made without pyplot: nothing is shown, nothing is kept alive, and no display is needed.
+colours. Where figures come from: `lrp_plugin.visualization.showing`.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lrp_plugin.visualization.arrays import Array
 from lrp_plugin.visualization.saving import save_figure
+from lrp_plugin.visualization.showing import new_figure
 
 COLUMN = 3.5
 """Width of one printed column in inches (89 mm)."""
@@ -43,6 +43,10 @@ RELEVANCE_ON_IMAGE = LinearSegmentedColormap.from_list(
     "relevance_on_image", ["#1e7bff", "#a5caff", "#ffffff", "#ffab9c", "#ff2a12"], N=257
 )
 """The same with bright ends, which stay visible on the dark lungs of a radiograph."""
+MAGNITUDE = LinearSegmentedColormap.from_list("magnitude", ["#ffffff", "#a8ddb5", "#2b8c57", "#00441b"], N=257)
+"""White to green: for values without a sign, such as a gradient's magnitude, which are neither for nor against."""
+MAGNITUDE_ON_IMAGE = LinearSegmentedColormap.from_list("magnitude_on_image", ["#ffffff", "#8af5b1", "#00c853"], N=257)
+"""The same with a bright end."""
 
 STYLE: dict[Any, Any] = {
     "font.size": 8.0,
@@ -67,6 +71,15 @@ def number(value: float) -> str:
     return (f"{value:.0f}" if plain else f"{value:.3g}").replace("-", "\u2212")
 
 
+def percent(share: float) -> str:
+    """A share of 1 as percent, as many digits as a reader needs: ``97 %``, ``4.1 %``, ``0.023 %``, ``< 0.01 %``."""
+    value = 100 * share
+    if 0 < abs(value) < 0.01:
+        return "< 0.01 %"
+    text = f"{value:.0f}" if abs(value) >= 10 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+    return f"{text} %".replace("-", "\u2212")
+
+
 @contextmanager
 def figure_style() -> Iterator[None]:
     """The package's fonts and lines inside the block; the user's own settings after it."""
@@ -86,7 +99,7 @@ def canvas(ax: Axes | None, width: float, height: float) -> Figure | SubFigure:
         ValueError: `ax` has no place in a grid that could be divided.
     """
     if ax is None:
-        return Figure(figsize=(width, height), layout="constrained")
+        return new_figure(width, height)
     place = ax.get_subplotspec()
     if place is None:
         raise ValueError("ax is free-standing and cannot be divided into panels; give one made by subplots")
@@ -96,7 +109,7 @@ def canvas(ax: Axes | None, width: float, height: float) -> Figure | SubFigure:
 
 def axes_for(ax: Axes | None, width: float, height: float) -> Axes:
     """The given axes, or the only one of a new figure of this size in inches."""
-    return ax if ax is not None else Figure(figsize=(width, height), layout="constrained").add_subplot()
+    return ax if ax is not None else new_figure(width, height).add_subplot()
 
 
 def finish(figure: Figure | SubFigure, save_path: str | os.PathLike[str] | None) -> Figure:
@@ -106,6 +119,40 @@ def finish(figure: Figure | SubFigure, save_path: str | os.PathLike[str] | None)
     if save_path is not None:
         save_figure(root, save_path)
     return root
+
+
+def fit_titles(panels: Sequence[Axes], least: float = 5.0) -> None:
+    """Sets panels' titles so that none reaches over its neighbour: smaller to `least` points, then in more lines."""
+    root = panels[0].get_figure(root=True)
+    if root is None:
+        return
+    for _ in range(2):  # titles and panels depend on one another: the layout engine places both when drawing
+        root.draw_without_rendering()
+        for panel in panels:
+            _fit(panel, least)
+
+
+def _fit(panel: Axes, least: float) -> None:
+    title, room = panel.title, panel.get_window_extent().width * 1.02
+    wide = title.get_window_extent().width
+    if wide > room:
+        now = float(title.get_fontsize())
+        size = max(now * room / wide, least)
+        lines = title.get_text().split("\n")
+        fitting = max(int(max(map(len, lines)) * room / wide * now / size), 8)
+        title.set_fontsize(size)
+        title.set_text("\n".join(part for line in lines for part in _wrapped(line, fitting)))
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line in pieces of at most `width` letters, broken after blanks, ``_`` and ``-`` where there are any."""
+    pieces, current = [], ""
+    for word in re.findall(r"[^\s_-]+[\s_-]*|[\s_-]+", line) or [""]:
+        if current and len(current) + len(word.rstrip()) > width:
+            pieces.append(current.rstrip(" "))
+            current = ""
+        current += word
+    return [*pieces, current]
 
 
 def diverging(cmap: str | Colormap | None, default: Colormap) -> Colormap:
@@ -125,17 +172,19 @@ class ColourScale:
         signed: Whether any value is negative; otherwise the colour bar starts at zero.
         clipped: Whether values lie beyond the limit.
         label: The colour bar's label, with the unit.
+        magnitude: The values have no sign: colours run from zero.
     """
 
     limit: float
     signed: bool
     clipped: bool
     label: str
+    magnitude: bool = False
 
     @property
     def norm(self) -> Normalize:
         """From values to the colour map's [0, 1]."""
-        return Normalize(-self.limit, self.limit)
+        return Normalize(0.0 if self.magnitude else -self.limit, self.limit)
 
 
 def colour_scale(
@@ -160,7 +209,7 @@ def colour_scale(
     magnitudes = np.abs(np.concatenate([values.ravel() for values in maps]))
     # Sparse maps have more zeros than the percentile leaves out; then the maximum is the only scale.
     chosen = limit or float(np.percentile(magnitudes, percentile)) or float(magnitudes.max()) or 1.0
-    label = "relevance (scaled)" if normalize else f"relevance ({unit})"
+    label = "against the class \u2190  \u2192 for the class" if normalize else f"relevance ({unit})"
     return ColourScale(
         chosen,
         any(bool((values < 0).any()) for values in maps),
@@ -169,26 +218,33 @@ def colour_scale(
     )
 
 
-def colour_bar(ax: Axes, scale: ColourScale, cmap: Colormap, *, normalize: bool) -> Axes:
-    """A colour bar as high as the picture, with the power of ten in its label rather than at each tick."""
-    side = ax.inset_axes((1.03, 0.0, 0.045, 1.0))
+def colour_bar(ax: Axes, scale: ColourScale, cmap: Colormap, *, normalize: bool, below: bool = False) -> Axes:
+    """A colour bar along the picture, with the power of ten in its label rather than at each tick.
+
+    Args:
+        ax: The picture.
+        scale: Its colours' scale.
+        cmap: Its colours.
+        normalize: Label the last colour 1.
+        below: Along its lower edge; otherwise beside it, as high as the picture.
+    """
+    side = ax.inset_axes((0.0, -0.09, 1.0, 0.045) if below else (1.03, 0.0, 0.045, 1.0))
     extend = "neither" if not scale.clipped else "both" if scale.signed else "max"
     bar = ax.figure.colorbar(
-        ScalarMappable(scale.norm, cmap),
-        cax=side,
-        extend=extend,
-        extendfrac=0.035,
+        ScalarMappable(scale.norm, cmap), cax=side, extend=extend, extendfrac=0.035,
         ticks=MaxNLocator(5 if scale.signed else 9, symmetric=scale.signed),
-    )
+        orientation="horizontal" if below else "vertical",
+    )  # fmt: skip
     exponent = 0 if normalize else math.floor(math.log10(scale.limit))
     exponent = 0 if -2 <= exponent <= 2 else exponent
     divisor = scale.limit if normalize else 10.0**exponent
     if normalize:
-        bar.set_ticks([-scale.limit, -scale.limit / 2, 0.0, scale.limit / 2, scale.limit])
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value / divisor)))
-    label = scale.label if not exponent else scale.label.replace("(", f"($10^{{{exponent}}}$ ")
-    bar.set_label(label)
+        half = [0.0, scale.limit / 2, scale.limit]
+        bar.set_ticks(half if scale.magnitude else [-scale.limit, -scale.limit / 2, *half])
+    axis = bar.ax.xaxis if below else bar.ax.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number(value / divisor)))
+    bar.set_label(scale.label if not exponent else scale.label.replace("(", f"($10^{{{exponent}}}$ "))
     bar.outline.set_linewidth(0.4)
     if not scale.signed:
-        bar.ax.set_ylim(0, scale.limit)
+        (bar.ax.set_xlim if below else bar.ax.set_ylim)(0, scale.limit)
     return side

@@ -165,7 +165,7 @@ def test_colour_bar_has_the_unit_its_power_of_ten_and_pointed_ends_where_it_clip
     assert bar_of(figure).get_ylabel() == r"relevance ($10^{-5}$ logit)"
     figure.canvas.draw()
     assert max(float(t.get_text().replace("\u2212", "-")) for t in bar_of(figure).get_yticklabels()) < 10
-    assert bar_of(plot_heatmap(SIGNED, normalize=True)).get_ylabel() == "relevance (scaled)"
+    assert bar_of(plot_heatmap(SIGNED, normalize=True)).get_ylabel() == "against the class ←  → for the class"
     scale = Look(percentile=90).scales([np.asarray(SIGNED[0])])[0]
     assert scale.clipped and not Look(percentile=100).scales([np.asarray(SIGNED[0])])[0].clipped
 
@@ -191,7 +191,7 @@ def test_a_sparse_map_is_scaled_by_its_maximum():
 def test_comparison_shows_totals_of_the_maps_as_they_came():
     figure = plot_comparison(IMAGE, {"LRP": torch.full((5, 6), 0.1), "gradient": SIGNED}, logit=4.0, totals=["LRP"])
     titles = [ax.get_title() for ax in panels(figure)]
-    assert titles == ["image\nlogit 4", "LRP\nsum 3 (75 %)", "gradient\n"]
+    assert titles == ["image\nlogit 4", "LRP\n75 % of the logit", "gradient\n"]
 
 
 def test_comparison_scales_each_map_alone_or_all_together():

@@ -1,0 +1,92 @@
+"""Names of classes: a model's own where its package says them, else what the user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lrp_plugin.explain.methods import unknown
+
+Labels = Sequence[str] | Mapping[int, str] | str | Path | None
+
+
+def imagenet_names() -> list[str]:
+    """The 1,000 classes of ImageNet, as torchvision's weights name them."""
+    from torchvision.models import ResNet18_Weights
+
+    return list(ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def read_labels(labels: Labels) -> list[str] | None:
+    """Names in the order of the model's outputs.
+
+    Args:
+        labels: A list, a dict from output to name, ``"imagenet"``, or a text file with one name a line.
+
+    Raises:
+        ValueError: The file does not exist or is empty, or the dict leaves an output out.
+    """
+    if labels is None:
+        return None
+    if isinstance(labels, Mapping):
+        numbers = sorted(int(number) for number in labels)
+        if numbers != list(range(len(numbers))):
+            raise ValueError(f"labels name the outputs {numbers[:8]}...; give each from 0 to {len(numbers) - 1}")
+        named = {int(number): str(name) for number, name in labels.items()}
+        return [named[number] for number in numbers]
+    if isinstance(labels, (str, Path)):
+        if str(labels) == "imagenet":
+            return imagenet_names()
+        path = Path(labels)
+        if not path.is_file():
+            raise ValueError(f"no such file of labels: {path}; give a text file with one name a line, or 'imagenet'")
+        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not names:
+            raise ValueError(f"{path} names no class; give one name a line")
+        return names
+    return [str(label) for label in labels]
+
+
+def names_of(model: Any, outputs: int) -> list[str] | None:
+    """The classes' names that the model's own package knows, None where there are none for `outputs` of them."""
+    packages = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
+    names: list[str] | None = None
+    config: Any = getattr(model, "config", None)
+    if "transformers" in packages and getattr(config, "id2label", None):
+        names = [str(config.id2label[number]) for number in sorted(config.id2label)]
+    elif "torchxrayvision" in packages and hasattr(model, "pathologies"):
+        names = [str(name) for name in model.pathologies]
+    elif packages & {"torchvision", "timm"} and outputs == 1000:
+        names = imagenet_names()
+    return names if names is not None and len(names) == outputs else None
+
+
+def target_number(target: int | str | None, names: Sequence[str] | None, outputs: int) -> int | None:
+    """The output a target names.
+
+    Args:
+        target: A number, a name (case does not matter), or a number as text; None stays None.
+        names: The outputs' names.
+        outputs: How many outputs there are.
+
+    Raises:
+        ValueError: The number is out of range, or the name unknown.
+    """
+    if target is None:
+        return None
+    if isinstance(target, str):
+        folded = [name.lower() for name in names or ()]
+        if target.lower() in folded:
+            return folded.index(target.lower())
+        if not target.lstrip("-").isdigit():
+            if names is None:
+                raise ValueError(
+                    f"target {target!r} is a name and the classes have none; give a number from 0 to {outputs - 1}, "
+                    "or the classes' names"
+                )
+            raise ValueError(unknown("class", target, names))
+    number = int(target)
+    if not -outputs <= number < outputs:
+        raise ValueError(f"target {number} is out of range: the model has outputs 0 to {outputs - 1}")
+    return number % outputs
