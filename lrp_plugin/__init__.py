@@ -1,7 +1,7 @@
 """Layer-wise relevance propagation for any PyTorch model, as a Captum attribution method."""
 
 from lrp_plugin.attribution import UnifiedLRP
-from lrp_plugin.composites import Composite, rule
+from lrp_plugin.composites import Composite, list_composites, rule
 from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning
 from lrp_plugin.explain import (
     Explanation,
@@ -35,6 +35,7 @@ __all__ = [
     "explain_table",
     "explain_text",
     "explain_volume",
+    "list_composites",
     "list_rules",
     "register_rule",
     "registry",

@@ -21,6 +21,7 @@ from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.registry import Registry, registry
 from lrp_plugin.session import Explained, Session, recording, total
+from lrp_plugin.tables import html_table
 from lrp_plugin.targets import Part, pick_target
 
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
@@ -71,6 +72,11 @@ class UnifiedLRP(GradientAttribution):
         registry: Registry | None = None, output: OutputChoice = None, strict: bool = False,
         compile: bool | str = False,
     ) -> None:  # fmt: skip
+        if isinstance(model, Mapping):
+            raise ValueError(
+                "model is a dict of weights (a state dict); build the network, load them into it with "
+                "model.load_state_dict(weights), and pass the network"
+            )
         if not callable(model):
             raise ValueError(f"model is a {type(model).__name__}; legal are an nn.Module or a callable")
         GradientAttribution.__init__(self, model)
@@ -230,6 +236,15 @@ class UnifiedLRP(GradientAttribution):
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         self.session.forward(inputs, arguments, plan=sites, select=False)
         return Plan(sites)
+
+    def __repr__(self) -> str:
+        model = getattr(self.model, "__name__", None) or type(self.model).__name__
+        return f"{type(self).__name__} of {model}\n{self.composite}"
+
+    def _repr_html_(self) -> str:
+        caption, *lines = repr(self).splitlines()
+        rows = [tuple(part.strip() for part in line.split(" -> ")) for line in lines[1:]]
+        return html_table(f"{caption}, {lines[0].rstrip(':').lower()}", ("operations", "rule"), rows)
 
     def has_convergence_delta(self) -> bool:
         """True: output - sum of attributions can be returned."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.tables import html_table, text_table
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -161,25 +163,44 @@ class Ledger:
         return self.output - self.input - self.absorbed
 
     def table(self, example: int = 0, every: bool = False) -> str:
-        """A printable table of one example's account.
+        """A printable table of one example's account; of a batch it says which one it shows.
 
         Args:
             example: Which example.
             every: Also show operations that absorbed nothing.
+
+        Raises:
+            IndexError: There is no such example.
         """
-        head = f"{'path':32} {'operation':20} {'rule':26}" + "".join(f"{name:>13}" for name in ("out", "in", *ABSORBED))
-        lines = [head, "-" * len(head)]
+        head, rows, totals = self._cells(example, every)
+        lines = text_table(head, [*rows, totals], right=2 + len(ABSORBED))
+        lines.insert(len(lines) - 1, lines[1])
+        return "\n".join([self._which(example, len(rows)), *lines, f"gap {float(self.gap[example]):.3g}"])
+
+    def _which(self, example: int, shown: int) -> str:
+        examples = len(self.output)
+        which = (
+            f"example {example % examples} of {examples} (table(example=...) shows another): " if examples > 1 else ""
+        )
+        return f"{which}{shown} of {len(self.rows)} operations"
+
+    def _cells(self, example: int, every: bool) -> tuple[list[str], list[list[str]], list[str]]:
+        examples = len(self.output)
+        if not -examples <= example < examples:
+            raise IndexError(f"example {example} is outside the ledger's {examples} examples")
+        rows = []
         for row in self.rows:
             sums = [float(getattr(row, name)[example]) for name in ("relevance_out", "relevance_in", *ABSORBED)]
             if every or any(abs(value) > 0 for value in sums[2:]):
-                lines.append(
-                    f"{row.path[-32:]:32} {row.operation[:20]:20} {row.rule[:26]:26}"
-                    + "".join(f"{value:13.4g}" for value in sums)
-                )
+                rows.append([row.path or "(top)", row.operation, row.rule, *(f"{value:.4g}" for value in sums)])
         totals = [float(getattr(self, name)[example]) for name in ("output", "input", *ABSORBED)]
-        lines += ["-" * len(head), f"{'total':80}" + "".join(f"{value:13.4g}" for value in totals)]
-        lines.append(f"gap {float(self.gap[example]):.3g}")
-        return "\n".join(lines)
+        head = ["path", "operation", "rule", "out", "in", *ABSORBED]
+        return head, rows, ["total", "", "", *(f"{value:.4g}" for value in totals)]
+
+    def _repr_html_(self) -> str:
+        head, rows, totals = self._cells(0, every=False)
+        gap = f"gap {float(self.gap[0]):.3g}"
+        return html_table(f"{self._which(0, len(rows))}; {gap}", head, rows, 2 + len(ABSORBED), foot=totals)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values: totals, gap and rows (JSON-ready)."""

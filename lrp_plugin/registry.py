@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+
+from lrp_plugin.tables import html_table
 
 Operation = str | type
 Formula = TypeVar("Formula", bound=Callable[..., Any])
@@ -168,13 +171,37 @@ def qualified_name(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def list_rules(operation: str | None = None, registry: Registry = registry) -> dict[str, list[str]]:
-    """The rules by operation, the default first.
+class RuleTable(dict[str, list[str]]):
+    """Operation to rule names, the default first; prints operations that share their rules together."""
 
-    >>> list_rules("add")
-    {'add': ['epsilon', 'ratio', 'equal', 'skip', 'branch']}
+    def _grouped(self) -> list[tuple[str, str]]:
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for operation, rules in self.items():
+            groups.setdefault(tuple(rules), []).append(operation)
+        return [(", ".join(rules), ", ".join(operations)) for rules, operations in groups.items()]
+
+    def __repr__(self) -> str:
+        lines = [
+            textwrap.fill(f"{rules}: {operations}", 110, subsequent_indent="    ")
+            for rules, operations in self._grouped()
+        ]
+        return "\n".join([f"{len(self)} operations, rules (the default first): operations", *lines])
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{len(self)} operations", ("rules, the default first", "operations"), self._grouped())
+
+
+def list_rules(operation: str | None = None, registry: Registry = registry) -> dict[str, list[str]]:
+    """The rules by operation, the default first; a dict that prints its operations in groups.
+
+    Args:
+        operation: One operation; None lists all.
+        registry: Whose rules.
+
+    >>> list_rules("add")["add"][:3]
+    ['epsilon', 'ratio', 'equal']
     """
-    table: dict[str, list[str]] = {}
+    table = RuleTable()
     for rule in registry:
         place = rule.operation if isinstance(rule.operation, str) else qualified_name(rule.operation)
         if operation is None or place == operation:

@@ -212,6 +212,16 @@ READY: dict[str, Callable[[], Composite]] = {
 }  # fmt: skip
 
 
+def list_composites() -> dict[str, str]:
+    """The ready composites by name, each with the first line of its docstring.
+
+    >>> list_composites()["epsilon_plus_flat"]
+    '`epsilon_plus` with flat in the first layer.'
+    """
+    makers = {**READY, "epsilon_gamma_box": epsilon_gamma_box}
+    return {name: (maker.__doc__ or "").split("\n")[0] for name, maker in makers.items()}
+
+
 def ready_composite(name: str) -> Composite:
     """A ready composite by its name.
 

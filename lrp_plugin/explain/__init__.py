@@ -8,7 +8,25 @@
 `explain_volume`     a volume
 ===================  ==================================================================
 
-Each returns an `Explanation`. All of them call `UnifiedLRP` and the figures, and nothing else.
+Each returns an `Explanation`. All of them call `UnifiedLRP` and the figures, and nothing else. All take:
+
+labels
+    Names of the classes: a list, a dict from output to name, a text file with one a line, or ``"imagenet"``. None: the
+    model's own, where its package knows them.
+bias
+    ``"absorb"``, ``"ignore"`` or ``"distribute"``: what becomes of the relevance of biases.
+output
+    What is explained of what the model returns; see `UnifiedLRP`.
+probabilities
+    How outputs become probabilities: ``"softmax"``, ``"sigmoid"``, ``"given"``, ``"none"``; None decides by the model.
+topk
+    How many of the model's answers to name.
+ledger
+    Whether to keep the account of where the logit went (one more pass).
+name
+    What the model is called in figures.
+further ones
+    Options of `UnifiedLRP` (``epsilon``, ``strict``, ...) or of the gradient method.
 """
 
 from lrp_plugin.explain.explanation import Explanation, Guess

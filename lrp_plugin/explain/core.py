@@ -43,14 +43,12 @@ def checked_model(model: Any) -> Any:
     """The model, if it can be called.
 
     Raises:
-        TypeError: It cannot; a dict of weights is named as what it is.
+        ValueError: It cannot; a dict of weights is named as what it is.
     """
     if isinstance(model, Mapping):
-        raise TypeError(
-            "model is a dict of weights; build the network and load them into it: model.load_state_dict(...)"
-        )
+        raise ValueError("model is a dict of weights; build the network and load them: model.load_state_dict(weights)")
     if not callable(model):
-        raise TypeError(f"model is a {type(model).__name__}; give an nn.Module, or a function from inputs to logits")
+        raise ValueError(f"model is a {type(model).__name__}; legal are an nn.Module, or a function from inputs to logits")
     return model
 
 

@@ -44,8 +44,7 @@ def explain_signal(
         The explanation; ``relevance`` has the signal's shape, in logits.
 
     Raises:
-        TypeError: `model` is of another kind.
-        ValueError: The signal's shape, the target or a name is not legal.
+        ValueError: The model, the signal's shape, the target or a name is not legal.
     """
     values = _numbers("signal", signal)
     if values.dim() not in (1, 2):
@@ -83,8 +82,7 @@ def explain_table(
         The explanation; ``relevance`` ``(F,)``, in logits.
 
     Raises:
-        TypeError: `model` is of another kind.
-        ValueError: A length, the target or a name is not legal.
+        ValueError: The model, a length, the target or a name is not legal.
     """
     if names is None and (isinstance(row, Mapping) or hasattr(row, "index") and hasattr(row, "to_numpy")):
         names = [str(name) for name in (row if isinstance(row, Mapping) else row.index)]
@@ -126,8 +124,7 @@ def explain_volume(
         The explanation; ``relevance`` ``(C, D, H, W)``, in logits.
 
     Raises:
-        TypeError: `model` is of another kind.
-        ValueError: The volume's shape, the target or a name is not legal.
+        ValueError: The model, the volume's shape, the target or a name is not legal.
     """
     values = _numbers("volume", volume)
     values = values[0] if values.dim() == 5 and len(values) == 1 else values

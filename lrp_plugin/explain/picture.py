@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,10 @@ from lrp_plugin.explain.core import (
     scores_of,
     whole_call,
 )
-from lrp_plugin.explain.explanation import Explanation, Guess
+from lrp_plugin.explain.explanation import Explanation
 from lrp_plugin.explain.names import Labels, names_of, read_labels, target_number
 from lrp_plugin.explain.preprocessing import Preprocessing, preprocessing_of
+from lrp_plugin.explain.scenes import explain_box, explain_region
 from lrp_plugin.images import read_image
 
 Preprocess = Preprocessing | Callable[[Any], Tensor] | None
@@ -61,22 +63,14 @@ def explain_image(
             ready composite (``"epsilon_plus_flat"``, ...), a gradient method (``"saliency"``, ...), or a `Composite`.
         preprocess: A `Preprocessing`, or a function from a PIL image to the network's input, such as a torchvision
             weight's ``transforms()``. None: the model's own where its package says it, else ImageNet's, with a note.
-        labels: Names of the classes: a list, a dict, a text file, or ``"imagenet"``. None: the model's own.
-        bias: ``"absorb"``, ``"ignore"`` or ``"distribute"``: what becomes of the relevance of biases.
-        output: What is explained of what the model returns; see `UnifiedLRP`.
-        probabilities: How outputs become probabilities: ``"softmax"``, ``"sigmoid"``, ``"given"``, ``"none"``; None
-            decides by the model.
-        topk: How many of the model's answers to name.
-        ledger: Also keep the account of where the logit went (one more pass).
-        name: What the model is called in figures.
-        **options: Of `UnifiedLRP` (``epsilon``, ``strict``, ...) or of the gradient method.
+        labels, bias, output, probabilities, topk, ledger, name, **options: See `lrp_plugin.explain`.
 
     Returns:
         The explanation; ``relevance`` has the shape ``(C, H, W)`` of the network's input, in logits.
 
     Raises:
-        TypeError: `model` or `picture` is of another kind.
-        ValueError: The file is no picture, the target does not exist, or a name is unknown.
+        TypeError: `picture` is of another kind.
+        ValueError: The model cannot be called, the file is no picture, the target does not exist, or a name is unknown.
 
     Examples::
 
@@ -85,27 +79,32 @@ def explain_image(
     """
     chosen = preprocess if preprocess is not None else preprocessing_of(model)
     inputs, shown, notes = _prepared(picture, chosen, given=preprocess is not None)
-    inputs = inputs.to(device_of(model), dtype_of(model))[None]
-    answer = forward(model, inputs)
     facts: dict[str, Any] = {
-        "input": inputs[0].cpu(), "model": name or named(model), "notes": notes,
+        "input": inputs.cpu(), "model": name or named(model), "notes": notes,
         "view": {"picture": shown, "preprocessing": getattr(chosen, "source", "as given")},
     }  # fmt: skip
     request = {
         "method": method, "bias": bias, "bounds": getattr(chosen, "bounds", None), "ledger": ledger, **options,
     }  # fmt: skip
+    batch = inputs.to(device_of(model), dtype_of(model))[None]
+    found = _answered(model, batch, target, read_labels(labels), output, (probabilities, topk), request, facts)
+    return noted(found, bias)
+
+
+def _answered(
+    model: Any, inputs: Tensor, target: Any, labels: list[str] | None, output: Any, shown: tuple[str | None, int],
+    request: dict[str, Any], facts: dict[str, Any],
+) -> Explanation:  # fmt: skip
+    """A box, a region or a class, as the model's answer ``(1, ...)`` has it."""
+    answer = forward(model, inputs)
     if output is None and isinstance(answer, (list, tuple)) and answer and isinstance(answer[0], dict):
-        from lrp_plugin.explain.scenes import explain_box
-
-        return noted(explain_box(model, inputs, answer[0], target, read_labels(labels), request, facts), bias)
+        return explain_box(model, inputs, answer[0], target, labels, request, facts)
     scores = scores_of(answer, output)
-    names = read_labels(labels) or names_of(model, scores.shape[1] if scores.dim() > 1 else 1)
+    names = labels or names_of(model, scores.shape[1] if scores.dim() > 1 else 1)
     if scores.dim() == 4:
-        from lrp_plugin.explain.scenes import explain_region
-
-        return noted(explain_region(model, inputs, scores[0], target, names, output, request, facts), bias)
-    return noted(explain_class(model, inputs, scores, target, names, output, probabilities, topk, request,
-                               kind="image", draw=figures.draw_image, facts=facts), bias)  # fmt: skip
+        return explain_region(model, inputs, scores[0], target, names, output, request, facts)
+    return explain_class(model, inputs, scores, target, names, output, *shown, request, kind="image",
+                         draw=figures.draw_image, facts=facts)  # fmt: skip
 
 
 def explain_class(
@@ -169,7 +168,7 @@ def _showable(inputs: Tensor) -> Tensor:
 def _pixels(picture: Any) -> Tensor:
     """Any kind of picture as ``(1 or 3, H, W)`` in [0, 1]."""
     if isinstance(picture, (str, os.PathLike)):
-        return read_image(picture, stretch=True)
+        return read_image(Path(picture), stretch=True)
     if not isinstance(picture, (np.ndarray, Tensor)) and not hasattr(picture, "getbands"):
         raise TypeError(f"picture is a {type(picture).__name__}; give a file, a PIL image, an array or a tensor")
     if hasattr(picture, "getbands"):
@@ -203,6 +202,3 @@ def _pil(picture: Any) -> Any:
     pixels = _pixels(picture)
     array = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else array).convert("RGB")
-
-
-__all__ = ["Guess", "explain_class", "explain_image"]

@@ -56,50 +56,56 @@ def explain_text(
         method: As in `explain_image`; ``"auto"`` is AttnLRP for transformers, ``arras`` for recurrent networks.
         generate: Let a language model go on by so many tokens (the likeliest each time) and explain each of them;
             relevance then is a matrix ``(generated, prompt and generated)``.
-        labels: Names of the classes, as in `explain_image`.
-        bias, output, probabilities, topk, ledger, name, **options: As in `explain_image`.
+        labels, bias, output, probabilities, topk, ledger, name, **options: See `lrp_plugin.explain`.
 
     Returns:
         The explanation; ``relevance`` has one number a token, in logits, and its figure shows whole words.
 
     Raises:
-        TypeError: `model` or `tokenizer` is of another kind.
-        ValueError: The text is empty, the target does not exist, or a name is unknown.
+        TypeError: `tokenizer` cannot be called.
+        ValueError: The model cannot be called, the text is empty, the target does not exist, or a name is unknown.
     """
     if not callable(tokenizer):
         raise TypeError(f"tokenizer is a {type(tokenizer).__name__}; give a function from text to ids")
-    ids, extra, tokens, words = _tokenized(tokenizer, text)
-    ids = ids.to(device_of(model))
-    extra = {key: value.to(ids.device) for key, value in extra.items()}
-    inputs: Any = {"input_ids": ids} if _by_name(model) else ids
-    kwargs = extra if isinstance(inputs, dict) else None
-    scores = scores_of(forward(model, inputs, kwargs), output)
+    read = _tokenized(tokenizer, text)
     facts: dict[str, Any] = {"model": name or named(model), "draw": figures.draw_text}
+    request = {"method": method, "bias": bias, "output": output, **options}
     if generate:
-        return _generated(model, tokenizer, ids, tokens, scores, generate, method, bias, output, facts, options)
+        return _generated(model, tokenizer, read[0].to(device_of(model)), read[2], generate, facts, **request)
+    request |= {"ledger": ledger}
+    return noted(
+        _one_answer(model, tokenizer, read, target, read_labels(labels), (probabilities, topk), request, facts), bias
+    )
+
+
+def _one_answer(
+    model: Any, tokenizer: Any, read: Any, target: Any, labels: list[str] | None, shown: tuple[str | None, int],
+    request: dict[str, Any], facts: dict[str, Any],
+) -> Explanation:  # fmt: skip
+    """A class ``(1, K)``, or the next token ``(1, T, V)``."""
+    ids, extra, tokens, words = read
+    ids = ids.to(device_of(model))
+    inputs: Any = {"input_ids": ids} if _by_name(model) else ids
+    kwargs = {key: value.to(ids.device) for key, value in extra.items()} if isinstance(inputs, dict) else None
+    scores = scores_of(forward(model, inputs, kwargs), request["output"])
     last = scores.dim() == 3
     flat = scores[0, -1] if last else scores.reshape(-1)
-    names = None if last else read_labels(labels) or names_of(model, len(flat))
+    names = None if last else labels or names_of(model, len(flat))
     number = _next_token(tokenizer, target, len(flat)) if last else target_number(target, names, len(flat))
-    how = probabilities or ("softmax" if last else kind_of_probabilities(model, flat))
-    top, shares = guesses(flat, names, how, topk)
+    how = shown[0] or ("softmax" if last else kind_of_probabilities(model, flat))
+    top, shares = guesses(flat, names, how, shown[1])
     if last:
         top = [guess._replace(name=_piece(tokenizer, guess.target)) for guess in top]
     number = top[0].target if number is None else number
     wanted: Any = (ids.shape[1] - 1, number) if last else number if scores.dim() == 2 else None
-    found, account, used, unit = relevance_of(
-        model, inputs, wanted, method, bias=bias, output=output, forward_kwargs=kwargs, ledger=ledger, **options
-    )
+    found, account, used, unit = relevance_of(model, inputs, wanted, forward_kwargs=kwargs, **request)
     relevance = (found["input_ids"] if isinstance(found, dict) else found)[0].detach().cpu()
     joined, summed = whole_words(tokens, relevance, words)
     title = _piece(tokenizer, number) if last else names[number] if names else None
-    return noted(
-        Explanation(
-            "text", relevance, ids[0].cpu(), method=used, target=wanted if last else number, target_name=title,
-            logit=float(flat[number]), probability=None if shares is None else shares[number], top=tuple(top),
-            ledger=account, unit=unit, view={"tokens": tokens, "words": joined, "word_relevance": summed}, **facts,
-        ),
-        bias,
+    return Explanation(
+        "text", relevance, ids[0].cpu(), method=used, target=wanted if last else number, target_name=title,
+        logit=float(flat[number]), probability=None if shares is None else shares[number], top=tuple(top),
+        ledger=account, unit=unit, view={"tokens": tokens, "words": joined, "word_relevance": summed}, **facts,
     )  # fmt: skip
 
 
@@ -119,8 +125,8 @@ def _tokenized(tokenizer: Any, text: Any) -> tuple[Tensor, dict[str, Tensor], li
         ids = torch.as_tensor(tokenizer(text)).reshape(1, -1).long()
         pieces = text.split() if isinstance(text, str) else list(text)
         tokens = pieces if len(pieces) == ids.shape[1] else [_piece(tokenizer, int(one)) for one in ids[0]]
-        found: tuple[Tensor, dict[str, Tensor], list[str], list[int | None] | None] = (ids, {}, tokens, None)
-        found = (ids, {}, tokens, list(range(len(tokens))))
+        places: list[int | None] = list(range(len(tokens)))
+        found: tuple[Tensor, dict[str, Tensor], list[str], list[int | None] | None] = (ids, {}, tokens, places)
     else:
         options = {} if isinstance(text, str) else {"is_split_into_words": True}
         encoded = tokenizer(text, return_tensors="pt", truncation=True, **options)
@@ -152,19 +158,19 @@ def _next_token(tokenizer: Any, target: int | str | None, outputs: int) -> int |
 
 
 def _generated(
-    model: Any, tokenizer: Any, ids: Tensor, tokens: list[str], scores: Tensor, count: int, method: Any, bias: str,
-    output: Any, facts: Mapping[str, Any], options: Mapping[str, Any],
+    model: Any, tokenizer: Any, ids: Tensor, tokens: list[str], count: int, facts: Mapping[str, Any], *, method: Any,
+    bias: str, output: Any, **options: Any,
 ) -> Explanation:  # fmt: skip
     """Each generated token's row: one forward pass over the whole text, one backward pass a token."""
-    if scores.dim() != 3:
-        raise ValueError(f"generate={count} needs a language model's logits (1, T, V); these are {tuple(scores.shape)}")
     if method in GRADIENTS:
         raise ValueError(f"generate={count} needs an LRP method, not {method}")
     prompt = ids.shape[1]
     for _ in range(count):
         inputs: Any = {"input_ids": ids} if _by_name(model) else ids
-        following = scores_of(forward(model, inputs), output)[:, -1].argmax(-1, keepdim=True)
-        ids = torch.cat([ids, following], 1)
+        scores = scores_of(forward(model, inputs), output)
+        if scores.dim() != 3:
+            raise ValueError(f"generate={count} needs next tokens' logits (1, T, V); these are {tuple(scores.shape)}")
+        ids = torch.cat([ids, scores[:, -1].argmax(-1, keepdim=True)], 1)
     read = ids[:, :-1]  # the last generated token is explained, and read by nobody
     inputs = {"input_ids": read} if _by_name(model) else read
     used = automatic(model, inputs, output=output) if method == "auto" else method

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +17,7 @@ from lrp_plugin.visualization.style import (
     PAGE,
     POSITIVE,
     RELEVANCE,
+    ColourScale,
     axes_for,
     canvas,
     colour_bar,
@@ -68,21 +70,11 @@ def plot_signal(
     step = -(-length // BINS)
     binned = np.add.reduceat(values, np.arange(0, length, step), axis=1)
     scale = colour_scale([binned], limit=None, percentile=99.5, unit=unit, normalize=False)
-    end = length / rate if rate else float(length)
     with figure_style():
         figure = canvas(ax, PAGE, 0.75 + (0.9 if len(curves) > 1 else 1.5) * len(curves) + (0.2 if title else 0))
         panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
-        times = np.arange(length) / (rate or 1.0)
-        for place, (panel, curve) in enumerate(zip(panels, curves, strict=True)):
-            low, high = float(curve.min()), float(curve.max())
-            margin = 0.06 * (high - low or 1.0)
-            edges = (0.0, binned.shape[1] * step / (rate or 1.0), low - margin, high + margin)
-            panel.imshow(
-                binned[place][None], cmap=RELEVANCE, norm=scale.norm, extent=edges, aspect="auto", alpha=0.85,
-                interpolation="nearest",
-            )  # fmt: skip
-            panel.plot(times, curve, color="black", lw=0.7)
-            panel.set(xlim=(0, end), ylim=edges[2:])
+        for place, panel in enumerate(panels):
+            _draw_curve(panel, curves[place], binned[place], step, rate or 1.0, scale)
             panel.set_ylabel(channels[place] if channels is not None else "" if len(curves) == 1 else str(place))
         panels[-1].set_xlabel("time (s)" if rate else "sample")
         colour_bar(panels[0] if len(panels) < 3 else panels[len(panels) // 2], scale, RELEVANCE, normalize=False)
@@ -90,6 +82,17 @@ def plot_signal(
             figure.supxlabel(f"colour: relevance of {step} neighbouring samples added up, for display only", fontsize=7)
         figure.suptitle(title or "", fontsize=9)
         return finish(figure, save_path)
+
+
+def _draw_curve(panel: Axes, curve: Array, bins: Array, step: int, rate: float, scale: ColourScale) -> None:
+    low, high = float(curve.min()), float(curve.max())
+    margin = 0.06 * (high - low or 1.0)
+    edges = (0.0, len(bins) * step / rate, low - margin, high + margin)
+    panel.imshow(
+        bins[None], cmap=RELEVANCE, norm=scale.norm, extent=edges, aspect="auto", alpha=0.85, interpolation="nearest"
+    )
+    panel.plot(np.arange(len(curve)) / rate, curve, color="black", lw=0.7)
+    panel.set(xlim=(0, len(curve) / rate), ylim=edges[2:])
 
 
 def _rows(name: str, given: ArrayLike) -> Array:
@@ -133,21 +136,10 @@ def plot_features(
     Raises:
         ValueError: A length does not fit, `top` is below 1, or a value is not finite.
     """
-    bars = _as_array("relevance", relevance).astype(np.float64)
-    bars = bars[0] if bars.ndim == 2 and len(bars) == 1 else bars
-    if bars.ndim != 1 or top < 1 or not np.isfinite(bars).all():
-        raise ValueError(f"relevance has shape {bars.shape}, top is {top}; give (F,) finite values, and 1 or more")
-    labels = [f"feature {place}" for place in range(len(bars))] if names is None else [str(name) for name in names]
-    shown = None if values is None else list(values)
-    for what, given in (("names", labels), ("values", shown)):
-        if given is not None and len(given) != len(bars):
-            raise ValueError(f"{len(given)} {what} for {len(bars)} features; give one for each")
-    if shown is not None:
-        labels = [f"{name} = {_value(one)}" for name, one in zip(labels, shown, strict=True)]
+    bars, labels = _bars(relevance, names, values, top)
     order = np.argsort(-np.abs(bars), kind="stable")
     first, rest = order[:top], order[top:]
-    lengths = [float(bars[place]) for place in first]
-    lines = [labels[place] for place in first]
+    lengths, lines = [float(bars[place]) for place in first], [labels[place] for place in first]
     if len(rest):
         lengths.append(float(bars[rest].sum()))
         lines.append(f"{len(rest)} others together")
@@ -166,6 +158,22 @@ def plot_features(
         panel.set_xlabel(f"against the class \u2190 relevance ({unit}) \u2192 for the class")
         panel.set_title(title or "", loc="left")
         return finish(panel.figure, save_path)
+
+
+def _bars(relevance: ArrayLike, names: Sequence[str] | None, values: Any, top: int) -> tuple[Array, list[str]]:
+    """Checked lengths and the lines' labels."""
+    bars = _as_array("relevance", relevance).astype(np.float64)
+    bars = bars[0] if bars.ndim == 2 and len(bars) == 1 else bars
+    if bars.ndim != 1 or top < 1 or not np.isfinite(bars).all():
+        raise ValueError(f"relevance has shape {bars.shape}, top is {top}; give (F,) finite values, and 1 or more")
+    labels = [f"feature {place}" for place in range(len(bars))] if names is None else [str(name) for name in names]
+    shown = None if values is None else list(values)
+    for what, given in (("names", labels), ("values", shown)):
+        if given is not None and len(given) != len(bars):
+            raise ValueError(f"{len(given)} {what} for {len(bars)} features; give one for each")
+    if shown is not None:
+        labels = [f"{name} = {_value(one)}" for name, one in zip(labels, shown, strict=True)]
+    return bars, labels
 
 
 def _value(one: object) -> str:

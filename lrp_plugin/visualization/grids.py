@@ -64,13 +64,8 @@ def plot_comparison(
         overlay: Lay maps over the image; False shows them on white.
         columns: Panels in a row, the image counted.
         mask: A region to outline in every panel, ``(h, w)``, inside where above 0.
-        title: Above all panels.
-        ax: A place to divide.
-        save_path: Where to save.
+        title, ax, save_path: Above all panels; a place to divide; where to save.
         **look: See `Look`; `normalize` is True unless given, since methods differ in unit.
-
-    Returns:
-        The figure.
 
     Raises:
         TypeError: An unknown keyword.
@@ -91,13 +86,12 @@ def plot_comparison(
         draw_image(panels[0], picture)
         panels[0].set_title("image" if logit is None else f"image\nlogit {number(logit)}")
         _draw_methods(style, panels[1:], picture, relevances, overlay, signless, across)
-        for panel, name in zip(panels[1:], relevances, strict=False):
-            shown = name not in signless if totals is None else name in totals
-            panel.set_title(f"{name}\n{_total(relevances[name], logit)}" if shown else f"{name}\n")
-        for index, panel in enumerate(panels[: len(relevances) + 1]):
-            if mask is not None:
-                colour = CONTOUR_ON_IMAGE if overlay or not index else CONTOUR_ON_WHITE
-                draw_mask_contour(panel, mask, (height, width), color=colour)
+        named = [name for name in relevances if (name not in signless if totals is None else name in totals)]
+        for panel, (name, values) in zip(panels[1:], relevances.items(), strict=False):
+            panel.set_title(f"{name}\n{_total(values, logit)}" if name in named else f"{name}\n")
+        for index, panel in enumerate(panels[: len(relevances) + 1] if mask is not None else ()):
+            colour = CONTOUR_ON_IMAGE if overlay or not index else CONTOUR_ON_WHITE
+            draw_mask_contour(panel, mask, (height, width), color=colour)  # type: ignore[arg-type]
         figure.suptitle(title or "", fontsize=9)
         figure.supxlabel(style.changed.strip(), fontsize=7)
         fit_titles(panels[: len(relevances) + 1])

@@ -241,7 +241,7 @@ def test_detection_explains_the_box_by_rank():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: explain_image(network().state_dict(), PIXELS), TypeError, "load_state_dict"),
+        (lambda: explain_image(network().state_dict(), PIXELS), ValueError, "load_state_dict"),
         (lambda: explain_image(network(), "absent.png"), ValueError, "absent.png"),
         (lambda: explain_image(network(), 3), TypeError, "give a file"),
         (lambda: explain_image(network(), PIXELS, 7, preprocess=OWN), ValueError, "0 to 3"),

@@ -62,11 +62,12 @@ CELLS = {
     "assigned, then shown": "figure = plot_features(torch.randn(3))\ndisplay(figure)",
     "explanation.show()": "found.show()",
 }
-TABLES = {"explanation": "found"}
+TABLES = {
     "explanation": "found",
     "ledger": "found.ledger",
     "plan": "UnifiedLRP(model).plan(x)",
     "explainer": "UnifiedLRP(model)",
+    "rules": "list_rules()",
 }
 
 
@@ -75,7 +76,7 @@ def outputs() -> dict[str, list[dict]]:
     nbformat = pytest.importorskip("nbformat", reason="needs nbformat (extra test)")
     client = pytest.importorskip("nbclient", reason="needs nbclient (extra test)")
     first = (
-        "import torch\nfrom torch import nn\nfrom lrp_plugin import UnifiedLRP, explain_table\n"
+        "import torch\nfrom torch import nn\nfrom lrp_plugin import UnifiedLRP, explain_table, list_rules\n"
         "from lrp_plugin.visualization import plot_features\n"
         "model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()\nx = torch.randn(1, 3)\n"
         "found = explain_table(model, x[0])"
