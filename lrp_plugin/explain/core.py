@@ -48,7 +48,9 @@ def checked_model(model: Any) -> Any:
     if isinstance(model, Mapping):
         raise ValueError("model is a dict of weights; build the network and load them: model.load_state_dict(weights)")
     if not callable(model):
-        raise ValueError(f"model is a {type(model).__name__}; legal are an nn.Module, or a function from inputs to logits")
+        raise ValueError(
+            f"model is a {type(model).__name__}; legal are an nn.Module, or a function from inputs to logits"
+        )
     return model
 
 
@@ -64,11 +66,20 @@ def whole_call(explain: Callable[..., Explanation]) -> Callable[..., Explanation
 
 
 def forward(model: Any, inputs: Any, forward_kwargs: Mapping[str, Any] | None = None) -> Any:
-    """What the model returns in evaluation mode, without a graph."""
+    """What the model returns in evaluation mode, without a graph.
+
+    Raises:
+        ValueError: The model cannot take the input; its own error is the cause.
+    """
     with torch.no_grad(), evaluating(model):
-        if isinstance(inputs, Mapping):
-            return model(**inputs, **(forward_kwargs or {}))
-        return model(inputs, **(forward_kwargs or {}))
+        try:
+            if isinstance(inputs, Mapping):
+                return model(**inputs, **(forward_kwargs or {}))
+            return model(inputs, **(forward_kwargs or {}))
+        except (RuntimeError, AssertionError, TypeError, ValueError, IndexError) as error:
+            shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else tuple(inputs["input_ids"].shape)
+            reason = (str(error).strip().split("\n") or [""])[0] or type(error).__name__
+            raise ValueError(f"{named(model)} cannot take an input of shape {shape}: {reason}") from error
 
 
 def device_of(model: Any) -> torch.device:

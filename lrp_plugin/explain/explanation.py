@@ -123,12 +123,13 @@ class Explanation:
         else:
             pyplot.show()
 
-    def save(self, path: str | Path, **options: Any) -> Path:
+    def save(self, path: str | Path, *, replace: bool = True, **options: Any) -> Path:
         """Writes one file, whole or not at all.
 
         Args:
             path: The suffix decides: ``.png``, ``.pdf``, ``.svg`` the figure; ``.npy`` the relevance; ``.json`` the
                 facts; ``.html`` a page with all of it.
+            replace: Whether an existing file may be replaced.
             **options: Of the figure; see `plot`.
 
         Returns:
@@ -142,13 +143,13 @@ class Explanation:
         if form == ".npy":
             buffer = io.BytesIO()
             np.save(buffer, self.relevance.numpy())
-            return write_atomically(path, buffer.getvalue())
+            return write_atomically(path, buffer.getvalue(), replace=replace)
         if form == ".json":
-            return write_atomically(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+            return write_atomically(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode(), replace=replace)
         if form in (".html", ".htm"):
-            return write_atomically(path, self.to_html(**options).encode())
+            return write_atomically(path, self.to_html(**options).encode(), replace=replace)
         with unshown():
-            return save_figure(self.plot(**options), path)
+            return save_figure(self.plot(**options), path, replace=replace)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values, JSON-ready; without the relevance itself (``save("map.npy")``)."""

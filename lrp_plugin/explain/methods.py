@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from lrp_plugin.attribution import RULES, UnifiedLRP
-from lrp_plugin.composites import Composite, epsilon_gamma_box
+from lrp_plugin.composites import Composite, epsilon_gamma_box, list_composites
 from lrp_plugin.composites.ready import READY
 from lrp_plugin.gradients import METHODS, AttributionMethod, build_method
 from lrp_plugin.registry import registry
@@ -85,26 +85,22 @@ def lrp_for(
     Raises:
         ValueError: An unknown name, a bias mode that the method does not take, or missing bounds.
     """
+    told: dict[str, Any] = {} if bias == "absorb" else {"bias": bias}
     if isinstance(method, Composite):
-        if bias != "absorb":
-            raise ValueError(f"bias={bias!r} with a composite of your own: give it to the composite's rules")
-        return UnifiedLRP(model, composite=method, output=output, **options)
+        return UnifiedLRP(model, composite=method, output=output, **told, **options)
     if method == "epsilon_gamma_box":
         if bounds is None:
             raise ValueError(
                 "epsilon_gamma_box needs the input's range, which is unknown here; give bounds=(low, high)"
             )
-        return UnifiedLRP(model, composite=epsilon_gamma_box(*bounds, bias=bias), output=output, **options)
+        return UnifiedLRP(model, composite=epsilon_gamma_box(*bounds, **told), output=output, **options)
     if method in READY:
-        maker = READY[method]
-        if takes_bias(method):
-            return UnifiedLRP(model, composite=maker(bias=bias), output=output, **options)  # type: ignore[call-arg]
-        if bias != "absorb":
+        if told and not takes_bias(method):
             takes = [name for name in (*RULES, *READY) if takes_bias(name)]
             raise ValueError(f"{method} takes no bias={bias!r}; those that do are {', '.join(takes)}")
-        return UnifiedLRP(model, composite=maker(), output=output, **options)
+        return UnifiedLRP(model, composite=method, output=output, **told, **options)
     check_name(method)
-    return UnifiedLRP(model, method, bias=bias, output=output, **options)
+    return UnifiedLRP(model, method, output=output, **told, **options)
 
 
 def takes_bias(method: str) -> bool:
@@ -121,6 +117,30 @@ def gradient_for(
     """A gradient method by name; `output` takes the logits of what the model returns."""
     forward = None if output is None else (lambda inputs: output(model(inputs)))
     return build_method(method, model, forward=forward, **options)
+
+
+def described_methods() -> dict[str, dict[str, str]]:
+    """Every method's name with one line of what it does, by kind: rules, composites, gradient methods."""
+    rules = {}
+    for name in RULES:
+        rule = registry.find("linear", name)
+        rules[name] = rule.summary if rule is not None else ""
+    return {
+        "rules, for every linear map and convolution": rules,
+        "composites, rules by place": list_composites(),
+        "gradient methods, for comparison": dict(_GRADIENT_LINES),
+    }
+
+
+_GRADIENT_LINES = {
+    "saliency": "The gradient's magnitude (Simonyan et al. 2014): how much, not for or against.",
+    "smoothgrad": "Saliency averaged over noisy copies of the input (Smilkov et al. 2017).",
+    "input_x_gradient": "Input times gradient (Shrikumar et al. 2016).",
+    "integrated_gradients": "The gradient averaged along a path from a baseline (Sundararajan et al. 2017).",
+    "gradcam": "Where the last convolution's features speak for the class (Selvaraju et al. 2017); coarse.",
+    "guided_gradcam": "Grad-CAM times guided backprop.",
+    "occlusion": "How the score falls when a square is covered (Zeiler and Fergus 2014); many passes.",
+}
 
 
 def check_name(method: str) -> None:

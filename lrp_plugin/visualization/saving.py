@@ -12,20 +12,21 @@ from matplotlib.figure import Figure
 from lrp_plugin.files import write_atomically
 
 
-def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 300) -> Path:
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 300, replace: bool = True) -> Path:
     """Save a figure at publication resolution, atomically.
 
     Args:
         figure: The figure.
         path: The suffix decides the format: ``.png``, ``.pdf``, ``.svg``, ...
         dpi: Dots per inch, for pixels inside vector formats too.
+        replace: Whether an existing file may be replaced.
 
     Returns:
         The path.
 
     Raises:
         ValueError: The suffix is missing or names no format of matplotlib's.
-        OSError: As in `write_atomically`.
+        OSError: As in `write_atomically`; a file that exists already, where it may not be replaced.
     """
     form = Path(path).suffix[1:].lower()
     formats = figure.canvas.get_supported_filetypes()
@@ -35,4 +36,4 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 300)
     # Type 42 keeps text as text in PDF; journals refuse matplotlib's default, type 3.
     with matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}):
         figure.savefig(buffer, format=form, dpi=dpi, bbox_inches="tight", pad_inches=0.03)
-    return write_atomically(path, buffer.getvalue())
+    return write_atomically(path, buffer.getvalue(), replace=replace)
