@@ -36,7 +36,8 @@ def evaluating(model: Any) -> Iterator[None]:
     try:
         # A wrapper made a moment ago (Captum's, for language models) around a model in evaluation mode tells nothing.
         wrapper = found == [model] and next(model.children(), None) is not None
-        if found and not wrapper:
+        exported = "eval" in vars(model)  # by torch.export: it refuses eval(), its operations say whether they train
+        if found and not wrapper and not exported:
             warnings.warn(
                 f"{type(model).__name__} is in training mode: it is explained as in evaluation mode (BatchNorm uses its "
                 "running statistics, dropout drops nothing) and left as it was; call model.eval() first",

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
+from lrp_plugin.propagation import overloads
 from lrp_plugin.propagation.written_out import WRITTEN_OUT
 
 _DUNDER = {
@@ -26,8 +27,12 @@ _ALIASES = {
     "special_softmax": "softmax", "special_log_softmax": "log_softmax", "special_expit": "sigmoid", "special_erf": "erf",
     "special_exp2": "exp2", "special_expm1": "expm1", "special_log1p": "log1p", "special_logsumexp": "logsumexp",
     "linalg_vector_norm": "vector_norm", "linalg_norm": "norm", "linalg_matmul": "matmul", "fix": "trunc",
-    "arctanh": "atanh", "arcsinh": "asinh",
+    "arctanh": "atanh", "arcsinh": "asinh", "arcsin": "asin", "arccos": "acos", "special_erfc": "erfc",
+    "special_erfinv": "erfinv", "special_sinc": "sinc", "special_round": "round", "numpy_T": "T", "matrix_H": "mH",
+    "row_stack": "vstack", "logsigmoid": "log_sigmoid", **overloads.NAMES,
 }  # fmt: skip
+_COPIES = ("index_copy", "foreach_copy")  # operations of their own; view_copy and its like are views that are copied
+_TABLE_FIRST = ("embedding", "embedding_bag")  # torch's own functions of these names take their arguments in this order
 _REFLECTED = ("add", "mul")
 _IN_PLACE = ("add", "sub", "mul", "and", "or", "xor", "mod")
 
@@ -66,6 +71,9 @@ def _plain_name(name: str) -> tuple[str, bool]:
         return core, False
     writes = name.endswith("_") and not name.endswith("__")
     core = name.strip("_")
+    core = _ALIASES.get(core, core)
+    if core.endswith("_copy") and core not in _COPIES:
+        core = core.removesuffix("_copy").strip("_")
     return _ALIASES.get(core, core), writes
 
 
@@ -121,10 +129,18 @@ def spelling_of(function: Callable[..., Any]) -> Spelling:
         return Spelling(getattr(owner, "__name__", "get"), function, False, False)
     if name == "__set__" and owner is not None:
         return Spelling(f"set_{getattr(owner, '__name__', 'property')}", function, False, False)
-    operation, writes = _plain_name(name)
+    operation, writes = _plain_name(overloads.aten_name(function) if overloads.is_overload(function) else name)
+    if function is torch.ops.aten.copy.default:  # it has no derivative
+        return Spelling("copy", torch.Tensor.copy_, False, True)
+    if operation in _TABLE_FIRST and function is not getattr(functional, operation):
+        operation += "_of_table"
     if not writes:
         return Spelling(operation, _linear if function is functional.linear else function, False, False)
-    twin = _out_of_place(operation, name, function)
+    twin = (
+        overloads.out_of_place(function)
+        if overloads.is_overload(function)
+        else _out_of_place(operation, name, function)
+    )
     return Spelling(operation, twin or function, True, twin is None)
 
 
@@ -154,6 +170,8 @@ DESCRIPTIONS = frozenset(
 
 @functools.cache
 def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    if overloads.is_overload(function):
+        return overloads.schema_names(function)
     described = torch.overrides.get_testing_overrides().get(function, function)
     try:
         parameters = inspect.signature(described).parameters.values()
@@ -185,7 +203,8 @@ def opened(function: Callable[..., Any]) -> Callable[..., Any] | None:
     Under a mode ``has_torch_function`` is always true, and the function's body would hand itself to the mode for
     ever; in the copy those names answer "never".
     """
-    written = WRITTEN_OUT.get(str(spelling_of(function).operation))
+    operation = str(spelling_of(function).operation)
+    written = WRITTEN_OUT.get(operation) or overloads.WRITTEN_OUT.get(operation)
     if written is not None:
         return written
     plain = inspect.unwrap(function)

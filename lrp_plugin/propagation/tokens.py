@@ -11,6 +11,7 @@ from torch import Tensor
 from lrp_plugin.call import LazyPort, Signal, map_tensors, tensors_in
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.primitives import substitute
+from lrp_plugin.propagation.spelling import opened
 
 if TYPE_CHECKING:
     from lrp_plugin.propagation.mode import Propagation
@@ -27,7 +28,7 @@ def propagate(
     for every other (a comparison, a position, an index into another signal) tokens are constants.
     """
     rule = mode.chooser.default(spelling.operation)
-    if rule is not None and rule.tokens:
+    if (rule is not None and rule.tokens) or (rule is None and opened(func) is not None):
         return mode.dispatch(func, spelling, args, kwargs, tensors, found)
     if rule is not None and rule.port in ("routes", "keeps") and all(signal.token for signal in found.values()):
         return _routed(mode, spelling, args, kwargs, tensors, found)

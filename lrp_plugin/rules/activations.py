@@ -76,7 +76,7 @@ def softmax(call: Call) -> Tensor:
         held, s = x.detach(), value.detach()
         dim = call.get("dim", -1)
         dim = -1 if dim is None else dim
-        finite = torch.where(torch.isfinite(held), held, 0)
+        finite = torch.where(torch.isfinite(held), held, 0) * (-1 if call.operation == "softmin" else 1)
         call.absorb("other", lambda m: (s * m).sum() - (finite * s * (m - (s * m).sum(dim, keepdim=True))).sum())
     return value  # type: ignore[no-any-return]
 

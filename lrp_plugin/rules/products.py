@@ -11,6 +11,7 @@ from torch import Tensor
 from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
+from lrp_plugin.rules.routing import book_constant
 
 
 def is_product(call: Call) -> bool:
@@ -177,7 +178,7 @@ def division(call: Call) -> Any:
     return call.native()
 
 
-@register_rule("constant", "rdiv", "rtruediv", "floor_divide", "remainder", "fmod")
+@register_rule("constant", "rdiv", "floor_divide", "remainder", "fmod")
 def reversed_division(call: Call) -> Any:
     """A constant divided by a signal: a divisor carries no relevance."""
     call.constant = True
@@ -186,15 +187,23 @@ def reversed_division(call: Call) -> Any:
 
 @register_rule("native", "lerp", "addcmul", "addcdiv")
 def blended(call: Call) -> Tensor:
-    """Written out as the sum and product it is."""
+    """Written out as the sum and product it is; half to each of two factors that are signals, none to a divisor."""
     first = call["input"]
-    value = call.get("value", 1)
+
+    def known(tensor: Any) -> Any:  # the part of a term that no signal stands in
+        return 0 if call.is_signal(tensor) else tensor
+
     if call.operation == "lerp":
         end, weight = call["end"], call["weight"]
-        return first + weight * (end - first)  # type: ignore[no-any-return]
-    left, right = call["tensor1"], call["tensor2"]
-    if call.operation == "addcdiv":
-        return first + value * (left / (right.detach() if call.is_signal(right) else right))  # type: ignore[no-any-return]
-    product = value * left * right
-    both = call.is_signal(left) and call.is_signal(right)
+        moved = call.is_signal(end) or call.is_signal(first)
+        both, product = moved and call.is_signal(weight), weight * (end - first)
+        constant = (0.5 if both else 1.0) * weight * (known(end) - known(first)) if moved else 0
+    else:
+        left, right = call["tensor1"], call["tensor2"]
+        multiplies = call.operation == "addcmul"
+        both = multiplies and call.is_signal(left) and call.is_signal(right)
+        product = call.get("value", 1) * (left * right if multiplies else left / right.detach())
+        constant = 0 if product.requires_grad else product
+    if call.row is not None:
+        book_constant(call, (torch.zeros_like(product) + constant + known(first)).detach())
     return first + (scale(product, 0.5) if both else product)  # type: ignore[no-any-return]

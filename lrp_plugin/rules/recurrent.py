@@ -76,7 +76,7 @@ def _weights(part: Sequence[Tensor], has_bias: bool) -> Weights:
     return Weights(detached[0], detached[1], detached[2], detached[3], projection)
 
 
-def _hidden(call: Call, stack: Stack, x: Tensor, layer: int) -> Tensor:
+def _hidden(stack: Stack, x: Tensor, layer: int) -> Tensor:
     """The hidden states of one layer alone, from the kernel; packed rows."""
     here = slice(layer * stack.directions, (layer + 1) * stack.directions)
     flat = [tensor for weights in stack.weights[here] for tensor in weights if tensor is not None]
@@ -84,7 +84,7 @@ def _hidden(call: Call, stack: Stack, x: Tensor, layer: int) -> Tensor:
     state: Any = [initial, stack.cell[here].detach()] if stack.kind == "lstm" else initial
     sizes = torch.tensor(stack.sizes)
     has_bias = stack.weights[0].input_bias is not None
-    return call.function(  # type: ignore[no-any-return]
+    return getattr(torch, stack.kind)(  # type: ignore[no-any-return]
         x.detach(), sizes, state, flat, has_bias, 1, 0.0, False, stack.directions == 2
     )[0]
 
@@ -209,7 +209,7 @@ def _explained(call: Call, rule: Rule) -> tuple[Tensor, ...]:
     for layer in range(layers):
         with torch.no_grad():
             last_layer = layer == layers - 1
-            hidden = _packed_rows(values[0], packed, batch_first) if last_layer else _hidden(call, stack, rows, layer)
+            hidden = _packed_rows(values[0], packed, batch_first) if last_layer else _hidden(stack, rows, layer)
         parts = hidden.chunk(stack.directions, 1)
         outputs: list[Tensor] = []
         for direction, layout in enumerate(layouts):

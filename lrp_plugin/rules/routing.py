@@ -56,8 +56,8 @@ def _tensors(value: Any) -> list[Tensor]:
     "getitem", "select", "narrow", "index_select", "gather", "take", "take_along_dim", "roll", "flip", "rot90",
     "repeat", "repeat_interleave", "tile", "unfold", "diagonal", "diag_embed", "tril", "triu", "to", "float", "double",
     "type", "type_as", "cuda", "cpu", "half", "bfloat16", "broadcast_to", "atleast_1d", "hsplit", "vsplit",
-    "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "view_as_real", "as_strided", "swapdims", "requires_grad",
-    "masked_select", "fold", "ravel", "adjoint", "mH", "H", "block_diag", "cartesian_prod", "combinations", "meshgrid",
+    "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "view_as_real", "as_strided", "requires_grad",
+    "masked_select", "fold", "ravel", "adjoint", "mH", "H", "combinations", "meshgrid",
     "max_unpool1d", "max_unpool2d", "max_unpool3d",
     sign="keeps", port="routes",
 )  # fmt: skip
@@ -69,7 +69,7 @@ def native_routing(call: Call) -> Any:
 @register_rule(
     "native", "cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "masked_fill", "setitem",
     "index_put", "index_copy", "scatter", "masked_scatter", "select_scatter", "slice_scatter", "copy", "zero", "fill",
-    "index_fill", "diagonal_scatter",
+    "index_fill", "diagonal_scatter", "block_diag", "cartesian_prod",
     sign="any", port="routes", affine=True,
 )  # fmt: skip
 def native_assembly(call: Call) -> Any:
@@ -89,7 +89,7 @@ def native_gathering(call: Call) -> Any:
     return native_affine(call)
 
 
-@register_rule("native", "sparse_mm", "spmm")
+@register_rule("native", "sparse_mm")
 def native_aggregation(call: Call) -> Any:
     """Entries are added up by a constant sparse matrix, a graph's adjacency: native."""
     return native_affine(call)
@@ -126,7 +126,7 @@ def spread_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
 
 @register_rule(
     "native", "sum", "mean", "cumsum", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate", "upsample", "upsample_nearest", "upsample_bilinear",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "interpolate",
     sign="keeps", port=spread_port,
 )  # fmt: skip
 def native_average(call: Call) -> Any:
@@ -178,6 +178,9 @@ def native_piecewise(call: Call) -> Any:
     return call.native()
 
 
+_LARGER, _SMALLER = ("max", "maximum", "fmax"), ("min", "minimum", "fmin")
+
+
 @register_rule("native", "amax", "max", "amin", "min", "maximum", "minimum", "median", "sort", "topk", "kthvalue",
                "cummax", "fmax", "fmin", "aminmax", "quantile", "nanquantile", "mode",
                "fractional_max_pool2d", "fractional_max_pool3d", "fractional_max_pool2d_with_indices",
@@ -185,11 +188,11 @@ def native_piecewise(call: Call) -> Any:
 def native_selection(call: Call) -> Any:
     """The selected entry takes all; a constant that wins is booked."""
     value = call.native()
-    if call.row is not None and len(call.signals) == 1 and call.operation in ("maximum", "minimum", "max", "min"):
+    if call.row is not None and len(call.signals) == 1 and call.operation in (*_LARGER, *_SMALLER):
         other = call.get("other")
         if isinstance(other, Tensor) and not call.is_signal(other):
             x = next(t for t in (call["input"], other) if call.is_signal(t))
-            wins = (other > x) if call.operation in ("max", "maximum") else (other < x)
+            wins = (other > x) if call.operation in _LARGER else (other < x)
             tied = other == x
             call.absorb("constant", lambda m: m * other * (wins + 0.5 * tied))
     return value
