@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ NAMES = {
 """Operations by ATen's own names, where they differ."""
 
 
-def is_overload(function: Any) -> bool:
+def is_overload(function: Any) -> TypeGuard[OpOverload | OpOverloadPacket]:
     """Whether the callable is one of ATen's own: an overload, or a name with several."""
     return isinstance(function, (OpOverload, OpOverloadPacket))
 
