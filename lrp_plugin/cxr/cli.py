@@ -175,7 +175,7 @@ def _evidence(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from lrp_plugin.cxr.report import shortcuts
+    from lrp_plugin.report import suspicions
 
     from .explaining import DEFAULT_METHODS
     from .reporting import build_report, examine, explain_examples, write_findings
@@ -186,9 +186,9 @@ def _report(options: argparse.Namespace) -> None:
     examples = explain_examples(model, parts, findings, options.examples)
     command = " ".join(["lrp-plugin cxr report --out", str(options.out), "--methods", *methods])
     report = build_report(model, settings, parts, findings, examples, command)
-    for found in shortcuts(report):
+    for found in suspicions(report):
         print(
-            f"suspected shortcut: {found.test.class_name} rests on the {found.test.region}: accuracy "
+            f"suspected shortcut: {found.test.class_name} rests on the {found.test.removed}: accuracy "
             f"{found.test.accuracy_with.mean:.3f} with it, {found.test.accuracy_without.mean:.3f} without"
         )
     for path in write_findings(options.out, report, findings):

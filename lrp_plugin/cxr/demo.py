@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lrp_plugin.attribution import UnifiedLRP
-from lrp_plugin.cxr.report import Example
+from lrp_plugin.report import Example
 from lrp_plugin.visualization import plot_ledger, save_figure
 
 from .example_figures import file_stem, plot_evidence, plot_example

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lrp_plugin.cxr.report import Example
 from lrp_plugin.files import write_atomically
+from lrp_plugin.report import Example
 from lrp_plugin.visualization import plot_comparison, save_figure
 
 from .explaining import EvidenceRow
@@ -27,7 +27,7 @@ def plot_example(example: Example) -> Figure:
     """One radiograph and each method's map over it; the finding outlined, or the lungs where there is none."""
     right = example.predicted_class == example.true_class
     truth = "" if right else f", in truth {example.true_class}"
-    mask, region = (example.lungs, "lungs") if example.finding is None else (example.finding, "finding")
+    mask, region = (example.region, "lungs") if example.finding is None else (example.finding, "finding")
     outlined = "" if mask is None else f" ({region} outlined)"
     return plot_comparison(
         example.image,

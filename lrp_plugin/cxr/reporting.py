@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from lrp_plugin.cxr.report import (
-    Example,
-    Explanation,
-    Localisation,
-    MarkerTest,
-    Metric,
-    Report,
-    shortcuts,
-    write_report,
-)
 from lrp_plugin.evidence import bootstrap_mean, mask_share
 from lrp_plugin.files import write_atomically
 from lrp_plugin.gradients import AttributionMethod
 from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.report import (
+    Example,
+    Explanation,
+    Localisation,
+    Metric,
+    RemovalTest,
+    Report,
+    suspicions,
+    write_report,
+)
 from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
 
@@ -64,7 +64,7 @@ class Findings:
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     scores: EvidenceScores
-    marker_tests: Sequence[MarkerTest]
+    marker_tests: Sequence[RemovalTest]
 
 
 def examine(
@@ -91,7 +91,7 @@ def examine(
     )
 
 
-def marker_tests(trainer: Trainer, test: CXRSubset, batch_size: int = 32) -> list[MarkerTest]:
+def marker_tests(trainer: Trainer, test: CXRSubset, batch_size: int = 32) -> list[RemovalTest]:
     """Accuracy on each class's marked pictures, and on the same pictures without the marker.
 
     Returns:
@@ -113,7 +113,7 @@ def marker_tests(trainer: Trainer, test: CXRSubset, batch_size: int = 32) -> lis
         if chosen.any():
             before, after = right[0][chosen], right[1][chosen]
             intervals = (bootstrap_mean(values) for values in (before, after, before - after))
-            tests.append(MarkerTest(name, MARKER_REGION, *intervals))
+            tests.append(RemovalTest(name, MARKER_REGION, *intervals))
     return tests
 
 
@@ -168,7 +168,7 @@ def explain_sample(
         float(logits.softmax(0)[predicted]),
         explanations,
         logit=float(logits[predicted]),
-        lungs=lungs,
+        region=lungs,
         finding=finding,
     )
 
@@ -237,8 +237,6 @@ def build_report(
         data = f"SyntheticCXR, seed {settings.seed}, {marker}"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     matrix = findings.metrics["confusion_matrix"]
-    support = matrix.sum(1)
-    sensitivity = torch.where(support > 0, matrix.diagonal() / support.clamp(min=1), math.nan)
     return Report(
         title="What the chest X-ray model looks at",
         model=f"{settings.model}, {parameters / 1e6:.2f} M parameters",
@@ -247,21 +245,36 @@ def build_report(
         metrics=_metrics(findings),
         confusion=matrix,
         examples=examples,
+        region="the lungs",
+        caution="For research on models. Not a medical device; not for diagnosis.",
         localisation=[
             Localisation(row.class_name, row.method, row.inside, row.chance)
             for row in findings.scores.intervals("lungs")
             if row.class_name != ALL_CLASSES
         ],
-        marker_tests=findings.marker_tests,
+        removal_tests=findings.marker_tests,
         minimum_inside=_chance_inside(findings),
         class_metrics={
-            "Sensitivity": sensitivity.tolist(),
+            **_by_class(matrix.double()),
             "AUROC": [findings.metrics["auroc"][name] for name in parts.whole.classes],
         },
         settings=_made_with(settings, parts, findings),
         command=command,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _by_class(matrix: Tensor) -> dict[str, list[float]]:
+    """Each class against the rest, from the confusion matrix; NaN where nothing is divided by nothing."""
+    true, total = matrix.diagonal(), matrix.sum()
+    actual, called = matrix.sum(1), matrix.sum(0)
+    rest = total - actual - called + true
+    return {
+        "Sensitivity": (true / actual).tolist(),
+        "Specificity": (rest / (total - actual)).tolist(),
+        "PPV": (true / called).tolist(),
+        "NPV": (rest / (total - called)).tolist(),
+    }
 
 
 def _chance_inside(findings: Findings) -> float:
@@ -316,7 +329,7 @@ def write_findings(folder: Path, report: Report, findings: Findings) -> list[Pat
             "accuracy_without": found.test.accuracy_without.mean,
             "methods_outside_lungs": [entry.method for entry in found.agreeing],
         }
-        for found in shortcuts(report)
+        for found in suspicions(report)
     }
     summary = {**plain_metrics(findings.metrics), "suspected_shortcuts": suspected}
     return [

@@ -17,9 +17,9 @@ from lrp_plugin.cxr.explaining import (
     evidence_table,
     score_evidence,
 )
-from lrp_plugin.cxr.report import outside, shortcuts
 from lrp_plugin.cxr.reporting import build_report, examine
 from lrp_plugin.cxr.runfolder import RunSettings, open_parts, train_run
+from lrp_plugin.report import outside, suspicions
 
 OPACITIES = {"COVID", "Lung Opacity", "Viral Pneumonia"}
 
@@ -78,12 +78,12 @@ def test_a_planted_shortcut_is_named_and_an_idle_marker_is_not(tmp_path: Path, s
     model, _ = train_run(settings, parts, tmp_path, progress=False)
     findings = examine(model, parts, ["saliency", "epsilon_plus_flat"], progress=False)
     report = build_report(model, settings, parts, findings, [], "")
-    named = {found.test.class_name: found for found in shortcuts(report)}
+    named = {found.test.class_name: found for found in suspicions(report)}
     warned = {(entry.class_name, entry.method) for entry in outside(report)}
     assert findings.metrics["accuracy"] > 0.8, "only a model that has learnt something can lean on something"
     if strength == 0.0:
         assert named == {} and ("COVID", "epsilon_plus_flat") not in warned
-        assert len(report.marker_tests) == 4, "every class has some marked pictures"
+        assert len(report.removal_tests) == 4, "every class has some marked pictures"
         return
     assert set(named) == {"COVID"}
     drop = named["COVID"].test

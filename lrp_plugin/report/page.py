@@ -8,17 +8,20 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lrp_plugin.cxr.report.data import Example, Report
-from lrp_plugin.cxr.report.findings import outside, shortcuts
-from lrp_plugin.cxr.report.pictures import image_url, layer_url, outline, reduced_image
 from lrp_plugin.evidence import Interval
 from lrp_plugin.files import write_atomically
+from lrp_plugin.report.data import Example, Report
+from lrp_plugin.report.findings import outside, suspicions
+from lrp_plugin.report.pictures import data_url, image_url, layer_url, outline, reduced_image
 
 try:
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 except ImportError as error:
-    raise ImportError("the HTML report needs Jinja2: pip install 'lrp-plugin[cxr]' or pip install jinja2") from error
+    raise ImportError("the HTML report needs Jinja2: pip install 'lrp-plugin[report]'") from error
+
+
+UNLABELLED = "without a label"
 
 
 def _number(value: float | None, percent: bool = False) -> str:
@@ -44,15 +47,20 @@ def _interval(interval: Interval | None, percent: bool = False) -> str:
 
 def _view(example: Example) -> dict[str, Any]:
     """The example with its pictures, as the template wants it."""
-    picture = reduced_image(example)
-    size = (picture.shape[0], picture.shape[1])
+    linked = isinstance(example.image, str)
+    if linked:
+        size = example.size or (1, 1)
+    else:
+        picture = reduced_image(example)
+        size = (picture.shape[0], picture.shape[1])
     return {
         "example": example,
         "explained": example.explained_class or example.predicted_class,
         "height": size[0],
         "width": size[1],
-        "image": image_url(picture),
-        "lungs": outline(example.lungs, size),
+        "linked": linked,
+        "image": example.image if linked else image_url(picture),
+        "region": outline(example.region, size),
         "finding": outline(example.finding, size),
         "maps": [(entry, layer_url(entry, size)) for entry in example.explanations],
     }
@@ -76,23 +84,24 @@ def render_report(report: Report) -> str:
         ValueError: An image, a map or a mask has no legal shape.
     """
     environment = Environment(
-        loader=PackageLoader("lrp_plugin.cxr.report"),
+        loader=PackageLoader("lrp_plugin.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=_number, interval=_interval)
-    warnings = outside(report)
+    environment.filters.update(number=_number, interval=_interval, data_url=data_url)
+    views: dict[str, list[dict[str, Any]]] = {name: [] for name in [*report.class_names, UNLABELLED]}
+    for example in report.examples:
+        views[example.true_class or UNLABELLED].append(_view(example))
+    every = [view for entries in views.values() for view in entries]
     return environment.get_template("report.html.j2").render(
         report=report,
-        counts=report.counts.astype(int).tolist(),
-        views={
-            name: [_view(example) for example in report.examples if example.true_class == name]
-            for name in report.class_names
-        },
-        warnings=warnings,
-        shortcuts=shortcuts(report),
+        counts=None if report.counts is None else report.counts.astype(int).tolist(),
+        views=views,
+        linked=any(view["linked"] or not url.startswith("data:") for view in every for _, url in view["maps"]),
+        warnings=outside(report),
+        suspicions=suspicions(report),
         css=_asset("report.css"),
         script=_asset("report.js"),
     )

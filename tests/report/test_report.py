@@ -17,19 +17,21 @@ from PIL import Image
 
 pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 
-from lrp_plugin.cxr.report import (
+from lrp_plugin.evidence import Interval
+from lrp_plugin.report import (
     Example,
     Explanation,
     Localisation,
-    MarkerTest,
     Metric,
+    RemovalTest,
     Report,
+    Section,
+    layer_png,
     outside,
     render_report,
-    shortcuts,
+    suspicions,
     write_report,
 )
-from lrp_plugin.evidence import Interval
 
 CLASSES = ["COVID", "Normal"]
 
@@ -53,7 +55,7 @@ def example(identifier: str, true_class: str, **changes) -> Example:
             Explanation("LRP epsilon", torch.randn(3, 16, 20, generator=generator), 0.8, total=3.21),
         ],
         "logit": 3.3,
-        "lungs": lungs,
+        "region": lungs,
     }
     return Example(**{**fields, **changes})
 
@@ -61,6 +63,7 @@ def example(identifier: str, true_class: str, **changes) -> Example:
 def report(**changes) -> Report:
     fields = {
         "title": "Chest X-ray report",
+        "region": "the lungs",
         "model": "ReferenceCNN",
         "dataset": "SyntheticCXR, 100 test images",
         "class_names": CLASSES,
@@ -75,9 +78,9 @@ def report(**changes) -> Report:
             Localisation("COVID", "LRP epsilon", around(0.8), 0.3),
             Localisation("Normal", "LRP epsilon", around(0.48), 0.3),
         ],
-        "marker_tests": [
-            MarkerTest("COVID", "text marker", around(0.98), around(0.4), around(0.58)),
-            MarkerTest("Normal", "text marker", around(0.98), around(0.97), around(0.01)),
+        "removal_tests": [
+            RemovalTest("COVID", "text marker", around(0.98), around(0.4), around(0.58)),
+            RemovalTest("Normal", "text marker", around(0.98), around(0.97), around(0.01)),
         ],
         "class_metrics": {"Sensitivity": [0.9, 1.0]},
         "settings": {"Seed": "7"},
@@ -88,7 +91,7 @@ def report(**changes) -> Report:
 def clean_report() -> Report:
     return report(
         localisation=[Localisation("COVID", "LRP epsilon", around(0.8), 0.3)],
-        marker_tests=[MarkerTest("COVID", "text marker", around(0.98), around(0.97), around(0.01))],
+        removal_tests=[RemovalTest("COVID", "text marker", around(0.98), around(0.97), around(0.01))],
     )
 
 
@@ -125,12 +128,12 @@ def test_a_warning_needs_the_whole_interval_below_the_threshold():
 
 
 def test_a_shortcut_needs_the_drop_and_reports_the_maps_beside_it():
-    (found,) = shortcuts(report())
+    (found,) = suspicions(report())
     assert found.test.class_name == "COVID"
     assert [entry.method for entry in found.agreeing] == ["Gradient saliency"]
     assert [entry.method for entry in found.differing] == ["LRP epsilon"]
-    unsure = MarkerTest("COVID", "text marker", around(0.9), around(0.8), Interval(0.1, 0.04, 0.2, 50))
-    assert shortcuts(report(marker_tests=[unsure])) == []
+    unsure = RemovalTest("COVID", "text marker", around(0.9), around(0.8), Interval(0.1, 0.04, 0.2, 50))
+    assert suspicions(report(removal_tests=[unsure])) == []
 
 
 def test_the_page_names_the_shortcut_and_the_evidence_outside():
@@ -146,13 +149,13 @@ def test_a_clean_page_names_none():
     html = render_report(clean_report())
     assert 'id="no-shortcut"' in html and 'id="no-warnings"' in html
     assert "Suspected shortcut:" not in Page(html).text
-    assert "No finding." in Page(html).text
+    assert "Nothing suspicious was measured." in Page(html).text
 
 
 def test_what_was_not_measured_is_not_called_clean():
-    text = Page(render_report(report(localisation=[], marker_tests=[]))).text
+    text = Page(render_report(report(localisation=[], removal_tests=[]))).text
     assert "Not examined." in text and "Not measured." in text and "Not tested:" in text
-    assert "No finding." not in text
+    assert "Nothing suspicious was measured." not in text
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def test_what_was_not_measured_is_not_called_clean():
 )
 def test_numbers_that_round_alike_look_alike(value: float, shown: str):
     """An AUROC of 0.99996 stood as 1.000 beside one of 1.00."""
-    from lrp_plugin.cxr.report.page import _number
+    from lrp_plugin.report.page import _number
 
     assert _number(value) == shown
 
@@ -205,7 +208,7 @@ def test_the_layer_is_red_for_blue_against_and_exactly_clear_at_zero():
 
 
 def test_large_radiographs_are_reduced():
-    big = example("big", "COVID", image=torch.rand(1, 800, 1000), lungs=torch.ones(800, 1000))
+    big = example("big", "COVID", image=torch.rand(1, 800, 1000), region=torch.ones(800, 1000))
     layer = decode(Page(render_report(report(examples=[big]))).loads[0])
     assert layer.shape == (307, 384, 4)
 
@@ -244,12 +247,49 @@ def test_writing_is_atomic(tmp_path, monkeypatch):
         ),
         ({"localisation": [Localisation("Flu", "LRP", around(0.5), 0.3)]}, "'Flu' is not among"),
         ({"localisation": [Localisation("COVID", "LRP", around(0.5), 0.3)] * 2}, "more than one entry"),
-        ({"marker_tests": [MarkerTest("Flu", "m", around(1), around(1), around(0))]}, "'Flu' is not among"),
+        ({"removal_tests": [RemovalTest("Flu", "m", around(1), around(1), around(0))]}, "'Flu' is not among"),
     ],
 )
 def test_bad_input_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         report(**changes)
+
+
+def test_an_example_without_a_label_claims_no_truth():
+    html = render_report(report(examples=[example("film", None)]))
+    text = Page(html).text
+    assert "film COVID, 90.0 %; true class unknown" in text
+    assert "\u2713" not in text and "\u2717" not in text
+    assert "without a label" in text
+
+
+def test_examples_of_an_archive_are_linked_and_loaded_late():
+    maps = [Explanation("LRP", "maps/7.png", 0.5)]
+    given = example("7", "COVID", image="images/7.png", size=(64, 48), explanations=maps, region=None)
+    html = render_report(report(examples=[given]))
+    assert Page(html).loads == ["images/7.png", "maps/7.png"]
+    assert html.count('loading="lazy"') == 2
+    assert "aspect-ratio:48/64" in html
+    with pytest.raises(ValueError, match="give its size"):
+        report(examples=[example("7", "COVID", image="images/7.png")])
+
+
+def test_a_report_needs_neither_labels_nor_lungs():
+    text = Page(render_report(Report("Cats", "net", "pictures", ["cat", "dog"], region="the animal"))).text
+    assert "Is it looking at the animal?" in text
+    assert "lung" not in text and "Performance" not in text and "ray" not in text.replace("array", "")
+
+
+def test_further_sections_hold_tables_and_figures():
+    figure = layer_png(torch.ones(4, 4), (4, 4))
+    section = Section(
+        "Faithfulness", "Areas.", ["method", "SRG"], [["LRP", 0.12345], ["saliency", "none"]], figure, "x"
+    )
+    html = render_report(report(sections=[section]))
+    assert "LRP 0.123" in Page(html).text and "saliency none" in Page(html).text
+    assert (decode(Page(html).loads[-1]) == np.asarray(Image.open(io.BytesIO(figure)).convert("RGBA"))).all()
+    with pytest.raises(ValueError, match="more than one entry for Faithfulness"):
+        report(sections=[section] * 2)
 
 
 @pytest.fixture(scope="module")
@@ -312,15 +352,16 @@ def test_browser_slider_uncovers_the_map(opened):
         return opened.execute_script("return getComputedStyle(arguments[0]).clipPath", element)
 
     # The computed style keeps "100% - 50%" as a calc(); only the number that the slider sets matters.
-    assert "50%" in clip()
+    assert clip() == "inset(0px 0% 0px 0px)", "the map is seen whole at first"
     untouched = clip(other.find_element("css selector", ".layer"))
     opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", viewer)
     width = viewer.size["width"]
-    ActionChains(opened).move_to_element_with_offset(viewer, 0, 0).click_and_hold().move_by_offset(
-        int(width * 0.3), 0
+    ActionChains(opened).move_to_element_with_offset(viewer, int(width * 0.48), 0).click_and_hold().move_by_offset(
+        -int(width * 0.25), 0
     ).release().perform()
     value = int(slider.get_attribute("value"))
-    assert 70 <= value <= 90
+    assert 60 <= value <= 90
+    assert slider.get_attribute("aria-valuetext") == f"the map covers {value} % of the image"
     assert opened.execute_script("return arguments[0].style.getPropertyValue('--at')", viewer) == f"{value}%"
     assert clip() != untouched, "the layer follows its slider"
     assert clip(other.find_element("css selector", ".layer")) == untouched, "other maps stay"
@@ -354,6 +395,44 @@ def test_browser_outlines_can_be_switched_off(opened):
     assert outline.is_displayed()
     css(opened, "#outlines")[0].click()
     assert not outline.is_displayed()
+
+
+def test_browser_a_map_can_be_enlarged_and_closed_by_keyboard(opened):
+    button, dialog = css(opened, ".enlarge")[0], css(opened, "#large")[0]
+    assert not dialog.is_displayed()
+    small = css(opened, ".viewer")[0].size["width"]
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.send_keys("\ue007")  # Enter.
+    assert dialog.is_displayed()
+    assert dialog.find_element("css selector", ".viewer").size["width"] > 2 * small
+    dialog.find_element("css selector", "input").send_keys("\ue012")  # Arrow left: the copy's slider works.
+    assert "99 %" in dialog.find_element("css selector", "input").get_attribute("aria-valuetext")
+    opened.switch_to.active_element.send_keys("\ue00c")  # Escape.
+    assert not dialog.is_displayed()
+
+
+def test_browser_every_number_is_on_a_narrow_screen(browser, tmp_path):
+    size = {"width": 400, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        browser.get(write_report(tmp_path / "report.html", report()).as_uri())
+        cells = css(browser, ".stack td")
+        assert len(cells) > 20
+        off = [cell.text for cell in cells if cell.text and cell.rect["x"] + cell.rect["width"] > 400]
+        assert not off
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_browser_prints_whole_maps(opened):
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        css_of = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+        opened.execute_script("document.querySelectorAll('.viewer').forEach(v => v.style.setProperty('--at', '30%'))")
+        assert opened.execute_script(css_of, ".layer", "clipPath") == "none"
+        assert all(panel.is_displayed() for panel in css(opened, '[role="tabpanel"]'))
+    finally:
+        opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -36,56 +36,60 @@ class Explanation:
 
     Attributes:
         method: The method's name; the same spelling in every example and in `Localisation`.
-        relevance: ``(C, H, W)`` or ``(H, W)``, signed; summed over the channels and resized to the image.
-        inside: Share of the positive relevance inside the lungs (`lrp_plugin.evidence.mask_share`), in [0,
+        relevance: ``(C, H, W)`` or ``(H, W)``, signed; summed over the channels and resized to the image. Or the URL of
+            a transparent PNG made by `layer_png`, which the page links.
+        inside: Share of the positive relevance inside the region (`lrp_plugin.evidence.mask_share`), in [0,
             1]; NaN or None where there is none.
         total: Sum of the map, where that means something (LRP: compare with the logit); None otherwise.
     """
 
     method: str
-    relevance: ArrayLike
+    relevance: ArrayLike | str
     inside: float | None = None
     total: float | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """One radiograph with its maps.
+    """One image with its maps.
 
     Attributes:
         identifier: What it is called in the data, such as ``"COVID-17"``.
-        image: ``(C, H, W)`` or ``(H, W)`` in [0, 1], not normalised.
-        true_class: One of the report's class names.
-        predicted_class: Likewise.
+        image: ``(C, H, W)`` or ``(H, W)`` in [0, 1], not normalised. Or the URL of a picture, which the page links and
+            loads when it is scrolled to; give `size` then.
+        true_class: One of the report's class names; None where nobody knows it.
+        predicted_class: One of the report's class names.
         probability: Of the predicted class, in [0, 1].
         explanations: One for each method, all for the class `explained_class`.
         explained_class: The class that the maps explain; the predicted one if None.
         logit: The explained logit, shown beside each map's total.
-        lungs: ``(H, W)`` or ``(1, H, W)``, above 0 inside; outlined. None if unknown.
-        finding: The known finding's mask, likewise; outlined with dashes.
+        region: ``(H, W)`` or ``(1, H, W)``, above 0 inside where evidence should lie; outlined. None if unknown.
+        finding: The known evidence's mask, likewise; outlined with dashes.
+        size: Height and width in pixels of a linked picture.
     """
 
     identifier: str
-    image: ArrayLike
-    true_class: str
+    image: ArrayLike | str
+    true_class: str | None
     predicted_class: str
     probability: float
     explanations: Sequence[Explanation]
     explained_class: str | None = None
     logit: float | None = None
-    lungs: ArrayLike | None = None
+    region: ArrayLike | None = None
     finding: ArrayLike | None = None
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Localisation:
-    """How much of one method's positive relevance lies inside the lungs, for one class over the test set.
+    """How much of one method's positive relevance lies inside the region, for one class over the test set.
 
     Attributes:
         class_name: One of the report's class names.
         method: The method's name.
         inside: Mean share in [0, 1] with its bootstrap interval (`lrp_plugin.evidence.evidence_by_class`).
-        chance: The lungs' mean share of the image, in [0, 1]: what a map without knowledge scores.
+        chance: The region's mean share of the image, in [0, 1]: what a map without knowledge scores.
     """
 
     class_name: str
@@ -95,29 +99,50 @@ class Localisation:
 
 
 @dataclass(frozen=True)
-class MarkerTest:
-    """What happens to one class when a region outside the lungs is removed from its images.
+class RemovalTest:
+    """What happens to one class when something outside the region is removed from its images.
 
     Attributes:
         class_name: One of the report's class names.
-        region: What was removed, such as ``"text marker, upper left corner"``.
-        accuracy_with: Accuracy on the class's marked images as they are, in [0, 1], with its interval.
-        accuracy_without: Accuracy on the same images with the region removed.
+        removed: What was removed, such as ``"text marker, upper left corner"``.
+        accuracy_with: Accuracy on the class's images that have it, in [0, 1], with its interval.
+        accuracy_without: Accuracy on the same images with it removed.
         drop: Their paired difference, with minus without, in [-1, 1]: `bootstrap_mean` over the images of
             (right before) - (right after). Paired, since the two accuracies' own intervals would hide a small
             drop.
     """
 
     class_name: str
-    region: str
+    removed: str
     accuracy_with: Interval
     accuracy_without: Interval
     drop: Interval
 
 
 @dataclass(frozen=True)
+class Section:
+    """A section of one's own: a text, a table, a figure, each of them where given.
+
+    Attributes:
+        title: Its heading, different from every other section's.
+        text: A paragraph.
+        columns: The table's heads.
+        rows: Cells, texts and numbers (three digits are shown).
+        figure: A PNG's bytes.
+        caption: What the figure shows, also for those who cannot see it.
+    """
+
+    title: str
+    text: str = ""
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str | float]] = ()
+    figure: bytes = b""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
-    """Everything on the page.
+    """Everything on the page. What is empty is left out, or said to be unknown.
 
     Attributes:
         title: The page's heading.
@@ -125,16 +150,19 @@ class Report:
         dataset: On what, such as ``"SyntheticCXR, 400 test images, seed 1"``.
         class_names: All K classes, in the order of the labels.
         metrics: The metrics table; the first four are repeated at the top.
-        confusion: ``(K, K)`` counts, rows the true class, columns the predicted one.
+        confusion: ``(K, K)`` counts, rows the true class, columns the predicted one; None without labels.
         examples: In the order shown; each class is a tab.
+        region: What `Example.region` outlines, with its article, as it reads in "inside ...": ``"the lungs"``.
         localisation: For each class and method at most one.
-        marker_tests: None were made if empty, and the page says so.
+        removal_tests: None were made if empty, and the page says so.
         class_metrics: Metric's name to one value for each class, such as ``{"AUROC": [0.98, ...]}``.
+        sections: Further sections, after the examples.
         minimum_inside: A warning is given where the interval of `Localisation.inside` lies wholly below this.
-        minimum_drop: A shortcut is suspected where the interval of `MarkerTest.drop` lies wholly above this.
+        minimum_drop: A shortcut is suspected where the interval of `RemovalTest.drop` lies wholly above this.
         settings: Name to value, listed under "How this was made": rules, seeds, versions, hardware.
         command: The command line that makes this page again.
         created: Date and time as shown; the page is the same for the same input.
+        caution: The last line: what the page must not be taken for.
 
     Raises:
         ValueError: The confusion matrix is not ``(K, K)`` of counts, a class name is unknown, two
@@ -145,21 +173,26 @@ class Report:
     model: str
     dataset: str
     class_names: Sequence[str]
-    metrics: Sequence[Metric]
-    confusion: ArrayLike | Sequence[Sequence[int]]
+    metrics: Sequence[Metric] = ()
+    confusion: ArrayLike | Sequence[Sequence[int]] | None = None
     examples: Sequence[Example] = ()
+    region: str = "the region"
     localisation: Sequence[Localisation] = ()
-    marker_tests: Sequence[MarkerTest] = ()
+    removal_tests: Sequence[RemovalTest] = ()
     class_metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    sections: Sequence[Section] = ()
     minimum_inside: float = 0.5
     minimum_drop: float = 0.05
     settings: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     created: str = ""
+    caution: str = "For research on models."
 
     def __post_init__(self) -> None:
         counts, size = self.counts, len(self.class_names)
-        if counts.shape != (size, size) or (counts < 0).any() or (counts != counts.round()).any():
+        if counts is not None and (
+            counts.shape != (size, size) or (counts < 0).any() or (counts != counts.round()).any()
+        ):
             raise ValueError(f"confusion is {counts.shape}; give counts ({size}, {size}) for {size} class names")
         for name, values in self.class_metrics.items():
             if len(values) != size:
@@ -168,17 +201,18 @@ class Report:
             _check_example(example, self.class_names)
         pairs = [(entry.class_name, entry.method) for entry in self.localisation]
         _check_unique("localisation", pairs)
-        _check_classes(self.class_names, [*(pair[0] for pair in pairs), *(t.class_name for t in self.marker_tests)])
+        _check_unique("sections", [section.title for section in self.sections])
+        _check_classes(self.class_names, [*(pair[0] for pair in pairs), *(t.class_name for t in self.removal_tests)])
 
     @property
-    def counts(self) -> Array:
+    def counts(self) -> Array | None:
         """The confusion matrix as an array ``(K, K)``."""
-        return np.asarray(self.confusion)
+        return None if self.confusion is None else np.asarray(self.confusion)
 
 
-def _check_classes(known: Sequence[str], used: Sequence[str]) -> None:
+def _check_classes(known: Sequence[str], used: Sequence[str | None]) -> None:
     for name in used:
-        if name not in known:
+        if name is not None and name not in known:
             raise ValueError(f"class {name!r} is not among the report's class names: {', '.join(known)}")
 
 
@@ -189,8 +223,9 @@ def _check_unique(what: str, names: Sequence[object]) -> None:
 
 
 def _check_example(example: Example, class_names: Sequence[str]) -> None:
-    used = [example.true_class, example.predicted_class]
-    _check_classes(class_names, [*used, *([example.explained_class] if example.explained_class else [])])
+    _check_classes(class_names, [example.true_class, example.predicted_class, example.explained_class])
     _check_unique(f"example {example.identifier!r}", [entry.method for entry in example.explanations])
     if not 0 <= example.probability <= 1:
         raise ValueError(f"example {example.identifier!r} has probability {example.probability}; give 0 to 1")
+    if isinstance(example.image, str) and example.size is None:
+        raise ValueError(f"example {example.identifier!r} links a picture; give its size=(height, width) in pixels")

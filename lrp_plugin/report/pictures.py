@@ -9,27 +9,32 @@ import numpy as np
 from contourpy import contour_generator
 from PIL import Image
 
-from lrp_plugin.cxr.report.data import Example, Explanation
+from lrp_plugin.report.data import Example, Explanation
 from lrp_plugin.visualization.arrays import Array, ArrayLike, display_image, region_mask, relevance_map
 from lrp_plugin.visualization.look import Look
 
 LARGEST_SIDE = 384
-"""Pixels; a larger radiograph is reduced to this, which is what the page has room for."""
+"""Pixels; a larger image is reduced to this, which is what the page has room for."""
 
 
 def _bytes(pixels: Array) -> Array:
     return (np.asarray(pixels) * 255).round().astype(np.uint8)
 
 
-def _data_url(image: Image.Image, **options: object) -> str:
+def _png(image: Image.Image, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True, **options)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
+
+
+def data_url(png: bytes) -> str:
+    """A PNG's bytes as a URL that holds them."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
 def image_url(pixels: Array) -> str:
     """An image ``(H, W)`` or ``(H, W, 3)`` in [0, 1] as a PNG data URL."""
-    return _data_url(Image.fromarray(_bytes(pixels)))
+    return data_url(_png(Image.fromarray(_bytes(pixels))))
 
 
 def reduced_image(example: Example) -> Array:
@@ -44,18 +49,32 @@ def reduced_image(example: Example) -> Array:
 
 
 def layer_url(explanation: Explanation, size: tuple[int, int]) -> str:
-    """The map as a transparent layer over an image of `size` pixels, on the map's own scale.
+    """The map as a transparent layer over an image of `size` pixels; a linked one as it is."""
+    if isinstance(explanation.relevance, str):
+        return explanation.relevance
+    return data_url(layer_png(explanation.relevance, size))
+
+
+def layer_png(relevance: ArrayLike, size: tuple[int, int]) -> bytes:
+    """A map as a transparent PNG to be laid over its image, on the map's own scale.
 
     A palette of 255 colours holds every value, zero exactly transparent in its middle: a quarter of the bytes
     of four channels, and what a noisy map weighs decides what the page weighs.
+
+    Args:
+        relevance: ``(C, H, W)`` or ``(H, W)``, signed; summed over the channels.
+        size: Height and width of the layer in pixels; the map is resized to it.
+
+    Returns:
+        The file's content.
     """
     look = Look(normalize=True, alpha=0.95)
-    values = relevance_map(explanation.relevance, size)
+    values = relevance_map(relevance, size)
     scale = look.scales([values])[0]
     palette = _bytes(look.layer(np.linspace(-scale.limit, scale.limit, 255)[None], scale)[0])
     image = Image.fromarray(((values / scale.limit).clip(-1, 1) * 127 + 127).round().astype(np.uint8), "P")
     image.putpalette(palette[:, :3].tobytes())
-    return _data_url(image, transparency=palette[:, 3].tobytes())
+    return _png(image, transparency=palette[:, 3].tobytes())
 
 
 def outline(mask: ArrayLike | None, size: tuple[int, int]) -> str:

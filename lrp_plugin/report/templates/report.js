@@ -1,13 +1,17 @@
 "use strict";
 document.documentElement.classList.add("js");
 
-for (const viewer of document.querySelectorAll(".viewer")) {
+function ready(viewer) {
   const slider = viewer.querySelector("input");
-  const move = () => viewer.style.setProperty("--at", slider.value + "%");
+  const move = () => {
+    viewer.style.setProperty("--at", slider.value + "%");
+    slider.setAttribute("aria-valuetext", `the map covers ${slider.value} % of the image`);
+  };
   slider.addEventListener("input", move);
   // Also at the start: a browser that reloads the page keeps the sliders' places.
   move();
 }
+document.querySelectorAll(".viewer").forEach(ready);
 
 const every = document.getElementById("all-maps");
 if (every) {
@@ -42,5 +46,19 @@ const outlines = document.getElementById("outlines");
 if (outlines) {
   outlines.addEventListener("change", () => {
     document.documentElement.classList.toggle("no-outlines", !outlines.checked);
+  });
+}
+
+const large = document.getElementById("large");
+for (const button of document.querySelectorAll(".enlarge")) {
+  button.addEventListener("click", () => {
+    const figure = button.closest("figure").cloneNode(true);
+    figure.querySelector(".enlarge").remove();
+    large.querySelector(".slot").replaceChildren(figure);
+    const viewer = figure.querySelector(".viewer");
+    const [width, height] = viewer.style.aspectRatio.split("/").map(Number);
+    viewer.style.width = `min(92vw, calc(78vh * ${width / height}))`;
+    ready(viewer);
+    large.showModal();
   });
 }

@@ -1,4 +1,4 @@
-"""What the numbers say: where evidence lies outside the lungs, and where a class leans on a shortcut."""
+"""What the numbers say: where evidence lies outside the region, and where a class leans on a shortcut."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lrp_plugin.cxr.report.data import Localisation, MarkerTest, Report
 from lrp_plugin.evidence import Interval
+from lrp_plugin.report.data import Localisation, RemovalTest, Report
 
 
 def upper(interval: Interval) -> float:
@@ -21,42 +21,42 @@ def lower(interval: Interval) -> float:
 
 
 def outside(report: Report) -> list[Localisation]:
-    """Where positive relevance lies mostly outside the lungs: the whole interval is below `minimum_inside`.
+    """Where positive relevance lies mostly outside the region: the whole interval is below `minimum_inside`.
 
     A map says what the model used for this class, through the eyes of one method; it does not say that the
-    model would fail without it. That is what `shortcuts` tests.
+    model would fail without it. That is what `suspicions` tests.
     """
     # A comparison with NaN is false: no value, no warning.
     return [entry for entry in report.localisation if upper(entry.inside) < report.minimum_inside]
 
 
 @dataclass(frozen=True)
-class Shortcut:
-    """A class that leans on a region outside the lungs.
+class Suspicion:
+    """A class that leans on a region outside the region.
 
     Attributes:
         test: The removal that showed it.
-        agreeing: Methods whose relevance for the class lies mostly outside the lungs as well.
+        agreeing: Methods whose relevance for the class lies mostly outside the region as well.
         differing: Methods whose relevance does not.
     """
 
-    test: MarkerTest
+    test: RemovalTest
     agreeing: Sequence[Localisation]
     differing: Sequence[Localisation]
 
 
-def shortcuts(report: Report) -> list[Shortcut]:
+def suspicions(report: Report) -> list[Suspicion]:
     """Where accuracy falls without the region: the whole interval of the drop is above `minimum_drop`.
 
     The removal decides, being an intervention on what the model sees; the maps are reported beside it.
     """
     warned = outside(report)
     found = []
-    for test in report.marker_tests:
+    for test in report.removal_tests:
         if lower(test.drop) > report.minimum_drop:
             entries = [entry for entry in report.localisation if entry.class_name == test.class_name]
             found.append(
-                Shortcut(
+                Suspicion(
                     test,
                     [entry for entry in entries if entry in warned],
                     [entry for entry in entries if entry not in warned],
