@@ -30,8 +30,8 @@ def plot_example(example: Example) -> Figure:
     mask, region = (example.region, "lungs") if example.finding is None else (example.finding, "finding")
     outlined = "" if mask is None else f" ({region} outlined)"
     return plot_comparison(
-        example.image,
-        {entry.method: entry.relevance for entry in example.explanations},
+        np.asarray(example.image),
+        {entry.method: np.asarray(entry.relevance) for entry in example.explanations},
         logit=example.logit,
         totals=[entry.method for entry in example.explanations if entry.total is not None],
         mask=mask,

@@ -39,6 +39,8 @@ def image_url(pixels: Array) -> str:
 
 def reduced_image(example: Example) -> Array:
     """The example's image in [0, 1], at most `LARGEST_SIDE` on a side."""
+    if isinstance(example.image, str):
+        raise TypeError(f"example {example.identifier!r} links a picture: there are no pixels to reduce")
     picture = display_image(example.image)
     scale = LARGEST_SIDE / max(picture.shape[:2])
     if scale >= 1:
