@@ -1,134 +1,207 @@
-"""``lrp-plugin explain IMAGE``: one image, one torchvision network, where the logit comes from."""
+"""``lrp-plugin explain IMAGE...``: any image network, what its answer rests on."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torchvision
-from torch import Tensor, nn
 
-from lrp_plugin.attribution import RULES, UnifiedLRP
-from lrp_plugin.cli.images import MEAN, STD, load_image, normalized
-from lrp_plugin.composites import ready_composite
-from lrp_plugin.composites.ready import READY
-from lrp_plugin.visualization import plot_overlay, save_figure, write_atomically
+from lrp_plugin.cli.models import FORMS, LoadedModel, load_model
+from lrp_plugin.explain import Explanation, Preprocessing, explain_image, preprocessing_of
+from lrp_plugin.explain.methods import check_name
+from lrp_plugin.explain.names import read_labels
+from lrp_plugin.files import file_stem, file_stems
+from lrp_plugin.visualization import plot_comparison, save_figure, unshown
+
+FORMATS = ("png", "npy", "json", "html", "pdf", "svg")
+DEFAULT_FORMATS = "png,npy,json"
 
 
 def add_explain(commands: Any) -> None:
     """Adds the command to the parser."""
-    parser = commands.add_parser("explain", help="explain one image with a torchvision network")
-    parser.add_argument("image", help="an image file (any size, grey or colour, 8 or 16 bit), or 'sample'")
-    parser.add_argument("--model", default="resnet18", help="a torchvision classifier (default resnet18)")
-    parser.add_argument("--weights", help="a state-dict file, or DEFAULT for torchvision's own (needs the network)")
-    parser.add_argument("--rule", default="epsilon_plus_flat",
-                        help=f"a rule ({', '.join(RULES)}) or a ready composite ({', '.join(READY)})")  # fmt: skip
-    parser.add_argument("--target", type=int, help="the class to explain (default: the top one)")
-    parser.add_argument("--size", type=int, help="side of the network's input in pixels (default: the model's own)")
-    parser.add_argument("--out", default="lrp-out", help="folder for the results (default lrp-out)")
+    parser = commands.add_parser(
+        "explain", help="explain images with any network", description=__doc__,
+        epilog="lrp-plugin methods lists the methods; exit status 2 where something could not be done, in one line.",
+    )  # fmt: skip
+    parser.add_argument("images", nargs="+", metavar="IMAGE",
+                        help="PNG, JPEG, TIFF, DICOM, ..., or 'sample' for a drawn radiograph")  # fmt: skip
+    parser.add_argument("--model", default="resnet18", help=f"{FORMS} (default resnet18)")
+    parser.add_argument("--weights", help="DEFAULT or another name of the package's own weights (needs the network)")
+    parser.add_argument("--checkpoint", type=Path, help="a state dict: .pt, .pth, .ckpt, .safetensors")
+    parser.add_argument("--num-classes", type=_positive, help="the number of outputs to build the model with")
+    parser.add_argument("--labels", help="classes' names: a file with one a line, a,b,c, or imagenet")
+    parser.add_argument("--method", nargs="+", default=["auto"], metavar="METHOD",
+                        help="rules, composites, gradient methods; several also side by side (default auto)")  # fmt: skip
+    parser.add_argument("--bias", choices=("absorb", "ignore", "distribute"), default="absorb",
+                        help="what becomes of the relevance of biases (default absorb)")  # fmt: skip
+    parser.add_argument("--target", help="the class to explain, by number or name (default: the top one)")
+    parser.add_argument("--topk", type=_positive, default=5, help="how many answers to name (default 5)")
+    parser.add_argument(
+        "--size", type=_positive, nargs="+", metavar="PIXELS", help="of the network's input: side, or H W"
+    )
+    parser.add_argument("--mean", type=float, nargs="+", help="of the pixels in [0, 1] that training subtracted")
+    parser.add_argument("--std", type=float, nargs="+", help="by which training divided")
+    parser.add_argument("--gray", "--grey", action="store_true", help="the network takes one channel")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
+    parser.add_argument("--format", default=DEFAULT_FORMATS,
+                        help=f"some of {','.join(FORMATS)} (default {DEFAULT_FORMATS})")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("lrp-out"), help="folder for the results (default lrp-out)")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of the same name")
+    parser.add_argument("--no-progress", action="store_true", help="do not count the images on the terminal")
     parser.set_defaults(run=run_explain)
 
 
-def run_explain(options: argparse.Namespace) -> None:
-    """Explains the image, writes overlay PNG, relevance .npy and summary JSON, prints a short summary."""
-    model, size, trained = _model(options.model, options.weights)
-    picture = load_image(options.image, options.size or size)
-    inputs = normalized(picture).unsqueeze(0)
-    with torch.no_grad():
-        logits = model(inputs)[0]
-    target = int(logits.argmax()) if options.target is None else options.target
-    lrp = explainer(model, options.rule)
-    relevance = lrp.attribute(inputs, target=target)
-    account = lrp.ledger(inputs, target=target)
-    summary = _summary(options, logits, target, relevance, account.to_dict(), trained)
-    paths = _write(Path(options.out), Path(options.image).stem, picture, relevance[0], summary)
-    _report(summary, paths)
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    return number
 
 
-def explainer(model: nn.Module, rule: str) -> UnifiedLRP:
-    """UnifiedLRP for a rule's or a ready composite's name.
-
-    Raises:
-        ValueError: For a name that is neither.
-    """
-    if rule in READY:
-        return UnifiedLRP(model, composite=ready_composite(rule))
-    if rule not in RULES:
-        raise ValueError(f"unknown rule {rule!r}; legal are {', '.join((*RULES, *READY))}")
-    return UnifiedLRP(model, rule)
-
-
-def _model(name: str, weights: str | None) -> tuple[nn.Module, int, bool]:
-    names = torchvision.models.list_models(module=torchvision.models)
-    if name not in names:
-        raise ValueError(f"unknown model {name!r}; legal are {', '.join(names)}")
-    size = _input_size(name)
-    if weights == "DEFAULT":
-        return torchvision.models.get_model(name, weights="DEFAULT").eval(), size, True
-    torch.manual_seed(0)  # an untrained network is at least the same one each time
-    model = torchvision.models.get_model(name, weights=None)
-    if weights is not None:
-        model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return model.eval(), size, weights is not None
-
-
-def _input_size(name: str) -> int:
-    """The side of the images the torchvision weights of this model were evaluated on, in pixels."""
-    weights = torchvision.models.get_model_weights(name)
-    crop = weights.DEFAULT.transforms().crop_size
-    return int(crop[0])
+def run_explain(options: argparse.Namespace) -> int:
+    """Explains each image by each method, writes the results, prints a short account; returns the exit status."""
+    formats = _formats(options.format)
+    for method in options.method:
+        if method != "auto":
+            check_name(method)
+    device = _device(options.device)
+    labels = _labels(options.labels)
+    loaded = load_model(options.model, weights=options.weights, checkpoint=options.checkpoint,
+                        num_classes=options.num_classes)  # fmt: skip
+    loaded.network.to(device)
+    preprocess = _preprocessing(options, loaded)
+    if not loaded.trained:
+        print("Note: no weights were given, so this network is UNTRAINED: the map shows how the method works, "
+              "not evidence.")  # fmt: skip
+    failed = 0
+    for image, stem in _counted(options.images, not options.no_progress):
+        try:
+            found = _explained(options, loaded, image, preprocess, labels)
+            _report(image, found, _write(options, formats, loaded, stem, found))
+        except (ValueError, OSError, ImportError, TypeError) as error:
+            if len(options.images) == 1:
+                raise
+            print(f"lrp-plugin: {image}: {error}", file=sys.stderr)
+            failed += 1
+    return 2 if failed else 0
 
 
-def _summary(
-    options: argparse.Namespace, logits: Tensor, target: int, relevance: Tensor, account: dict[str, Any], trained: bool
-) -> dict[str, Any]:
-    totals = {key: value[0] for key, value in account.items() if key != "rows"}
-    return {
-        "image": str(options.image), "model": options.model, "trained": trained, "rule": options.rule, "target": target,
-        "predicted": int(logits.argmax()), "logit": float(logits[target]),
-        "probability": float(logits.softmax(0)[target]), "sum_of_relevance": float(relevance.double().sum()),
-        "ledger": totals,
-    }  # fmt: skip
+def _explained(
+    options: argparse.Namespace, loaded: LoadedModel, image: str, preprocess: Preprocessing, labels: list[str] | None
+) -> list[Explanation]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "only .* of the logit reached")  # printed with the explanation
+        return [
+            explain_image(
+                loaded.network, _picture(image), options.target, method, preprocess=preprocess, labels=labels,
+                bias=options.bias, topk=options.topk, name=loaded.name if loaded.trained else f"untrained {loaded.name}",
+            )
+            for method in options.method
+        ]  # fmt: skip
 
 
-def _write(folder: Path, stem: str, picture: Tensor, relevance: Tensor, summary: dict[str, Any]) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    base = folder / f"{stem}-{summary['model']}-{summary['rule']}"
-    name = summary["model"] if summary["trained"] else f"untrained {summary['model']}"
-    title = f"{name}, class {summary['target']}, logit {summary['logit']:.3g}\n{summary['rule']}"
-    figure = plot_overlay(picture, relevance, title=title)
-    paths = [Path(f"{base}{ending}") for ending in (".png", ".npy", ".json")]
-    save_figure(figure, paths[0])
-    temporary = Path(f"{base}.npy.{os.getpid()}.tmp")
-    with temporary.open("wb") as stream:
-        np.save(stream, relevance.numpy())
-    os.replace(temporary, paths[1])
-    write_atomically(paths[2], (json.dumps(summary, indent=2) + "\n").encode())
+def _picture(image: str) -> Any:
+    if image != "sample" or Path(image).exists():
+        return Path(image)
+    from lrp_plugin.synthetic import SyntheticCXR
+
+    return SyntheticCXR(1, seed=0, size=256)[0]["image"].numpy()
+
+
+def _counted(images: Sequence[str], progress: bool) -> Iterator[tuple[str, str]]:
+    """Each image and its part of file names; a count on the terminal."""
+    names = [Path(image).name for image in images]
+    distinct = names if len(set(map(str.lower, names))) == len(set(images)) else list(images)
+    shown = progress and len(images) > 1 and sys.stderr.isatty()
+    for place, (image, stem) in enumerate(zip(images, file_stems(distinct), strict=True)):
+        if shown:
+            print(f"\r{place + 1} of {len(images)}: {image}", end="\x1b[K\n", file=sys.stderr, flush=True)
+        yield image, stem
+
+
+def _formats(text: str) -> list[str]:
+    chosen = [one.strip().lower() for one in text.split(",") if one.strip()]
+    wrong = [one for one in chosen if one not in FORMATS]
+    if wrong or not chosen:
+        raise ValueError(f"--format {text!r}: legal are {', '.join(FORMATS)}, separated by commas")
+    return chosen
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; legal here are {_devices()}") from error
+    return device
+
+
+def _devices() -> str:
+    return ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
+
+
+def _labels(given: str | None) -> list[str] | None:
+    listed = given is not None and "," in given and not Path(given).exists()
+    return read_labels([name.strip() for name in given.split(",")] if listed and given is not None else given)
+
+
+def _preprocessing(options: argparse.Namespace, loaded: LoadedModel) -> Preprocessing:
+    """The model's own, changed by what the command line says."""
+    own = loaded.preprocess or preprocessing_of(loaded.network)
+    changes: dict[str, Any] = {}
+    if options.gray and own.channels == 3:
+        changes |= {"channels": 1, "mean": 0.5, "std": 0.5}
+    if options.size is not None:
+        if len(options.size) > 2:
+            raise ValueError(f"--size {' '.join(map(str, options.size))}: give a side, or a height and a width")
+        changes["size"] = options.size[0] if len(options.size) == 1 else tuple(options.size)
+    for name in ("mean", "std"):
+        values = getattr(options, name)
+        if values is not None:
+            changes[name] = values[0] if len(values) == 1 else tuple(values)
+    if {"mean", "std"} <= set(changes):
+        changes["source"] = "the command line"
+    return replace(own, **changes)
+
+
+def _write(
+    options: argparse.Namespace, formats: list[str], loaded: LoadedModel, stem: str, found: list[Explanation]
+) -> list[Path]:
+    bases = [f"{stem}-{loaded.name}-{one.target}-{one.method.partition(',')[0]}" for one in found]
+    if options.bias != "absorb":
+        bases = [f"{base}-{options.bias}" for base in bases]
+    planned = [(one, options.out / f"{file_stem(base)}.{form}") for one, base in zip(found, bases, strict=True)
+               for form in formats]  # fmt: skip
+    together = options.out / f"{file_stem(f'{stem}-{loaded.name}-{found[0].target}-comparison')}.png"
+    paths = [path for _, path in planned] + ([together] if len(found) > 1 else [])
+    there = [path for path in paths if os.path.lexists(path)]
+    if there and not options.overwrite:
+        raise ValueError(f"{there[0]} exists already; add --overwrite, or another --out")
+    for one, path in planned:
+        one.save(path, replace=options.overwrite)
+    if len(found) > 1:
+        with unshown():
+            figure = plot_comparison(
+                found[0].view["picture"], {one.method: one.relevance for one in found}, logit=found[0].logit,
+                totals=[one.method for one in found if one.ledger is not None],
+                title=f"{found[0].title}\n{found[0].model}",
+            )  # fmt: skip
+            save_figure(figure, together, replace=options.overwrite)
     return paths
 
 
-def _report(summary: dict[str, Any], paths: list[Path]) -> None:
-    if not summary["trained"]:
-        print(
-            "Note: no weights were given, so this network is UNTRAINED: the map shows how the method works, not evidence."
-        )
-    print(f"{summary['model']} on {summary['image']}: class {summary['predicted']} is on top")
-    print(
-        f"explained: class {summary['target']}, logit {summary['logit']:.4g}, probability {summary['probability']:.3g}"
-    )
-    parts = ", ".join(
-        f"{name} {summary['ledger'][name]:.3g}" for name in ("bias", "constant", "stabilizer", "no_receiver", "other")
-    )
-    print(
-        f"relevance at the pixels {summary['sum_of_relevance']:.4g}; absorbed: {parts}; gap {summary['ledger']['gap']:.1e}"
-    )
+def _report(image: str, found: list[Explanation], paths: list[Path]) -> None:
+    print(f"{image}: {'; '.join(str(guess) for guess in found[0].top)}")
+    for one in found:
+        print(f"  {one.method} explains {one.title}, logit {one.logit:.4g}: {'; '.join(one.account())}")
+    for note in dict.fromkeys(note for one in found for note in one.notes):
+        print(f"  note: {note.replace('give preprocess=', 'give --size, --mean, --std')}")
     for path in paths:
-        print(f"written: {path}")
-
-
-__all__ = ["MEAN", "STD", "add_explain", "explainer", "run_explain"]
+        print(f"  written: {path}")

@@ -157,5 +157,6 @@ def unknown(what: str, given: str, legal: Iterable[str]) -> str:
     folded = {name.lower().replace("-", "_"): name for name in names}
     near = difflib.get_close_matches(given.lower().replace("-", "_"), folded, 3, 0.6)
     hint = f"did you mean {' or '.join(folded[one] for one in near)}? " if near else ""
-    listed = ", ".join(names if len(names) <= 40 else [*names[:40], f"... ({len(names)} in all)"])
-    return f"unknown {what} {given!r}; {hint}legal are {listed}"
+    listed = ", ".join(names if len(names) <= 40 else names[:8])
+    more = "" if len(names) <= 40 else f" and {len(names) - 8} more"
+    return f"unknown {what} {given!r}; {hint}legal are {listed}{more}"

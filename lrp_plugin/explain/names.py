@@ -55,11 +55,18 @@ def names_of(model: Any, outputs: int) -> list[str] | None:
     config: Any = getattr(model, "config", None)
     if "transformers" in packages and getattr(config, "id2label", None):
         names = [str(config.id2label[number]) for number in sorted(config.id2label)]
-    elif "torchxrayvision" in packages and hasattr(model, "pathologies"):
-        names = [str(name) for name in model.pathologies]
+    elif "torchxrayvision" in packages:
+        names = [str(name) for name in getattr(model, "pathologies", None) or _pathologies()]
     elif packages & {"torchvision", "timm"} and outputs == 1000:
         names = imagenet_names()
     return names if names is not None and len(names) == outputs else None
+
+
+def _pathologies() -> list[str]:
+    """The 18 findings that torchxrayvision's networks are built for, also before they have weights."""
+    from torchxrayvision.datasets import default_pathologies
+
+    return list(default_pathologies)
 
 
 def target_number(target: int | str | None, names: Sequence[str] | None, outputs: int) -> int | None:

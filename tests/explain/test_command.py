@@ -1,0 +1,241 @@
+"""``lrp-plugin explain`` and ``methods``: any network, any picture, or one clear line and status 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lrp_plugin
+from lrp_plugin import Preprocessing, explain_image
+from lrp_plugin.cli import _in_the_shells_words, main
+from lrp_plugin.images import read_image
+
+NETWORK = """
+from torch import nn
+
+def build(num_classes=2):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, num_classes)
+    )
+
+def wrong():
+    return 3
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with pictures, a network of one's own, and its weights in four forms."""
+    monkeypatch.chdir(tmp_path)
+    picture("colour").save("cat.png")
+    picture("grey 16 bit").save("film.tif")
+    Path("net.py").write_text(NETWORK)
+    space: dict = {}
+    exec(NETWORK, space)
+    torch.manual_seed(5)
+    model = space["build"]()
+    weights = model.state_dict()
+    torch.save(weights, "plain.pt")
+    torch.save(
+        {"state_dict": {f"model.{name}": value for name, value in weights.items()}, "epoch": 3}, "lightning.ckpt"
+    )
+    torch.save({"model": {f"module.{name}": value for name, value in weights.items()}}, "parallel.pth")
+    torch.save(model[4], "whole.pt")
+    torch.save({"epoch": 3}, "empty.pt")
+    Path("text.png").write_text("no picture")
+    Path("cut.png").write_bytes(Path("cat.png").read_bytes()[:300])
+    return tmp_path
+
+
+def picture(kind: str) -> Image.Image:
+    """A wide picture with a bright block on the left, in one of the formats that pictures come in."""
+    pixels = np.zeros((90, 131))
+    pixels[20:70, 45:65] = 1.0
+    pixels += 0.2 * np.random.default_rng(0).random(pixels.shape)
+    pixels /= pixels.max()
+    if kind == "grey 16 bit":
+        return Image.fromarray((pixels * 4095).astype(np.uint16))
+    grey = Image.fromarray((pixels * 255).astype(np.uint8))
+    return {"grey": grey, "colour": grey.convert("RGB"), "alpha": grey.convert("RGBA"), "palette": grey.convert("P")}[
+        kind
+    ]
+
+
+OWN = ["--model", "net.py:build", "--size", "64", "--method", "epsilon"]
+
+
+def explain(*words: str) -> int:
+    return main(["explain", *words, *OWN, "--out", "out"])
+
+
+def facts() -> dict:
+    (found,) = Path("out").glob("*.json")
+    return json.loads(found.read_text())
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "alpha", "palette", "grey 16 bit"])
+def test_every_format_is_explained_and_the_sum_is_accounted_for(here, kind):
+    picture(kind).save("one.png")
+    assert explain("one.png") == 0
+    relevance = np.load(next(Path("out").glob("*.npy")))
+    assert relevance.shape == (3, 64, 64) and np.abs(relevance).max() > 0
+    found = facts()
+    assert found["sum_of_relevance"] == pytest.approx(float(relevance.astype(float).sum()), rel=1e-4, abs=1e-6)
+    absorbed = sum(found["ledger"][name] for name in ("bias", "constant", "stabilizer", "no_receiver", "other"))
+    assert found["sum_of_relevance"] + absorbed == pytest.approx(found["logit"], abs=1e-4)
+    with Image.open(next(Path("out").glob("*.png"))) as overlay:
+        assert min(overlay.size) > 200, "a figure, not the 64 pixels themselves"
+
+
+@pytest.mark.parametrize("file", ["plain.pt", "lightning.ckpt", "parallel.pth", "same.safetensors"])
+def test_checkpoints_of_every_trainer_are_read(here, file, capsys):
+    if file == "same.safetensors":
+        safetensors = pytest.importorskip("safetensors.torch", reason="needs safetensors (extra cxr)")
+        safetensors.save_file({f"_orig_mod.{k}": v for k, v in torch.load("plain.pt").items()}, file)
+    assert explain("cat.png", "--checkpoint", file, "--labels", "cat,dog", "--target", "dog") == 0
+    space: dict = {}
+    exec(NETWORK, space)
+    model = space["build"]().eval()
+    model.load_state_dict(torch.load("plain.pt"))
+    expected = explain_image(model, "cat.png", 1, "epsilon", preprocess=Preprocessing(64))
+    assert facts()["logit"] == pytest.approx(expected.logit, rel=1e-5)
+    assert (facts()["target"], facts()["target_name"]) == (1, "dog")
+    assert "UNTRAINED" not in capsys.readouterr().out
+
+
+def test_several_images_and_methods_are_drawn_side_by_side_and_named_apart(here):
+    Image.open("cat.png").save("cat.jpg")
+    words = ["cat.png", "cat.jpg", "film.tif", *OWN, "saliency", "--format", "npy", "--out", "out", "--target", "1"]
+    assert main(["explain", *words]) == 0
+    names = {path.name for path in Path("out").iterdir()}
+    stems = ("cat-png", "cat-jpg", "film-tif")
+    assert names == {
+        f"{stem}-build-1-{end}" for stem in stems for end in ("epsilon.npy", "saliency.npy", "comparison.png")
+    }
+
+
+def test_results_are_replaced_only_when_that_is_asked_for(here, capsys):
+    assert explain("cat.png") == 0
+    before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+    assert explain("cat.png") == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+    assert explain("cat.png", "--overwrite") == 0
+    assert explain("cat.png", "--bias", "distribute") == 0, "another bias, another name"
+
+
+def test_one_broken_picture_does_not_stop_the_others(here, capsys):
+    assert main(["explain", "text.png", "cat.png", *OWN, "--out", "out"]) == 2
+    assert "text.png" in capsys.readouterr().err
+    assert facts()["kind"] == "image"
+
+
+def test_an_untrained_network_and_a_map_that_holds_little_say_so(here, capsys):
+    assert explain("cat.png", "--mean", "0", "--std", "30") == 0
+    printed = capsys.readouterr().out
+    assert "UNTRAINED" in printed and "--bias distribute" in printed
+
+
+def test_preprocessing_is_the_command_lines(here):
+    assert explain("film.tif", "--mean", "0.5", "--std", "0.25", "--format", "npy,json") == 0
+    assert facts()["preprocessing"] == "the command line"
+    assert float(read_image("film.tif", stretch=True).max()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["absent.png"], "absent.png"),
+        (["text.png"], "text.png"),
+        (["cut.png"], "cut.png"),
+        (["cat.png", "--model", "resnet19"], "did you mean resnet18"),
+        (["cat.png", "--model", "squeezenet1_1", "--weights", "IMAGENET1K_V9"], "did you mean IMAGENET1K_V1"),
+        (["cat.png", "--model", "vit_b_32", "--size", "200"], "Expected 224 but got 200"),
+        (["cat.png", "--method", "lrp"], "unknown method 'lrp'"),
+        (["cat.png", "--target", "1000"], "0 to 1"),
+        (["cat.png", "--target", "cat"], "the classes have none"),
+        (["cat.png", "--weights", "cat.png"], "no checkpoint"),
+        (["cat.png", "--checkpoint", "absent.pt"], "absent.pt"),
+        (["cat.png", "--checkpoint", "whole.pt"], "pickle of torch.nn.modules.linear.Linear"),
+        (["cat.png", "--checkpoint", "empty.pt"], "holds no weights (keys epoch)"),
+        (["cat.png", "--checkpoint", "plain.pt", "--num-classes", "5"], "add --num-classes 2"),
+        (["cat.png", "--model", "net.py:biuld"], "did you mean build"),
+        (["cat.png", "--model", "net.py:wrong"], "no nn.Module but int"),
+        (["cat.png", "--model", "absent.py:build"], "no such file: absent.py"),
+        (["cat.png", "--model", "absent.module:build"], "file.py:function"),
+        (["cat.png", "--format", "bmp"], "legal are png"),
+        (["cat.png", "--labels", "a,b,c"], "3 names for 2 outputs"),
+        (["cat.png", "--device", "gpu"], "legal here are cpu"),
+        (["cat.png", "--method", "arras", "--bias", "distribute"], "takes no --bias distribute"),
+    ],
+)
+def test_what_cannot_be_is_one_line_with_status_2_and_nothing_is_written(here, capsys, words, message):
+    assert main(["explain", *words[:1], *OWN, *words[1:], "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("lrp-plugin: ") and error.count("\n") == 1
+    assert not Path("out").exists()
+
+
+def test_a_full_disk_leaves_the_earlier_files_as_they_were(here, monkeypatch, capsys):
+    explain("cat.png")
+    before = {path.name: path.read_bytes() for path in Path("out").iterdir()}
+
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    assert explain("cat.png", "--overwrite") == 2 and "No space left" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
+
+
+def test_ctrl_c_ends_in_one_line(here, monkeypatch, capsys):
+    def stopped(*_args: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lrp_plugin.cli.explain.explain_image", stopped)
+    assert explain("cat.png") == 130
+    assert capsys.readouterr().err.strip().endswith("every file written so far is whole")
+
+
+def test_messages_speak_of_options_as_the_command_does():
+    options = argparse.Namespace(resume=False, batch_size=3)
+    assert _in_the_shells_words("continue with resume=True,\nor batch_size=8; x=1", options) == (
+        "continue with --resume, or --batch-size 8; x=1"
+    )
+
+
+def test_methods_are_listed_with_a_line_each(capsys):
+    assert main(["methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in ("epsilon", "epsilon_plus_flat", "saliency", "epsilon_gamma_box"):
+        assert any(line.split()[:1] == [name] and len(line.split()) > 4 for line in lines), name
+
+
+def test_core_alone_is_enough_in_a_terminal_that_knows_no_unicode(here):
+    """Without the extra's packages, under LC_ALL=C: explain and methods work, demo says what is missing."""
+    blocked = "import sys\nfor name in ('torchmetrics', 'safetensors', 'jinja2'): sys.modules[name] = None\n"
+    code = blocked + (
+        "from lrp_plugin.cli import main\n"
+        f"statuses = [main(['explain', 'cat.png', *{OWN!r}, '--out', 'out']), main(['methods']), main(['demo'])]\n"
+        "print(*statuses)"
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    environment["PYTHONPATH"] = str(Path(lrp_plugin.__file__).parents[1])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.stdout.splitlines()[-1:] == ["0 0 2"], done.stderr
+    assert 'pip install "lrp-plugin[cxr]"' in done.stderr
+
+
+def test_the_package_runs_as_a_module() -> None:
+    """``python -m lrp_plugin`` is the console script."""
+    done = subprocess.run([sys.executable, "-m", "lrp_plugin", "--help"], capture_output=True, text=True, check=True)
+    assert "explain" in done.stdout
