@@ -21,7 +21,8 @@ from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
 from lrp_plugin.propagation.paths import ModulePaths
-from lrp_plugin.propagation.signals import Signals, Storages
+from lrp_plugin.propagation.signals import Records, Signals, Storages
+from lrp_plugin.propagation.softmaxes import MAKES, Image, follow
 from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, on_a_clone, opened, spelling_of, writing
 from lrp_plugin.propagation.tokens import propagate
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
@@ -71,6 +72,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self.paths = ModulePaths(model)
         self.signals = Signals()
         self.storages = Storages()
+        self.images: Records[Image] = Records()
         self.linear_maps = 0
         self._parted = False
         self.suspended = False
@@ -118,6 +120,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 found[id(tensor)] = signal
                 act = partial(propagate, self) if signal.token else act
         spelling = spelling_of(func)
+        if spelling.operation in MAKES or self.images:
+            act = partial(follow, self, act)
         return keeping_what_is_saved(act, func, spelling, args, kwargs, tensors, found)
 
     def dispatch(
@@ -242,7 +246,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             return self._run(Choice.native(operation), spelling, args, kwargs, tensors, found, self._unknown(operation))
         if default.transparent is not None and default.transparent(bind(spelling.function, args, kwargs)):
             return args[0]
-        linear = operation in LINEAR_MAPS
+        # Not a product of two signals, nor an einsum of one tensor alone.
+        linear = operation in LINEAR_MAPS and len(tensors) > 1 and sum(id(t) in found for t in tensors) == 1
         site = Site(operation, self.paths.current, linear=linear, index=self._count(spelling.part) if linear else None,
                     count=self.chooser.linear_maps)  # fmt: skip
         choice = self.chooser.choose(site)

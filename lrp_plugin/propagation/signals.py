@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,19 +12,24 @@ from torch import Tensor
 from lrp_plugin.call import Signal
 from lrp_plugin.primitives import overwrite
 
+Known = TypeVar("Known")
 
-class Signals:
-    """Records by tensor identity; an entry goes when its tensor does."""
+
+class Records(Generic[Known]):
+    """What is known by tensor identity; an entry goes when its tensor does."""
 
     def __init__(self) -> None:
-        self._records: dict[int, tuple[weakref.ref[Tensor], Signal]] = {}
+        self._records: dict[int, tuple[weakref.ref[Tensor], Known]] = {}
 
-    def get(self, tensor: Tensor) -> Signal | None:
+    def __bool__(self) -> bool:
+        return bool(self._records)
+
+    def get(self, tensor: Tensor) -> Known | None:
         """What is known of the tensor, or None."""
         entry = self._records.get(id(tensor))
         return entry[1] if entry is not None and entry[0]() is tensor else None
 
-    def set(self, tensor: Tensor, signal: Signal) -> None:
+    def set(self, tensor: Tensor, known: Known) -> None:
         """Records the tensor, replacing what was known."""
         key = id(tensor)
         records = self._records
@@ -33,11 +39,15 @@ class Signals:
             if entry is not None and entry[0] is reference:
                 del records[key]
 
-        records[key] = (weakref.ref(tensor, forget), signal)
+        records[key] = (weakref.ref(tensor, forget), known)
 
     def drop(self, tensor: Tensor) -> None:
         """Forgets what is known of the tensor."""
         self._records.pop(id(tensor), None)
+
+
+class Signals(Records[Signal]):
+    """Which tensors depend on the explained input."""
 
     def live(self) -> list[tuple[Tensor, Signal]]:
         """The tensors that still exist, with their records."""

@@ -107,9 +107,27 @@ def logaddexp(input: Tensor, other: Tensor) -> Tensor:
     return torch.logsumexp(torch.stack(torch.broadcast_tensors(input, other)), 0)
 
 
+def _with_mean(spread: Callable[..., Tensor], input: Tensor, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+    dim = kwargs.get("dim", args[0] if args and not isinstance(args[0], bool) else None)
+    keepdim = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
+    dims = dim if dim is not None else tuple(range(input.dim()))
+    return spread(input, *args, **kwargs), input.mean(dims, keepdim) if input.dim() else input
+
+
+def var_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """The variance, and the mean, which is linear."""
+    return _with_mean(torch.var, input, args, kwargs)
+
+
+def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """The deviation, and the mean, which is linear."""
+    return _with_mean(torch.std, input, args, kwargs)
+
+
 # By the operation's name in `spelling`.
 WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "tensordot": tensordot, "inner": inner, "dot": dot, "vdot": vdot, "linalg_multi_dot": multi_dot,
     "chain_matmul": chain_matmul, "addmv": addmv, "addr": addr, "addbmm": addbmm, "cosine_similarity": cosine_similarity,
     "pairwise_distance": pairwise_distance, "cdist": cdist, "dist": dist, "hypot": hypot, "logaddexp": logaddexp,
+    "var_mean": var_mean, "std_mean": std_mean,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from lrp_plugin.call import Call
 from lrp_plugin.factors import widened
 from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
+from lrp_plugin.rules.routing import book_the_rest
 
 
 @register_rule("native", "relu", sign="nonnegative", port="keeps", rectifies=True)
@@ -39,7 +40,7 @@ def absolute(call: Call) -> Tensor:
     return call.native()  # type: ignore[no-any-return]
 
 
-@register_rule("constant", "rsqrt", "reciprocal", "sign", "detach", "std_mean", "var_mean", "affine_grid_generator")
+@register_rule("constant", "rsqrt", "reciprocal", "sign", "detach", "sgn", "affine_grid_generator")
 def held_constant(call: Call) -> Any:
     """A divisor, normalizer or grid of places: held constant, carries no relevance (Ali et al. 2022, arXiv 2202.07304)."""
     call.constant = True
@@ -72,7 +73,9 @@ def softmax(call: Call) -> Tensor:
     ``R_i = x_i (m_i s_i - s_i sum_j m_j s_j)``; the second-order part that is lost is booked as ``other``.
     """
     x, value = call["input"], call.native()
-    if call.row is not None:
+    if "dim" not in call.names:  # written by hand, over what is known to itself alone
+        book_the_rest(call, value, "other")
+    elif call.row is not None:
         held, s = x.detach(), value.detach()
         dim = call.get("dim", -1)
         dim = -1 if dim is None else dim

@@ -11,18 +11,27 @@ from torch import Tensor
 from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
-from lrp_plugin.rules.routing import book_constant
+from lrp_plugin.rules.routing import book_constant, spread_port
 
 
 def is_product(call: Call) -> bool:
-    """Two factors are signals, or one twice, or the addend is: no linear map of one signal."""
-    signals = sum(call.is_signal(t) for t in tensors_in((call.args, call.kwargs), []))
-    return signals > 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
+    """Two factors are signals, or one twice, or the addend is, or nothing is a weight: no linear map of one signal."""
+    tensors = tensors_in((call.args, call.kwargs), [])
+    signals = sum(call.is_signal(t) for t in tensors)
+    return signals > 1 or len(tensors) == 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
 
 
 def uniform_product(call: Call) -> Any:
-    """Each of two signal factors gets half the relevance; an added bias keeps its own share."""
+    """Each of two signal factors gets half the relevance; an added bias keeps its own share.
+
+    An einsum of one tensor moves its entries or adds them up.
+    """
     value = call.native()
+    tensors = tensors_in((call.args, call.kwargs), [])
+    if len(tensors) == 1:
+        if call.ports:
+            call.out_port = spread_port(call, call.port)
+        return value
     if call.row is not None:
         constant = call.at_zero()
         constant = torch.where(torch.isfinite(constant), constant, 0)  # an addend of -inf is a mask
@@ -30,7 +39,7 @@ def uniform_product(call: Call) -> Any:
     addend = call.get("bias")
     if call.is_signal(addend) or (call.operation in ("addmm", "baddbmm") and call.is_signal(call.get("input"))):
         return _added_product(call)
-    factors = [t for t in tensors_in((call.args, call.kwargs), []) if call.is_signal(t)]
+    factors = [t for t in tensors if call.is_signal(t)]
     return scale(value, 1 / len(factors)) if len(factors) > 1 else value
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.factors import reciprocal, widened
-from lrp_plugin.primitives import hand_on
+from lrp_plugin.primitives import hand_on, overwrite
 from lrp_plugin.registry import register_rule
 
 
@@ -55,8 +55,9 @@ def _tensors(value: Any) -> list[Tensor]:
     "expand", "expand_as", "contiguous", "clone", "chunk", "split", "split_with_sizes", "tensor_split", "unbind",
     "getitem", "select", "narrow", "index_select", "gather", "take", "take_along_dim", "roll", "flip", "rot90",
     "repeat", "repeat_interleave", "tile", "unfold", "diagonal", "diag_embed", "tril", "triu", "to", "float", "double",
-    "type", "type_as", "cuda", "cpu", "half", "bfloat16", "broadcast_to", "atleast_1d", "hsplit", "vsplit",
-    "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "view_as_real", "as_strided", "requires_grad",
+    "type", "type_as", "cuda", "cpu", "half", "bfloat16", "broadcast_to", "atleast_1d", "atleast_2d", "atleast_3d",
+    "hsplit", "vsplit", "dsplit", "fliplr", "flipud", "diag", "as_subclass", "as_tensor", "asarray", "resolve_neg",
+    "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "view_as_real", "requires_grad",
     "masked_select", "fold", "ravel", "adjoint", "mH", "H", "combinations", "meshgrid",
     "max_unpool1d", "max_unpool2d", "max_unpool3d",
     sign="keeps", port="routes",
@@ -66,10 +67,25 @@ def native_routing(call: Call) -> Any:
     return call.native()
 
 
+def strided_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Places are counted in the input's memory, where its port is laid out for this."""
+    x = call["input"]
+    whole = x.new_zeros(x.untyped_storage().nbytes() // x.element_size())
+    whole = overwrite(whole, port_of(x).to(x.dtype), x)
+    offset = call.get("storage_offset")
+    return whole.as_strided(call["size"], call["stride"], x.storage_offset() if offset is None else offset)
+
+
+@register_rule("native", "as_strided", sign="keeps", port=strided_port)
+def native_strided(call: Call) -> Any:
+    """Entries are read from memory by their places: native."""
+    return call.native()
+
+
 @register_rule(
     "native", "cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "masked_fill", "setitem",
     "index_put", "index_copy", "scatter", "masked_scatter", "select_scatter", "slice_scatter", "copy", "zero", "fill",
-    "index_fill", "diagonal_scatter", "block_diag", "cartesian_prod",
+    "index_fill", "diagonal_scatter", "as_strided_scatter", "pad_sequence", "block_diag", "cartesian_prod",
     sign="any", port="routes", affine=True,
 )  # fmt: skip
 def native_assembly(call: Call) -> Any:
@@ -83,7 +99,7 @@ def added_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
     return total * reciprocal(total.detach(), 0.0)  # type: ignore[no-any-return]
 
 
-@register_rule("native", "scatter_add", "index_add", port=added_port)
+@register_rule("native", "scatter_add", "index_add", "put", port=added_port)
 def native_gathering(call: Call) -> Any:
     """Entries are added up by index, as messages at the nodes of a graph: native; constants are booked."""
     return native_affine(call)
@@ -108,7 +124,7 @@ def native_reduction_by_index(call: Call) -> Any:
             f"register one for it (register_rule('name', {str(call.operation)!r}))"
         )
     value = call.native()
-    _book_the_rest(call, value, "constant")
+    book_the_rest(call, value, "constant")
     return value
 
 
@@ -135,7 +151,7 @@ def native_average(call: Call) -> Any:
 
 
 @register_rule(
-    "native", "nansum", "nanmean", "norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
+    "native", "nansum", "nanmean", "norm", "frobenius_norm", "nuclear_norm", "linalg_matrix_norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
     "roi_pool", "ps_roi_align", "ps_roi_pool", sign="keeps",
 )  # fmt: skip
 def native_reduction(call: Call) -> Any:
@@ -155,9 +171,9 @@ def native_sampling(call: Call) -> Any:
     return call.replaced(lambda t: t if t is call["input"] else t.detach())
 
 
-@register_rule("native", "neg", "positive", port="keeps")
+@register_rule("native", "neg", "positive", "rad2deg", "deg2rad", port="keeps")
 def native_sign(call: Call) -> Any:
-    """A change of sign: native."""
+    """A change of sign or unit: native."""
     return call.native()
 
 
@@ -182,7 +198,7 @@ _LARGER, _SMALLER = ("max", "maximum", "fmax"), ("min", "minimum", "fmin")
 
 
 @register_rule("native", "amax", "max", "amin", "min", "maximum", "minimum", "median", "sort", "topk", "kthvalue",
-               "cummax", "fmax", "fmin", "aminmax", "quantile", "nanquantile", "mode",
+               "cummax", "cummin", "nanmedian", "msort", "fmax", "fmin", "aminmax", "quantile", "nanquantile", "mode",
                "fractional_max_pool2d", "fractional_max_pool3d", "fractional_max_pool2d_with_indices",
                "fractional_max_pool3d_with_indices", sign="keeps")  # fmt: skip
 def native_selection(call: Call) -> Any:
@@ -219,11 +235,11 @@ def gradient(call: Call) -> Any:
     ``R_in = x f'(x) m``, so ``(f(x) - x f'(x)) m`` is lost.
     """
     value = call.native()
-    _book_the_rest(call, value, "other")
+    book_the_rest(call, value, "other")
     return value
 
 
-def _book_the_rest(call: Call, value: Tensor, column: str) -> None:
+def book_the_rest(call: Call, value: Tensor, column: str) -> None:
     """Books what the operation's own gradient leaves of the relevance, ``m f(x) - sum x f'(x) m``."""
     if call.row is None:
         return
