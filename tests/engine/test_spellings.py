@@ -154,7 +154,7 @@ KEPT = torch.tensor([1, 1, 0, 1, 1, 0], dtype=torch.float64)
 
 
 def _by_groups(z: Tensor) -> Tensor:
-    parts = [torch.softmax(z[:, GROUPS == group], -1) for group in (0, 1)]
+    parts = [torch.softmax(z[:, group == GROUPS], -1) for group in (0, 1)]
     return torch.cat([parts[0][:, :2], parts[1], parts[0][:, 2:]], 1)
 
 
