@@ -151,7 +151,8 @@ def native_average(call: Call) -> Any:
 
 
 @register_rule(
-    "native", "nansum", "nanmean", "norm", "frobenius_norm", "nuclear_norm", "linalg_matrix_norm", "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
+    "native", "nansum", "nanmean", "norm", "frobenius_norm", "nuclear_norm", "linalg_matrix_norm",
+    "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
     "roi_pool", "ps_roi_align", "ps_roi_pool", sign="keeps",
 )  # fmt: skip
 def native_reduction(call: Call) -> Any:
