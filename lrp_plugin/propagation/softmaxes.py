@@ -47,13 +47,13 @@ class Image(NamedTuple):
     make: Callable[[Tensor], Tensor]
 
 
-class ByHand(NamedTuple):
-    """A softmax written by hand, as a function of z."""
+def _by_hand(make: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """A softmax written by hand, as a function of z alone: rules read its one argument by name."""
 
-    make: Callable[[Tensor], Tensor]
+    def softmax(input: Tensor) -> Tensor:
+        return make(input)
 
-    def __call__(self, input: Tensor) -> Tensor:
-        return self.make(input)
+    return softmax
 
 
 def follow(
@@ -63,7 +63,7 @@ def follow(
     """One call of a pass in which an exponential was taken: a softmax, or remembered as an image of one, or neither."""
     image, softmax = _understood(mode, spelling, args, kwargs, tensors, found)
     if softmax is not None:
-        (z, known), function = softmax.root, ByHand(softmax.make)
+        (z, known), function = softmax.root, _by_hand(softmax.make)
         if observed() or _gives(function, z, known, func, args, kwargs, mode):
             told = Spelling("softmax", function, False, False)
             value = mode.dispatch(function, told, (z,), {}, [z], {id(z): known})
@@ -79,7 +79,7 @@ def follow(
 
 
 def _gives(
-    function: ByHand, z: Tensor, known: Signal, func: Any, args: Any, kwargs: Any, mode: Propagation
+    function: Callable[[Tensor], Tensor], z: Tensor, known: Signal, func: Any, args: Any, kwargs: Any, mode: Propagation
 ) -> bool:  # fmt: skip
     """Whether the function gives what this call does."""
     with torch.no_grad():
@@ -102,7 +102,8 @@ def _understood(
     if operation in MAKES and len(read) == 1 and read[0] is args[0]:
         known = images[0]
         if operation == "exp" and known is not None and known.kind == "log":
-            return None, known._replace(make=lambda z: torch.exp(known.make(z)))
+            logarithm = known.make
+            return None, known._replace(make=lambda z: torch.exp(logarithm(z)))
         rest, kind = args[1:], {"exp": "exp", "log_softmax": "log"}.get(str(operation), "sum")
         return Image((args[0], found[id(args[0])]), kind, lambda z: function(z, *rest, **kwargs)), None
     if operation == "div" and len(images) == 2 and len(args) == 2 and not kwargs:
