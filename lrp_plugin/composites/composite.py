@@ -132,6 +132,7 @@ class Chooser:
         self.linear_maps: int | None = None
         self._defaults = registry.defaults()
         self._by_operation: dict[Operation, Choice] = {}
+        self._linear: dict[Operation, Choice] = {}
         self._located = any(selector.located for selector, _ in composite.pairs)
         for _, spec in composite.pairs:
             self._check(spec)
@@ -180,11 +181,12 @@ class Chooser:
 
     def choose(self, site: Site) -> Choice:
         """The rule for a site whose operation the registry knows."""
-        if not self._located and site.operation in self._by_operation:
-            return self._by_operation[site.operation]
-        choice = self._search(site)
-        if not self._located:
-            self._by_operation[site.operation] = choice
+        if self._located:
+            return self._search(site)
+        known = self._linear if site.linear else self._by_operation  # a product of two signals is no linear map
+        choice = known.get(site.operation)
+        if choice is None:
+            choice = known[site.operation] = self._search(site)
         return choice
 
     def _search(self, site: Site) -> Choice:
