@@ -29,6 +29,13 @@ def run_tables(options: argparse.Namespace) -> None:
         print(found[0], flush=True)
 
 
+def run_peers(_: argparse.Namespace) -> None:
+    """The ratio of times."""
+    from benchmarks.evaluation.peers import compare_times
+
+    compare_times()
+
+
 def main() -> None:
     """Measures, prints, writes to benchmarks/results/evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,6 +45,8 @@ def main() -> None:
     tables.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     tables.add_argument("--pictures", type=int, default=48, help="test pictures with opacities for each network")
     tables.set_defaults(run=run_tables)
+    peers = commands.add_parser("peers", help="time beside Quantus (extra peers)")
+    peers.set_defaults(run=run_peers)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.run(options)
