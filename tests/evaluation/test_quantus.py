@@ -88,7 +88,7 @@ def test_measures_of_maps_alone(name: str) -> None:
 
 
 def test_pixel_flipping_is_morf_without_its_first_point() -> None:
-    """Quantus flips single entries (here pixels, of one channel), keeps no score of the whole picture; its black is the minimum."""
+    """Quantus flips single entries (here pixels, of one channel), no score of the whole; its black is the minimum."""
     x, y, maps, _ = given()
     step = SIDE**2 // 8
     metric = quantus.PixelFlipping(features_in_step=step, perturb_baseline=0.0, **PLAIN)
