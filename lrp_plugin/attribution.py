@@ -22,7 +22,7 @@ from lrp_plugin.plan import Plan
 from lrp_plugin.registry import Registry, registry
 from lrp_plugin.session import Explained, Session, recording, total
 from lrp_plugin.tables import html_table
-from lrp_plugin.targets import Part, pick_target
+from lrp_plugin.targets import Part, is_function, pick_target
 
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 RULES = ("epsilon", "zero", "zplus", "gamma", "gamma_montavon", "alphabeta", "flat", "wsquare", "uniform")
@@ -135,7 +135,8 @@ class UnifiedLRP(GradientAttribution):
             inputs: A tensor (N, ...), or a tuple of them, or a dict from the model's argument names to them
                 (``{"input_ids": ids}``); integer inputs (token ids) get one relevance per token.
             target: Which output is explained, per example or for all: an int (N outputs of shape (N, classes)), a tuple of
-                ints for further dimensions, a list or tensor with one for each example; None where the model gives
+                ints for further dimensions, a list or tensor with one for each example; a function of the output that
+                gives one number per example (`lrp_plugin.contrast`: `Difference`, `LogOdds`); None where the model gives
                 one number per example.
             additional_forward_args: Further positional arguments of the model; they get no relevance.
             return_convergence_delta: Also return output - sum of attributions, per example, shape (N,).
@@ -162,7 +163,7 @@ class UnifiedLRP(GradientAttribution):
         def eager() -> Explained:
             return self.session.forward(inputs, arguments, target, plan=plan).explain(return_convergence_delta)
 
-        if self._compiled is None or verbose:
+        if self._compiled is None or verbose or is_function(target):
             found = eager()
         else:
             found = self._compiled.explain(given, target, arguments, eager)

@@ -68,9 +68,36 @@ def pick_target(value: Tensor, target: Any, inputs: Sequence[Tensor]) -> Tensor:
         return _only_number(value, inputs)
     if isinstance(target, Places):
         return target.select(value)
+    if is_function(target):
+        return _by_function(value, target)
     places = read_target(target, value.shape)
     _note_probabilities(value.detach())
     return places.select(value)
+
+
+def is_function(target: Any) -> bool:
+    """Whether the target is a function of the output."""
+    return callable(target.target if isinstance(target, Part) else target)
+
+
+def _by_function(value: Tensor, target: Any) -> Tensor:
+    """``sum z * df/dz`` of each example, f's slope held constant: what each output has to say in f."""
+    function = target
+    if isinstance(target, Part):  # a contrast with a class for each example divides itself
+        function = target.target.of(target.rows) if hasattr(target.target, "of") else target.target
+    with torch.enable_grad():
+        held = value.detach().requires_grad_()
+        found = function(held)
+        if not isinstance(found, Tensor) or found.shape != held.shape[:1]:
+            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise TargetError(
+                f"the target's function returned {given} for an output of shape {tuple(held.shape)}; it must return one "
+                f"number for each example, shape ({held.shape[0]},)"
+            )
+        slope = torch.autograd.grad(found.sum(), held, allow_unused=True)[0] if found.requires_grad else None
+    if slope is None:
+        raise TargetError("the target's function does not depend on the output, or torch cannot differentiate it")
+    return (value * slope).reshape(value.shape[0], -1).sum(1)
 
 
 def is_missing(target: Any) -> bool:
