@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from lrp_plugin.tables import html_table
@@ -95,12 +95,15 @@ class Registry:
             traits: ``sign``, ``port``, ``gate``, ``folds``, ...: see `Rule`.
 
         Raises:
-            ValueError: Without an operation, or where the pair is registered and ``override`` is not set.
+            ValueError: Without an operation, where the pair is registered and ``override`` is not set, for a trait that
+                there is not or a value it cannot have.
+            TypeError: For a name that is no string, an operation that is neither a string nor a module type.
         """
-        if not operations:
-            raise ValueError(f"rule {name!r} names no operation: register_rule({name!r}, 'relu', ...)")
+        _check_traits(name, operations, traits)
 
         def decorate(formula: Formula) -> Formula:
+            if not callable(formula):
+                raise TypeError(f"rule {name!r}: the formula is a {type(formula).__name__}, not a function of the call")
             defaults = {
                 key: parameter.default
                 for key, parameter in inspect.signature(formula).parameters.items()
@@ -152,6 +155,14 @@ class Registry:
         """A registry of one's own: what is added to it is seen by nobody else."""
         return Registry(self._rules)
 
+    def __reduce__(self) -> Any:
+        """The package's registry is pickled by name, another by what it holds beside that one's rules."""
+        if self is registry:
+            return "registry"
+        return _restored, (
+            {place: None if registry._rules.get(place) is rule else rule for place, rule in self._rules.items()},
+        )
+
     def __iter__(self) -> Iterator[Rule]:
         return iter(self._rules.values())
 
@@ -164,6 +175,34 @@ class Registry:
 
 registry = Registry()
 register_rule = registry.register
+_SIGNS = ("any", "keeps", "nonnegative")
+_PORTS = ("ends", "keeps", "routes")
+_SET_HERE = ("operation", "name", "formula", "parameters")
+
+
+def _restored(rules: Mapping[tuple[Operation, str], Rule | None]) -> Registry:
+    return Registry({place: registry._rules[place] if rule is None else rule for place, rule in rules.items()})
+
+
+def _check_traits(name: Any, operations: tuple[Any, ...], traits: Mapping[str, Any]) -> None:
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"a rule's name is a string: register_rule('halved', 'relu'), got {name!r}")
+    if not operations:
+        raise ValueError(f"rule {name!r} names no operation: register_rule({name!r}, 'relu', ...)")
+    for operation in operations:
+        if not isinstance(operation, (str, type)):
+            raise TypeError(f"rule {name!r}: an operation is a name ('relu') or a module type, got {operation!r}")
+    legal = [known.name for known in fields(Rule) if known.name not in _SET_HERE]
+    unknown = sorted(set(traits) - set(legal))
+    if unknown:
+        raise ValueError(f"rule {name!r} has no trait {', '.join(unknown)}; legal are {', '.join(legal)}")
+    sign, port = traits.get("sign", "any"), traits.get("port", "ends")
+    if sign not in _SIGNS:
+        raise ValueError(f"rule {name!r}: sign={sign!r}; legal are {', '.join(map(repr, _SIGNS))}")
+    if port not in _PORTS and not callable(port):
+        raise ValueError(
+            f"rule {name!r}: port={port!r}; legal are {', '.join(map(repr, _PORTS))}, or a function of the call"
+        )
 
 
 def qualified_name(kind: type) -> str:

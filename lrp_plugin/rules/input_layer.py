@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Call
+from lrp_plugin.errors import warn
 from lrp_plugin.factors import Carrier
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear import MAPS
@@ -61,14 +63,30 @@ def zbox(call: Call, *, low: Any = 0.0, high: Any = 1.0, stabilizer: float = 1e-
         low: The smallest value of an entry, number or tensor broadcastable to the layer's input.
         high: The largest.
         stabilizer: Added to the denominator.
+
+    Entries beyond the bounds are warned about: their contributions have the wrong sign.
     """
     if is_product(call):
         return uniform_product(call)
     f = LinearMap(call)
     bounds = [torch.as_tensor(bound, dtype=f.x.dtype, device=f.x.device) for bound in (low, high)]
+    _note_beyond(f.x, *bounds)
     value = f.known(f.z, f.weight) - _bounded(f, call.port(f.x), *bounds)
     # Bias parts cancel: b - b+ - b- = 0, so all of the relevance reaches the pixels.
     return f.redistribute([Carrier(value, owned=True)], stabilizer)
+
+
+def _note_beyond(x: Tensor, low: Tensor, high: Tensor) -> None:
+    if observed():  # a tracer cannot branch on an entry
+        return
+    x = x.detach()
+    slack = 1e-3 * (high - low) + 1e-6  # rounding, in half precision too
+    if bool((x < low - slack).any() | (x > high + slack).any()):
+        warn(
+            f"rule 'zbox': the layer's input runs from {float(x.min()):.4g} to {float(x.max()):.4g}, beyond the bounds "
+            f"{float(low.min()):.4g} to {float(high.max()):.4g}; give low= and high= as the input is where the layer meets it "
+            "(behind the model's own normalization)"
+        )
 
 
 def _bounded(f: LinearMap, port: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def _affine(
         return pull(widened(m if weight is None else m * weight.detach())).to(dtype)
 
     if mode == "distribute":
-        return distributed(call, value, pullback, torch.zeros(()).to(x) if shift is None else shift.detach())
+        return distributed(call, value, pullback, x.new_zeros(()) if shift is None else shift.detach())
     if shift is not None:
         held = shift.detach()
         call.absorb("bias", lambda m: m * held)

@@ -9,6 +9,7 @@ is the case of equal sizes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -44,15 +45,15 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, sizes: Sequence[int], examples: int, reverse: bool, device: torch.device) -> Layout:
         """The layout of one direction over steps of these sizes."""
-        starts = torch.tensor([0, *sizes]).cumsum(0).tolist()
+        starts = [0, *itertools.accumulate(sizes)]
         spans = list(zip(starts, sizes))
         if reverse:
             spans.reverse()
-        latest = torch.arange(examples)
-        previous = torch.empty(starts[-1], dtype=torch.long)
+        latest = torch.arange(examples, device="cpu")
+        previous = torch.empty(starts[-1], dtype=torch.long, device="cpu")
         for start, size in spans:
             previous[start : start + size] = latest[:size]
-            latest[:size] = torch.arange(start, start + size) + examples
+            latest[:size] = torch.arange(start, start + size, device="cpu") + examples
         return cls(spans, previous.to(device))
 
 

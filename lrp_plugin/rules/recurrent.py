@@ -82,7 +82,7 @@ def _hidden(stack: Stack, x: Tensor, layer: int) -> Tensor:
     flat = [tensor for weights in stack.weights[here] for tensor in weights if tensor is not None]
     initial = stack.initial[here].detach()
     state: Any = [initial, stack.cell[here].detach()] if stack.kind == "lstm" else initial
-    sizes = torch.tensor(stack.sizes)
+    sizes = torch.tensor(stack.sizes, device="cpu")  # where the kernel wants them
     has_bias = stack.weights[0].input_bias is not None
     return getattr(torch, stack.kind)(  # type: ignore[no-any-return]
         x.detach(), sizes, state, flat, has_bias, 1, 0.0, False, stack.directions == 2

@@ -139,17 +139,17 @@ def _at_origin(call: Call) -> _Origin:
 def _derivatives(function: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> _Origin:
     named = {key: value for key, value in kwargs if key not in ("inplace", "input")}
     with torch.enable_grad():
-        zero = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        zero = torch.zeros(1, dtype=torch.float64, requires_grad=True, device="cpu")
         value = function(zero, *args, **named)
         if not value.requires_grad:
             return _Origin(float(value), 0.0, 0.0)
         (slope,) = torch.autograd.grad(value.sum(), zero)
-    step = torch.tensor([1e-4, -1e-4], dtype=torch.float64)
+    step = torch.tensor([1e-4, -1e-4], dtype=torch.float64, device="cpu")
     centre = value.detach()
     ahead, behind = function(step, *args, **named).double()
     bend = (ahead - 2 * centre + behind) / 1e-8
     finite = [number if math.isfinite(number) else 0.0 for number in map(float, (centre, slope, bend))]
-    beside = torch.tensor([_BESIDE, -_BESIDE], dtype=torch.float64)
+    beside = torch.tensor([_BESIDE, -_BESIDE], dtype=torch.float64, device="cpu")
     sides = (function(beside, *args, **named).double() / beside).tolist()
     smooth = finite[1] != 0 and all(math.isclose(side, finite[1], rel_tol=1e-9) for side in sides)
     return _Origin(finite[0], finite[1], finite[2], smooth)
