@@ -120,6 +120,11 @@ def checked(inputs: Any) -> tuple[Tensor, ...]:
         kinds = ", ".join(type(item).__name__ for item in given) or "nothing"
         raise ValueError(f"inputs must be a tensor or a tuple of tensors, got {kinds}")
     for place, tensor in enumerate(given):
+        if tensor.is_quantized:
+            raise ValueError(
+                f"input {place} is quantized ({tensor.dtype}): integers pass no gradient; explain the float model that was "
+                "quantized, with input.dequantize()"
+            )
         if tensor.is_complex() or tensor.dtype == torch.bool:
             raise ValueError(f"input {place} is {tensor.dtype}; legal are floating point, and integers for tokens")
         if tensor.dim() == 0 or tensor.shape[0] == 0:

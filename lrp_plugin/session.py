@@ -11,13 +11,17 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.arguments import Arguments
+from lrp_plugin.blockwise import observed
 from lrp_plugin.composites import Chooser, Composite, Site, anything, rule
 from lrp_plugin.composites.composite import Choice
+from lrp_plugin.errors import warn
 from lrp_plugin.explained import ExplainedInputs, OutputChoice, explained_value
 from lrp_plugin.ledger import Recorder
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.atomic import atomic_modules
+from lrp_plugin.propagation.nans import FirstNan
 from lrp_plugin.propagation.quiet import evaluating, uncompiled
+from lrp_plugin.propagation.tokens import PortsNeededError
 from lrp_plugin.propagation.unseen import ForgottenSourceError
 from lrp_plugin.registry import Registry
 from lrp_plugin.rules.weights import WeightCache
@@ -193,6 +197,12 @@ class Session:
                 if keep:
                     raise
                 keep = True
+            except PortsNeededError:  # a column was cast to ids
+                chooser = chooser.carrying_ports()
+                if recorder is not None:
+                    recorder.rows.clear()
+                if plan is not None:
+                    plan.clear()
 
     def _once(
         self, inputs: Any, arguments: Arguments, target: Any, select: bool, recorder: Recorder | None,
@@ -212,7 +222,26 @@ class Session:
                 around.enter_context(mode)
                 output = explained.run(self.model, self.output)
             value = explained_value(mode, output)
-            return Pass(explained, value, pick_target(value, target, explained.originals) if select else None, mode)
+            selected = pick_target(value, target, explained.originals) if select else None
+            if selected is not None:
+                self._tell_of_nan(explained, selected)
+            return Pass(explained, value, selected, mode)
+
+    def _tell_of_nan(self, explained: ExplainedInputs, selected: Tensor) -> None:
+        """Warns of explained outputs that are NaN, naming the operation that made the first, found in a second pass."""
+        if observed() or not torch.isnan(selected.detach()).any():
+            return
+        first = FirstNan(self.model)
+        given = [one.detach().clone() for one in explained.originals]
+        with torch.no_grad(), first:
+            explained.arguments.call(self.model, given)
+        rows = torch.isnan(selected.detach()).nonzero().flatten().tolist()
+        where = f"{first.found} made the first NaN" if first.found else "a parameter, buffer or input holds NaN"
+        shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+        warn(
+            f"the explained output of example {shown} is NaN, and so is its relevance: {where}; look at what it is given "
+            "there, or leave these examples out"
+        )
 
     def count(self, inputs: Any, arguments: Arguments) -> int | None:
         """How many linear maps a pass executes, for selectors that count from the output; None where none does."""

@@ -148,6 +148,12 @@ class Chooser:
         chooser.linear_maps = linear_maps
         return chooser
 
+    def carrying_ports(self) -> Chooser:
+        """The same choices in a pass that carries ports to its end, as ids need them."""
+        chooser = copy(self)
+        chooser.__dict__.update(ports=True, final_port=None)
+        return chooser
+
     @cached_property
     def ports(self) -> bool:
         """Some rule in the composite sends relevance to entries whose value is zero."""

@@ -5,7 +5,6 @@ It names no operation: what to do with one stands in the registry.
 
 from __future__ import annotations
 
-import warnings
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from lrp_plugin.call import Call, Signal, map_tensors, tensors_in
 from lrp_plugin.composites.composite import Choice, Chooser
 from lrp_plugin.composites.site import LINEAR_MAPS, Site
-from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning
+from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning, warn
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
@@ -24,7 +23,7 @@ from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Records, Signals, Storages
 from lrp_plugin.propagation.softmaxes import MAKES, Image, follow
 from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, on_a_clone, opened, spelling_of, writing
-from lrp_plugin.propagation.tokens import propagate
+from lrp_plugin.propagation.tokens import ids_of, propagate
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
 from lrp_plugin.propagation.waiting import Waiting, constant_of
 from lrp_plugin.propagation.writes import Writes
@@ -333,12 +332,14 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             return map_tensors(value, lambda t: t.detach())
         place = 0
         rule = choice.rule
-        ports = iter(self.out_ports(value, call, rule)) if self.ports or call.out_port is not None else None
+        whole = isinstance(value, Tensor) and not value.requires_grad  # ids
+        carried = (self.ports or call.out_port is not None) and not whole
+        ports = iter(self.out_ports(value, call, rule)) if carried else None
 
         def record(tensor: Tensor) -> Tensor:
             nonlocal place
             if not tensor.requires_grad:
-                return tensor
+                return ids_of(self, tensor, call, rule.port == "routes")
             out = self._tapped(tensor, call, place)
             signal = Signal(
                 nonnegative=rule.sign == "nonnegative"
@@ -378,7 +379,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         key = (operation, self.where())
         if key not in self._warned:
             self._warned.add(key)
-            warnings.warn(message, UnsupportedOperationWarning, stacklevel=5)
+            warn(message, UnsupportedOperationWarning)
 
     def where(self) -> str:
         """The running module, for messages."""

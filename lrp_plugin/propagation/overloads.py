@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn import functional
+from torch.overrides import _get_current_function_mode
+
+from lrp_plugin.errors import UnsupportedOperationError
 
 _OWN = ("aten", "torchvision")
 
@@ -163,6 +166,25 @@ def attention_by_biased_kernel(
 def native_dropout(input: Tensor, p: float, train: bool | None) -> tuple[Tensor, None]:
     """Without its mask."""
     return functional.dropout(input, p, bool(train)), None
+
+
+_QUANTIZED = ("quantize_per_tensor", "quantize_per_tensor_dynamic", "quantize_per_channel", "int_repr", "dequantize")
+
+
+def refused(operation: str) -> Callable[..., Any] | None:
+    """What raises for an operation of a quantized model, None for any other."""
+    if not operation.startswith(("quantized", "onednn::")) and operation not in _QUANTIZED:
+        return None
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        mode = _get_current_function_mode()
+        where = getattr(mode, "where", lambda: "the model")()
+        raise UnsupportedOperationError(
+            f"operation {operation!r} in {where} is quantized: integers pass no gradient, so no relevance leads through it; "
+            "explain the float model that was quantized (before quantize_dynamic or convert)"
+        )
+
+    return refuse
 
 
 WRITTEN_OUT: dict[str, Callable[..., Any]] = {

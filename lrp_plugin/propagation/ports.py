@@ -101,6 +101,11 @@ class Ports:
             return port
         return tap(port, self.recorder.output_sink(call.row, place, port=True))
 
+    def tapped_out_port(self, port: Tensor | LazyPort, call: Call) -> Tensor | None:
+        """The port of a call's only output, as the ledger sees it."""
+        made = port.get() if isinstance(port, LazyPort) else port
+        return None if made is None else self._tap_out_port(made, call, 0)
+
     def _tapped_port(self, call: Call) -> Tensor | LazyPort | None:
         port, call.out_port = call.out_port, None  # what makes a lazy one may hold the call: no cycle of them
         return port if port is None or isinstance(port, LazyPort) else self._tap_out_port(port, call, 0)

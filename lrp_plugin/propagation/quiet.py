@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from lrp_plugin.errors import warn
 
 _LOCK = threading.Lock()
 _EAGER: list[Any] = [0, None]
@@ -38,11 +39,10 @@ def evaluating(model: Any) -> Iterator[None]:
         wrapper = found == [model] and next(model.children(), None) is not None
         exported = "eval" in vars(model)  # by torch.export: it refuses eval(), its operations say whether they train
         if found and not wrapper and not exported:
-            warnings.warn(
+            warn(
                 f"{type(model).__name__} is in training mode: it is explained as in evaluation mode (BatchNorm uses its "
-                "running statistics, dropout drops nothing) and left as it was; call model.eval() first",
-                UserWarning, stacklevel=5,
-            )  # fmt: skip
+                "running statistics, dropout drops nothing) and left as it was; call model.eval() first"
+            )
         yield
     finally:
         with _LOCK:

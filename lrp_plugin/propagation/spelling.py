@@ -204,7 +204,7 @@ def opened(function: Callable[..., Any]) -> Callable[..., Any] | None:
     ever; in the copy those names answer "never".
     """
     operation = str(spelling_of(function).operation)
-    written = WRITTEN_OUT.get(operation) or overloads.WRITTEN_OUT.get(operation)
+    written = overloads.refused(operation) or WRITTEN_OUT.get(operation) or overloads.WRITTEN_OUT.get(operation)
     if written is not None:
         return written
     plain = inspect.unwrap(function)

@@ -1,4 +1,4 @@
-"""Integer signals, such as token ids: no gradient passes them, so their relevance travels by the port alone."""
+"""Integer signals: token ids, and columns cast to ids. No gradient passes them: their relevance travels by the port alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import LazyPort, Signal, map_tensors, tensors_in
+from lrp_plugin.call import Call, LazyPort, Signal, map_tensors, tensors_in
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.primitives import substitute
 from lrp_plugin.propagation.spelling import opened
@@ -16,6 +16,17 @@ from lrp_plugin.propagation.spelling import opened
 if TYPE_CHECKING:
     from lrp_plugin.propagation.mode import Propagation
     from lrp_plugin.propagation.spelling import Spelling
+
+
+_LOOKUPS = ("getitem", "index_select", "gather", "take", "take_along_dim")
+_SHIFTS = ("add", "sub", "clamp", "clamp_min", "clamp_max")
+
+
+class PortsNeededError(BaseException):
+    """A signal was cast to integers in a pass without ports: it must run again and carry them.
+
+    No ``Exception``: the model's own ``except`` must not swallow it.
+    """
 
 
 def propagate(
@@ -30,6 +41,12 @@ def propagate(
     rule = mode.chooser.default(spelling.operation)
     if (rule is not None and rule.tokens) or (rule is None and opened(func) is not None):
         return mode.dispatch(func, spelling, args, kwargs, tensors, found)
+    if spelling.operation in _LOOKUPS and args and isinstance(args[0], Tensor) and _is_table(args[0], found):
+        return mode.dispatch(func, spelling._replace(operation="lookup"), args, kwargs, tensors, found)
+    if spelling.operation in _SHIFTS and not spelling.writes and len(found) == 1 and id(args[0]) in found:
+        shifted = _shifted(mode, func, args, kwargs, found)
+        if shifted is not None:
+            return shifted
     if rule is not None and rule.port in ("routes", "keeps") and all(signal.token for signal in found.values()):
         return _routed(mode, spelling, args, kwargs, tensors, found)
 
@@ -42,6 +59,47 @@ def propagate(
     value = mode.dispatch(func, spelling, args, kwargs, tensors_in(kwargs, tensors_in(args, [])), left)
     if rule is not None and not spelling.writes:
         _tell_of_arithmetic(mode, spelling, value, [t for t in tensors if id(t) in found and found[id(t)].token])
+    return value
+
+
+def _is_table(tensor: Tensor, found: dict[int, Signal]) -> bool:
+    """Whether rows of a constant are read."""
+    return tensor.is_floating_point() and id(tensor) not in found
+
+
+def _shifted(mode: Propagation, func: Any, args: Any, kwargs: Any, found: dict[int, Signal]) -> Tensor | None:
+    """Ids moved by a constant (a table's offsets) or kept within bounds: of each entry one entry is made, with its port."""
+    signal = found[id(args[0])]
+    held = args[0] if signal.value is None else signal.value
+    value = func(held, *args[1:], **kwargs)
+    if value.shape != held.shape or value.is_floating_point():
+        return None
+    record = Signal()
+    record.port, record.token = signal.port, True
+    mode.signals.set(value, record)
+    return value  # type: ignore[no-any-return]
+
+
+def ids_of(mode: Propagation, value: Tensor, call: Call, routes: bool) -> Tensor:
+    """Integers that an operation made of a signal, with the signal's port where each is made of one entry.
+
+    Raises:
+        PortsNeededError: Where the pass carries no ports.
+    """
+    if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+        return value
+    port = call.out_port
+    if port is None:
+        x = call.args[0] if call.args else None
+        if not routes or not isinstance(x, Tensor) or not call.is_signal(x) or x.shape != value.shape:
+            return value
+        if not mode.ports:
+            raise PortsNeededError
+        port = call.port(x)
+    call.out_port = None
+    record = Signal()
+    record.port, record.token = mode.tapped_out_port(port, call), True
+    mode.signals.set(value, record)
     return value
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lrp_plugin.call import Call
+from lrp_plugin.call import Call, tensors_in
+from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import native_routing
 
-register_rule("native", "long", "int", "short", port="routes")(native_routing)
+register_rule("native", "long", "int", "short", "byte", "char", port="routes")(native_routing)
 
 
 def _not_padding(call: Call, ids: Tensor) -> Tensor:
@@ -75,3 +76,48 @@ def embedding_bag(call: Call) -> Any:
     bag = functional.embedding_bag(**named)
     both = factors is not None and call.is_signal(factors)
     return substitute(value, lambda m: m, scale(bag, 0.5) if both else bag)
+
+
+@register_rule("sum", "one_hot", port="ends", tokens=True)
+def one_hot(call: Call) -> Tensor:
+    """One-hot codes of ids: what arrives at a code, summed over the classes, goes to its id."""
+    value = call.native()
+    ids = next(t for t in tensors_in((call.args, call.kwargs), []) if call.is_signal(t))
+    call.out_port = call.port(ids).unsqueeze(-1).expand(value.shape)
+    return value  # type: ignore[no-any-return]
+
+
+@register_rule("sum", "lookup", port="ends", tokens=True)
+def lookup(call: Call) -> Tensor:
+    """Rows of a constant table chosen by ids (``table[ids]``, index_select, gather): as an embedding.
+
+    Raises:
+        UnsupportedOperationError: Where the ids are neither the first nor the last dimensions of what is chosen.
+    """
+    ids = next(t for t in tensors_in((call.args, call.kwargs), []) if call.is_signal(t))
+    with torch.no_grad():
+        value = call.native()
+    port, shape = call.port(ids), tuple(ids.shape)
+    if value.shape == ids.shape:
+        dims: tuple[int, ...] = ()
+    elif _leads(call, ids) and tuple(value.shape[: len(shape)]) == shape:
+        dims = tuple(range(len(shape), value.dim()))
+    elif tuple(value.shape[-len(shape) :]) == shape:
+        dims = tuple(range(value.dim() - len(shape)))
+    else:
+        raise UnsupportedOperationError(
+            f"operation 'lookup' chooses {tuple(value.shape)} by ids of shape {shape}: legal are ids in the first or last "
+            "dimensions of what is chosen (table[ids], torch.nn.functional.embedding)"
+        )
+    return substitute(value, lambda m: _summed(value * m, dims).to(port.dtype), port)
+
+
+def _leads(call: Call, ids: Tensor) -> bool:
+    """Whether the ids are the first of an index."""
+    index = call.args[1] if len(call.args) > 1 else None
+    first = index[0] if isinstance(index, (tuple, list)) else index
+    return first is ids or first == 0
+
+
+def _summed(relevance: Tensor, dims: tuple[int, ...]) -> Tensor:
+    return relevance.sum(dims) if dims else relevance

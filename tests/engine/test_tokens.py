@@ -120,16 +120,16 @@ def test_tokens_overwritten_by_constants_carry_nothing() -> None:
 
 
 def test_arithmetic_on_tokens_is_told() -> None:
-    class Offset(Reader):
-        """Reads the ids themselves, and with an offset."""
+    class Computed(Reader):
+        """Reads the ids themselves, and others computed from them."""
 
         def forward(self, ids: Tensor) -> Tensor:
             kinds = torch.zeros_like(ids) * 2 + (ids > 3).long()
-            return super().forward(ids) + super().forward((ids + 3).clamp(max=11)) + super().forward(kinds)
+            return super().forward(ids) + super().forward((ids * 3).clamp(max=11)) + super().forward(kinds)
 
-    model = Offset(lambda ids: ids)
+    model = Computed(lambda ids: ids)
     with pytest.warns(
-        UnsupportedOperationWarning, match=r"'add' in the model's own forward computes new integers.*Layer"
+        UnsupportedOperationWarning, match=r"'mul' in the model's own forward computes new integers.*Layer"
     ):
         UnifiedLRP(model).attribute(IDS, 1)
     with warnings.catch_warnings():  # a place, a comparison, a tensor of the same shape: nothing to tell
