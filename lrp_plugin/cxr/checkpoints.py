@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path}: nothing to resume; train without resume first") from None
+        raise CheckpointError(f"no checkpoint at {path}: nothing to resume; train first") from None
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} is no training state of this package: {error}") from error
     return state
@@ -74,8 +76,9 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """
     recipe = model.recipe if isinstance(model, CXRClassifier) else None
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = _without_sharing(tensors)
     header = {"recipe": json.dumps(recipe), "facts": json.dumps(facts)}
-    _write(path, safetensors_bytes(_without_sharing(tensors), metadata=header))
+    _write(path, safetensors_bytes(tensors, metadata={**header, "sha256": _checksum(tensors, header)}))
 
 
 def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
@@ -125,7 +128,21 @@ def _open(path: Path) -> tuple[dict[str, torch.Tensor], Any, dict[str, Any]]:
         raise CheckpointError(f"no weights at {path}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is broken or no safetensors file: {error}") from error
+    if "sha256" in header and header["sha256"] != _checksum(tensors, header):
+        raise CheckpointError(
+            f"{path} is damaged: its content is not what was saved (checksum). Copy or train it again"
+        )
     return tensors, json.loads(header.get("recipe", "null")), json.loads(header.get("facts", "{}"))
+
+
+def _checksum(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+    """SHA-256 of names, kinds, shapes and bytes of the tensors, and of the header's entries."""
+    digest = hashlib.sha256(json.dumps([header.get("recipe"), header.get("facts")]).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return digest.hexdigest()
 
 
 def _without_sharing(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

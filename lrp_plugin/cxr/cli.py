@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -28,37 +29,57 @@ def add_cxr(commands: Any) -> None:
     parser = commands.add_parser("cxr", help="chest X-ray models: train, evaluate, explain, report")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = _action(actions, "train", _train, "train a model")
+    train.add_argument("--data", help="'synthetic' (default) or a folder with one subfolder for each class")
+    train.add_argument("--model", help="reference_cnn (default) or any torchvision classifier")
+    train.add_argument("--size", type=_at_least(8), help="side of the pictures in pixels (default 128)")
+    train.add_argument("--count", type=_at_least(1), help="number of synthetic pictures (default 1200)")
+    train.add_argument("--seed", type=_at_least(0), help="of pictures, split, weights and order (default 0)")
+    train.add_argument("--shortcut", type=float, metavar="STRENGTH",
+                       help="plant a text marker that goes with COVID (synthetic data), 0 to 1")  # fmt: skip
     train.add_argument("--weights", help="pretrained weights that torchvision knows, such as DEFAULT")
-    train.add_argument("--epochs", type=int, help="passes over the training pictures (default 8)")
+    train.add_argument("--epochs", type=_at_least(1), help="passes over the training pictures (default 8)")
     train.add_argument("--lr", type=float, dest="learning_rate", help="learning rate (default 0.003)")
     train.add_argument("--augment", action="store_true", default=None, help="vary a folder's training pictures")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, exactly")
-    _action(actions, "evaluate", _evaluate, "metrics on the test pictures")
-    explain = _action(actions, "explain", _explain, "explain single pictures")
+    _action(actions, "evaluate", _evaluate, "metrics on the test pictures", opens=True)
+    explain = _action(actions, "explain", _explain, "explain single pictures", opens=True)
     _methods(explain)
     chosen = explain.add_mutually_exclusive_group()
     chosen.add_argument("--index", type=int, nargs="+", help="positions in the data (default: a test picture a class)")
     chosen.add_argument("--image", type=Path, nargs="+", help="files of your own: PNG, JPEG, TIFF, DICOM")
-    _methods(_action(actions, "evidence", _evidence, "where each method's relevance lies, as a table"))
-    report = _action(actions, "report", _report, "one HTML page: metrics, examples, evidence, shortcuts")
+    _methods(_action(actions, "evidence", _evidence, "where each method's relevance lies, as a table", opens=True))
+    report = _action(actions, "report", _report, "one HTML page: metrics, examples, evidence, shortcuts", opens=True)
     _methods(report)
-    report.add_argument("--examples", type=int, default=2, help="right pictures shown of each class (default 2)")
+    report.add_argument("--examples", type=_at_least(1), default=2, help="right pictures of each class (default 2)")
 
 
-def _action(actions: Any, name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
+def _at_least(least: int) -> Callable[[str], int]:
+    """Whole numbers of at least ``least``; argparse names the option and what came."""
+
+    def whole(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
+        return value
+
+    return whole
+
+
+def _action(
+    actions: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, *, opens: bool = False
+) -> argparse.ArgumentParser:
+    """A command; one that ``opens`` a run takes size, model and seed from it, and other data if asked."""
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
     parser.add_argument("--out", type=Path, default=Path("cxr-run"), help="the run's folder (default cxr-run)")
-    parser.add_argument("--data", help="'synthetic' (default) or a folder with one subfolder for each class")
-    parser.add_argument("--model", help="reference_cnn (default) or any torchvision classifier")
-    parser.add_argument("--size", type=int, help="side of the pictures in pixels (default 128)")
-    parser.add_argument("--count", type=int, help="number of synthetic pictures (default 1200)")
-    parser.add_argument("--seed", type=int, help="of pictures, split, weights and order (default 0)")
-    parser.add_argument("--shortcut", type=float, metavar="STRENGTH",
-                        help="plant a text marker that goes with COVID (synthetic data), 0 to 1")  # fmt: skip
-    parser.add_argument("--batch-size", type=int, help="pictures a batch (default 32)")
-    parser.add_argument("--workers", type=int, help="processes that read ahead (default 0)")
+    if opens:
+        parser.add_argument("--data", help="a folder of other pictures (default: the run's test pictures)")
+    parser.add_argument("--batch-size", type=_at_least(1), help="pictures a batch (default 32)")
+    parser.add_argument("--workers", type=_at_least(0), help="processes that read ahead (default 0)")
     parser.add_argument("--lenient", action="store_true", default=None,
-                        help="leave out broken pictures and missing classes with a warning")  # fmt: skip
+                        help="leave out broken, missing and changed pictures with a warning")  # fmt: skip
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
     parser.set_defaults(run=_stoppable(run))
     return parser
@@ -74,6 +95,9 @@ def _stoppable(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.
     """Ctrl-C ends a command with one line and the shell's status for it, 130."""
 
     def stoppable(options: argparse.Namespace) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # A terminal of few letters shows the others as numbers.
+                stream.reconfigure(errors="backslashreplace")
         try:
             run(options)
         except KeyboardInterrupt:
@@ -105,7 +129,9 @@ def _train(options: argparse.Namespace) -> None:
         settings = replace(RunSettings.load(options.out), **_given(options))
     else:
         settings = RunSettings(**_given(options))
-    parts = open_parts(settings)
+        if (options.out / "last.ckpt").exists():
+            raise ValueError(f"{options.out} holds a run already: continue it with --resume, or choose another --out")
+    parts = open_parts(settings, options.out if options.resume else None)
     _, history = train_run(settings, parts, options.out, resume=options.resume, progress=not options.no_progress)
     for row in history.rows:
         print(
@@ -120,10 +146,8 @@ def _opened(options: argparse.Namespace) -> tuple[RunSettings, Any, Any]:
     from .runfolder import RunSettings, open_model, open_parts
 
     stored = RunSettings.load(options.out)
-    if options.model not in (None, stored.model):
-        raise ValueError(f"{options.out} holds a {stored.model}, not --model {options.model}; train that first")
     settings = replace(stored, **_given(options))
-    parts = open_parts(settings)
+    parts = open_parts(settings, options.out, training=False)
     return settings, parts, open_model(options.out, parts.whole.classes)
 
 
@@ -143,16 +167,18 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from .example_figures import save_example
+    from .example_figures import CAUTION, save_example
     from .explaining import DEFAULT_METHODS, build_explainer
     from .reporting import explain_sample, open_samples
 
     settings, parts, model = _opened(options)
     explainers = {name: build_explainer(name, model) for name in options.methods or DEFAULT_METHODS}
-    for identifier, sample in open_samples(settings, parts, options.index, options.image):
+    for identifier, source, sample in open_samples(settings, parts, options.index, options.image):
         example = explain_sample(model, sample, explainers, parts.whole.classes, identifier)
         print(f"{identifier}: {example.predicted_class}, {100 * example.probability:.1f} %, logit {example.logit:.3f}")
-        for path in save_example(options.out / "explained", example):
+        if example.true_class is None:
+            print(f"  caution: {CAUTION}")
+        for path in save_example(options.out / "explained", example, source):
             print(f"  written: {path}")
 
 
@@ -171,7 +197,9 @@ def _evidence(options: argparse.Namespace) -> None:
         raise ValueError("no test picture has a mask of its lungs or of a finding: nothing to measure")
     for region, rows in tables.items():
         print(evidence_table(rows, region), end="\n\n")
-    print(f"written: {write_atomically(options.out / 'evidence.csv', evidence_csv(tables))}")
+    path = options.out / "evidence.csv"
+    earlier = path.read_bytes() if path.is_file() else b""
+    print(f"written: {write_atomically(path, evidence_csv(tables, earlier))}")
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from lrp_plugin.attribution import UnifiedLRP
+from lrp_plugin.files import file_stems
 from lrp_plugin.report import Example
 from lrp_plugin.visualization import plot_ledger, save_figure
 
-from .example_figures import file_stem, plot_evidence, plot_example
+from .example_figures import literal, plot_evidence, plot_example
 from .explaining import DEFAULT_METHODS, evidence_table
 from .models import CXRClassifier
 from .plots import plot_class_examples, plot_confusion_matrix
@@ -78,7 +79,9 @@ def _write_figures(
         "classes": plot_class_examples(parts.test),
         "confusion": plot_confusion_matrix(findings.metrics["confusion_matrix"], parts.whole.classes),
         **{
-            f"explained-{file_stem(name)}": plot_example(firsts[name]) for name in parts.whole.classes if name in firsts
+            f"explained-{stem}": plot_example(firsts[name])
+            for name, stem in zip(parts.whole.classes, file_stems(parts.whole.classes))
+            if name in firsts
         },
         "evidence": plot_evidence(findings.scores.intervals("evidence"), "evidence"),
         "lungs": plot_evidence(findings.scores.intervals("lungs"), "lungs"),
@@ -95,5 +98,7 @@ def _plot_ledger(model: CXRClassifier, parts: Parts, example: Example) -> Figure
     ledger = UnifiedLRP(model, composite="epsilon_plus_flat").ledger(image[None].to(device), target)
     return plot_ledger(
         ledger.rows,
-        title=f"{example.identifier}: the logit of {example.predicted_class}, {example.logit:.2f}, epsilon_plus_flat",
+        title=literal(
+            f"{example.identifier}: the logit of {example.predicted_class}, {example.logit:.2f}, epsilon_plus_flat"
+        ),
     )

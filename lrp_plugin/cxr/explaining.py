@@ -17,6 +17,7 @@ from lrp_plugin.attribution import RULES
 from lrp_plugin.composites import epsilon_gamma_box
 from lrp_plugin.composites.ready import READY
 from lrp_plugin.evidence import Interval, bootstrap_mean, mask_area, mask_share
+from lrp_plugin.files import csv_bytes
 from lrp_plugin.gradients import METHODS, AttributionMethod, build_method
 from lrp_plugin.pyhealth.shapes import IGNORED
 
@@ -191,21 +192,29 @@ def evidence_table(rows: Sequence[EvidenceRow], region: str) -> str:
     chance = [f"  {100 * cells[name, methods[0]].chance:5.1f}{'':14}" for name in names]
     lines.append(f"{'chance (area)':{width}}" + "".join(chance).rstrip())
     counts = ", ".join(f"{name} {cells[name, methods[0]].inside.count}" for name in names)
-    lines.append(f"Pictures: {counts}. * the interval lies wholly above gradient saliency's.")
+    note = " * the interval lies wholly above gradient saliency's." if "saliency" in methods else ""
+    lines.append(f"Pictures: {counts}.{note}")
     return "\n".join(lines)
 
 
-def evidence_csv(tables: Mapping[str, Sequence[EvidenceRow]]) -> bytes:
-    """Every region's rows as CSV, shares in [0, 1]."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["region", "class", "method", "inside", "low", "high", "pictures", "chance"])
-    for region, rows in tables.items():
-        for row in rows:
-            inside = row.inside
-            writer.writerow(
-                [region, row.class_name, row.method]
-                + [f"{value:.6f}" for value in (inside.mean, inside.low, inside.high)]
-                + [inside.count, f"{row.chance:.6f}"]
-            )
-    return buffer.getvalue().encode()
+_COLUMNS = ("region", "class", "method", "inside", "low", "high", "pictures", "chance")
+
+
+def evidence_csv(tables: Mapping[str, Sequence[EvidenceRow]], earlier: bytes = b"") -> bytes:
+    """Every region's rows as CSV, shares in [0, 1]; rows of an earlier table stay where their method is not in this one."""
+    methods = {row.method for rows in tables.values() for row in rows}
+    kept = list(csv.reader(io.StringIO(earlier.decode("utf-8", "replace"))))[1:]
+    rows = [row for row in kept if len(row) == len(_COLUMNS) and row[2] not in methods]
+    rows += [
+        [
+            region,
+            row.class_name,
+            row.method,
+            *(f"{value:.6f}" for value in (row.inside.mean, row.inside.low, row.inside.high)),
+            str(row.inside.count),
+            f"{row.chance:.6f}",
+        ]
+        for region, of in tables.items()
+        for row in of
+    ]
+    return csv_bytes([_COLUMNS, *rows])

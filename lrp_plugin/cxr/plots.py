@@ -27,7 +27,7 @@ def plot_class_histogram(dataset: Any, ax: Axes | None = None) -> Figure:
     """
     figure, ax = _axes(ax, (4.5, 3.0))
     counts = np.bincount(labels_of(dataset), minlength=len(dataset.classes))
-    bars = ax.bar(list(dataset.classes), counts, color="#4477aa")
+    bars = ax.bar([_literal(name) for name in dataset.classes], counts, color="#4477aa")
     ax.bar_label(bars, fontsize=8)
     ax.set_ylabel("pictures")
     ax.tick_params(axis="x", labelsize=8)
@@ -54,7 +54,7 @@ def plot_class_examples(dataset: Any, seed: int = 0) -> Figure:
     for ax, label in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         index = int(rng.choice(np.flatnonzero(labels == label)))
         ax.imshow(dataset[index]["image"][0].numpy(), cmap="gray", vmin=0.0, vmax=1.0)
-        ax.set_title(dataset.classes[label], fontsize=10)
+        ax.set_title(_literal(dataset.classes[label]), fontsize=10)
         ax.axis("off")
     return figure
 
@@ -84,11 +84,17 @@ def plot_confusion_matrix(
     for (row, column), count in np.ndenumerate(counts):
         color = "white" if share[row, column] > 0.6 else "black"
         ax.text(column, row, f"{count:g}", ha="center", va="center", color=color, fontsize=9)
-    ax.set_xticks(range(len(classes)), classes, rotation=30, ha="right", fontsize=8)
-    ax.set_yticks(range(len(classes)), classes, fontsize=8)
+    names = [_literal(name) for name in classes]
+    ax.set_xticks(range(len(classes)), names, rotation=30, ha="right", fontsize=8)
+    ax.set_yticks(range(len(classes)), names, fontsize=8)
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
     return figure
+
+
+def _literal(name: str) -> str:
+    """A class name as it is: a pair of dollar signs would be read as a formula."""
+    return name.replace("$", r"\$")
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Any, Axes]:

@@ -37,6 +37,7 @@ from lrp_plugin.version import __version__
 from .explaining import ALL_CLASSES, EvidenceScores, build_explainer, evidence_csv, score_evidence
 from .loaders import get_dataloader
 from .models import CXRClassifier
+from .parts import picture_name
 from .radiographs import read_radiograph
 from .runfolder import Parts, RunSettings
 from .splits import CXRSubset
@@ -146,7 +147,7 @@ def explain_sample(
         identifier: what the picture is called.
 
     Returns:
-        The picture with its maps; ``true_class`` is the predicted one where no label came.
+        The picture with its maps; ``true_class`` is None where no label came.
     """
     device = next(model.parameters()).device
     image = sample["image"].as_subclass(Tensor)
@@ -163,7 +164,7 @@ def explain_sample(
     return Example(
         identifier,
         image,
-        classes[int(sample.get("disease", predicted))],
+        classes[int(sample["disease"])] if "disease" in sample else None,
         classes[predicted],
         float(logits.softmax(0)[predicted]),
         explanations,
@@ -185,15 +186,15 @@ def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per
     examples = []
     for position in choose_examples(findings, per_class):
         index = readable[position]
-        name = Path(parts.whole.event(parts.test.indices[index]).path).name
+        name = picture_name(parts.whole, parts.test.indices[index])
         examples.append(explain_sample(model, parts.test[index], explainers, parts.whole.classes, name))
     return examples
 
 
 def open_samples(
     settings: RunSettings, parts: Parts, indices: Sequence[int] | None, files: Sequence[Path] | None
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield identifier and sample of pictures of the data, or of files of one's own.
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield identifier, source (different for every picture) and sample of pictures of the data, or of files of one's own.
 
     Args:
         settings: the run's; files are resized to its ``size``.
@@ -207,7 +208,7 @@ def open_samples(
     """
     for path in files or ():
         image = TF.resize_image(read_radiograph(path), [settings.size, settings.size], antialias=True)
-        yield path.name, {"image": image.clamp(0.0, 1.0)}
+        yield path.name, str(path.resolve()), {"image": image.clamp(0.0, 1.0)}
     if files:
         return
     if indices is None:
@@ -219,7 +220,8 @@ def open_samples(
                              f"{len(parts.whole) - 1}")  # fmt: skip
         sample = parts.whole[index]
         if int(sample["disease"]) != IGNORED:
-            yield Path(parts.whole.event(index).path).name, sample
+            name = picture_name(parts.whole, index)
+            yield name, f"{settings.data} {name}", sample
 
 
 def build_report(

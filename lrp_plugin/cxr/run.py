@@ -74,6 +74,8 @@ class TrainingRun:
         if isinstance(sampler, EpochSampler):
             sampler.set_position(0)
         self.batches = len(train_loader)
+        if self.batches == 0:
+            raise ValueError("the train_loader has no batches (drop_last with too few pictures?): nothing to train on")
         self.epoch_rng: dict[str, Any] = {}
 
     def _check_settings(self) -> None:
@@ -116,6 +118,12 @@ class TrainingRun:
             self._train_epoch(net)
             share_buffers(self.model)
             self._close_epoch()
+        if self.val_loader is not None and self.history.best_epoch is None:
+            raise FloatingPointError(
+                f"the training diverged: {self.settings.monitor} on the validation pictures was a number in none of "
+                f"{self.epoch} epochs, so there are no best weights. Lower learning_rate "
+                f"(now {self.settings.learning_rate:g}), or set max_grad_norm"
+            )
         self._load_best()
         self.model.eval()
         return self.history

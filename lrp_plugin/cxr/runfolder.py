@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from .folders import COVID19CXRDataset, CXRFolder
 from .loaders import get_dataloader
 from .memory import InMemory
 from .models import CXRClassifier, build_model
+from .parts import StoredParts
 from .settings import History
-from .splits import DEFAULT_RATIOS, CXRSubset, split_by_sample
+from .splits import CXRSubset
 from .trainer import Trainer, seed_everything
 from .transforms import cxr_transforms
 
@@ -60,6 +62,21 @@ class RunSettings:
     lenient: bool = False
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, kinds = getattr(self, entry.name), entry.type.split(" | ")  # annotations are strings here
+            legal: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
+            if not any(isinstance(value, legal[kind]) for kind in kinds) or (
+                isinstance(value, bool) and "bool" not in kinds
+            ):
+                raise ValueError(f"{entry.name}={value!r}: must be of the kind {entry.type}")
+        for name, least in {"size": 8, "count": 1, "seed": 0, "epochs": 1, "batch_size": 1, "workers": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
+
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate={self.learning_rate}: must be finite and positive")
+
     def save(self, folder: Path) -> None:
         """Write the settings into the run folder."""
         write_atomically(folder / SETTINGS_FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
@@ -77,13 +94,14 @@ class RunSettings:
             raise FileNotFoundError(f"{folder} holds no run (no {SETTINGS_FILE}): lrp-plugin cxr train --out {folder}")
         known = {field.name for field in fields(cls)}
         try:
-            values = json.loads(path.read_text())
-            unknown = set(values) - known
-        except (json.JSONDecodeError, TypeError) as error:
-            raise ValueError(f"{path} is no settings file: {error}") from error
-        if not isinstance(values, dict) or unknown:
-            raise ValueError(f"{path} is no settings file of this version: unknown {', '.join(sorted(unknown))}")
-        return cls(**values)
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError(f"it holds a {type(values).__name__} instead of names and values")
+            if set(values) - known:
+                raise ValueError(f"unknown {', '.join(sorted(set(values) - known))}")
+            return cls(**values)
+        except ValueError as error:  # json's errors and UnicodeDecodeError are ValueErrors too.
+            raise ValueError(f"{path} is no settings file of this version: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -94,6 +112,7 @@ class Parts:
     train: Any
     val: Any
     test: CXRSubset
+    stored: StoredParts
 
 
 def open_dataset(settings: RunSettings, transform: Any = None) -> CXRDataset:
@@ -114,26 +133,36 @@ def open_dataset(settings: RunSettings, transform: Any = None) -> CXRDataset:
     return CXRFolder(root, size=settings.size, transform=transform, strict=strict)
 
 
-def open_parts(settings: RunSettings) -> Parts:
-    """Open the pictures and cut them 70/10/20, stratified, by the run's seed.
+def open_parts(settings: RunSettings, folder: Path | None = None, *, training: bool = True) -> Parts:
+    """Open the pictures and their parts.
 
-    Synthetic pictures for training are drawn once and held in memory; those of a folder are read when needed.
+    Args:
+        settings: the run's.
+        folder: a run folder whose stored parts are used; None cuts 70/10/20, stratified, by the run's seed.
+        training: whether the parts are trained on: synthetic pictures for training are then drawn once and held in
+            memory (those of a folder are read when needed), and missing or changed training pictures are an error.
 
     Raises:
-        As :func:`open_dataset`; ValueError where a part would be empty.
+        As :func:`open_dataset`; ValueError where a part would be empty, or (unless lenient) where pictures that are
+        needed are gone or changed.
     """
     whole = open_dataset(settings)
-    train, val, test = split_by_sample(whole, DEFAULT_RATIOS, settings.seed, stratify=True)
-    if min(len(train), len(val), len(test)) == 0:
-        raise ValueError(
-            f"{len(whole)} pictures make {len(train)} to train, {len(val)} to validate and {len(test)} to test: "
-            "each part needs some (about 10 pictures of each class)"
-        )
+    stored = StoredParts.cut(whole, settings.seed) if folder is None else StoredParts.load(folder)
+    if folder is None or not training:
+        train, val = (CXRSubset(whole, stored.by_name(whole, part)) for part in ("train", "val"))
+    else:
+        train, val = (CXRSubset(whole, stored.indices(whole, part)) for part in ("train", "val"))
+    if folder is None:
+        test = CXRSubset(whole, stored.by_name(whole, "test"))
+    else:
+        test = CXRSubset(whole, stored.indices(whole, "test", strict=not settings.lenient))
+    if not training:
+        return Parts(whole, train, val, test, stored)
     if settings.data == "synthetic":
-        return Parts(whole, InMemory(train), InMemory(val), test)
+        return Parts(whole, InMemory(train), InMemory(val), test, stored)
     if settings.augment:
         train = CXRSubset(open_dataset(settings, cxr_transforms(train=True)), train.indices)
-    return Parts(whole, train, val, test)
+    return Parts(whole, train, val, test, stored)
 
 
 def train_run(
@@ -165,6 +194,7 @@ def train_run(
     # An earlier run keeps its settings; those of a start that came to nothing are replaced.
     if not (folder / "last.ckpt").exists():
         settings.save(folder)
+        parts.stored.save(folder)
     history = trainer.train(
         *loaders, resume=resume, epochs=settings.epochs, learning_rate=settings.learning_rate, monitor="loss"
     )

@@ -62,23 +62,31 @@ class TrainSettings:
     load_best: bool = True
 
     def __post_init__(self) -> None:
-        at_least = {"epochs": 1, "patience": 1, "checkpoint_every": 1, "weight_decay": 0}
-        for name, least in at_least.items():
+        for name, least in {"epochs": 1, "patience": 1, "checkpoint_every": 1}.items():
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"TrainSettings({name}={value!r}): must be at least {least}")
-        if self.learning_rate <= 0:
-            raise ValueError(f"TrainSettings(learning_rate={self.learning_rate!r}): must be positive")
+            if value is None and name != "epochs":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"TrainSettings({name}={value!r}): must be a whole number of at least {least}")
+        for name, positive in {"learning_rate": True, "weight_decay": False, "max_grad_norm": True}.items():
+            value = getattr(self, name)
+            if value is None and name == "max_grad_norm":
+                continue
+            if not _is_number(value) or not math.isfinite(value) or value < 0 or (positive and value == 0):
+                legal = "positive" if positive else "at least 0"
+                raise ValueError(f"TrainSettings({name}={value!r}): must be finite and {legal}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"TrainSettings(schedule={self.schedule!r}): legal are {', '.join(SCHEDULES)}")
-        if not 0.0 <= self.warmup < 1.0:
+        if not _is_number(self.warmup) or not 0.0 <= self.warmup < 1.0:
             raise ValueError(f"TrainSettings(warmup={self.warmup!r}): a share of all steps, in [0, 1)")
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
             raise ValueError(f"TrainSettings(class_weights={weights!r}): legal are None, 'balanced', or numbers")
         if weights is not None and not isinstance(weights, str):
-            if min(weights) <= 0:
-                raise ValueError(f"TrainSettings(class_weights={list(weights)}): every weight must be positive")
+            if not all(_is_number(weight) and math.isfinite(weight) and weight > 0 for weight in weights):
+                raise ValueError(
+                    f"TrainSettings(class_weights={list(weights)}): every weight must be finite and positive"
+                )
             object.__setattr__(self, "class_weights", [float(weight) for weight in weights])
 
     def rate(self, step: int, steps: int) -> float:
@@ -95,6 +103,10 @@ class TrainSettings:
         if best is None:
             return True
         return score < best if self.monitor in _SMALLER_IS_BETTER else score > best
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 @dataclass

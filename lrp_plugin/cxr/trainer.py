@@ -175,6 +175,8 @@ class Trainer:
 
     def _predictions(self, loader: DataLoader[Any], what: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         self.check_share(loader)
+        if len(loader) == 0:
+            raise ValueError("the loader has no batches: nothing to measure")
         if isinstance(loader.sampler, EpochSampler):
             loader.sampler.set_position(0)  # Training may have left it in the middle of an epoch.
         training = self.model.training

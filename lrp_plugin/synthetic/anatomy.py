@@ -103,7 +103,15 @@ def draw_thorax(grid: Grid, anatomy: Anatomy) -> Thorax:
     attenuation += _ribs(side, grid.y, cage, anatomy)
     attenuation += _clavicles(side, grid.y, anatomy)
     attenuation += _vessels(grid.x, grid.y, side, air, anatomy)
-    return Thorax(grid, attenuation, air * (1.0 - grid.enlarge(heart)))
+    return Thorax(grid, attenuation, air * (1.0 - _around_heart(grid.enlarge(heart), grid.x, anatomy)))
+
+
+def _around_heart(heart: Field, x: Field, anatomy: Anatomy) -> Field:
+    """The heart's shadow with what lies between it and the midline, or under its inner part: slivers of air, no lung."""
+    centre, _, half_width, _ = anatomy.heart
+    left = np.maximum.accumulate(heart[:, ::-1], axis=1)[:, ::-1]
+    shadow = np.where(x > 0, left, np.maximum.accumulate(heart, axis=1))
+    return np.where(x < centre + 0.6 * half_width, np.maximum.accumulate(shadow, axis=0), shadow)
 
 
 def _lateral(y: Field, anatomy: Anatomy) -> Field:

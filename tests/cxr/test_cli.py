@@ -53,7 +53,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_train_writes_the_run(trained):
-    assert set(contents(trained)) == {"run.json", "last.ckpt", "best.safetensors", "history.csv"}
+    assert set(contents(trained)) == {"run.json", "parts.json", "last.ckpt", "best.safetensors", "history.csv"}
     settings = RunSettings.load(trained)
     assert (settings.size, settings.count, settings.epochs, settings.batch_size) == (48, 80, 2, 16)
     assert [row["epoch"] for row in csv.DictReader((trained / "history.csv").open())] == ["1", "2"]
@@ -62,7 +62,7 @@ def test_train_writes_the_run(trained):
 def test_training_again_into_a_run_is_refused_and_changes_nothing(run, capsys):
     before = contents(run)
     assert cxr("train", run, "--epochs", "3") == 2
-    assert "continue with resume" in capsys.readouterr().err
+    assert "continue it with --resume" in capsys.readouterr().err
     assert contents(run) == before
 
 
@@ -127,8 +127,50 @@ def test_explain_takes_files_of_ones_own(run, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     assert cxr("explain", run, "--image", str(tmp_path / "mine.png"), "--methods", "epsilon") == 0
     facts = json.loads((run / "explained" / "mine.json").read_text())
+    assert facts["true_class"] is None, "nobody told it"
+    assert "one of its classes for any picture" in facts["caution"]
     assert facts["methods"]["epsilon"]["inside_lungs"] is None, "nobody knows the lungs of this picture"
     assert np.load(run / "explained" / "mine.npz")["epsilon"].shape == (1, 48, 48)
+
+
+def test_pictures_of_one_name_do_not_overwrite_each_other(run, tmp_path):
+    for folder, grey in (("A", 10), ("B", 200), ("胸部", 100)):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (60, 60), grey).save(tmp_path / folder / "0.png")
+    for _ in range(2):  # the second time the same pictures' files are replaced
+        for folder in ("A", "B", "胸部"):
+            assert cxr("explain", run, "--image", str(tmp_path / folder / "0.png"), "--methods", "epsilon") == 0
+    facts = [json.loads(path.read_text()) for path in (run / "explained").glob("*.json")]
+    assert sorted(Path(fact["source"]).parent.name for fact in facts) == ["A", "B", "胸部"]
+
+
+def test_evidence_of_another_method_keeps_the_earlier_rows(run, capsys):
+    assert cxr("evidence", run, "--methods", "saliency") == 0
+    before = set((run / "evidence.csv").read_text().splitlines())
+    capsys.readouterr()
+    assert cxr("evidence", run, "--methods", "gradcam") == 0
+    assert before < set((run / "evidence.csv").read_text().splitlines())
+    assert "saliency" not in capsys.readouterr().out, "no footnote about a method that is not in the table"
+
+
+@pytest.mark.parametrize("number", ["-3", "0", "two"])
+def test_a_number_of_examples_that_is_none_is_refused(run, capsys, number):
+    with pytest.raises(SystemExit) as refused:
+        cxr("report", run, "--examples", number)
+    assert refused.value.code == 2
+    assert f"argument --examples: '{number}' is no whole number of at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [("[]", "holds a list"), ("{", "is no settings file"), ('{"size": "big"}', "size='big': must be of the kind int"),
+     ('{"epochs": 1.5}', "epochs=1.5"), ('{"colour": 1}', "unknown colour"), ('{"size": -1}', "size=-1"),
+     ("\udcff", "settings")],
+)  # fmt: skip
+def test_a_settings_file_of_the_wrong_shape_is_named(run, capsys, content, told):
+    (run / "run.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert cxr("evaluate", run) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_evidence_prints_the_table_that_it_stores(run, capsys):
@@ -159,7 +201,8 @@ def test_report_shows_what_was_measured(run):
         (["--data", "absent"], "absent is no folder"),
         (["--data", "empty"], "no pictures under empty"),
         (["--count", "4"], "each part needs some"),
-        (["--lr", "-1"], "learning_rate"),
+        (["--lr", "-1"], "learning_rate=-1.0: must be finite and positive"),
+        (["--lr", "nan"], "learning_rate=nan"),
         (["--shortcut", "1.5"], "strength=1.5"),
         (["--resume"], "holds no run"),
         (["--lr", "1e30", "--epochs", "2"], "loss"),
@@ -182,8 +225,10 @@ def test_without_a_run_there_is_nothing_to_show(tmp_path, capsys, action):
 
 def test_a_run_of_another_model_or_an_unknown_method_is_refused(run, capsys):
     before = contents(run)
-    assert cxr("evaluate", run, "--model", "resnet18") == 2
-    assert "holds a reference_cnn" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as refused:
+        cxr("evaluate", run, "--model", "resnet18")
+    assert refused.value.code == 2
+    assert "unrecognized arguments: --model" in capsys.readouterr().err
     assert cxr("report", run, "--methods", "magic") == 2
     assert "unknown method 'magic'; legal are saliency" in capsys.readouterr().err
     assert cxr("explain", run, "--index", "80") == 2
@@ -213,6 +258,53 @@ def test_a_folder_is_trained_on_and_reported(database, tmp_path):
     assert cxr("report", out, "--methods", "epsilon", "--examples", "1") == 0
     assert str(database) in (out / "report.html").read_text()
     assert contents(database) == before, "nothing is written into the data"
+
+
+def test_a_training_picture_is_never_tested(own_database, tmp_path, capsys):
+    """With one file gone the parts are not cut anew: 56 of 80 test pictures had been trained on."""
+    out = tmp_path / "run"
+    for path in own_database.glob("*.xlsx"):
+        path.unlink()  # Its lists would name what is missing first.
+    assert folder_run(own_database, out) == 0
+    stored = json.loads((out / "parts.json").read_text())
+    settings = RunSettings.load(out)
+    (own_database / sorted(stored["train"])[0]).unlink()
+    Image.new("L", (299, 299), 7).save(own_database / "COVID" / "images" / "COVID-99.png")
+    moved = sorted(stored["train"])[1]
+    (own_database / moved).rename(own_database / "COVID" / "images" / "COVID-98.png")
+    with pytest.warns(UserWarning, match="1 pictures that no part of the run has .*COVID-99"):
+        parts = open_parts(settings, out, training=False)
+    names = {Path(parts.whole.event(i).path).relative_to(own_database).as_posix() for i in parts.test.indices}
+    assert names == set(stored["test"])
+    gone, changed = sorted(stored["test"])[:2]
+    Image.new("L", (299, 299), 9).save(own_database / changed)
+    (own_database / gone).unlink()
+    assert cxr("evaluate", out) == 2
+    error = capsys.readouterr().err
+    assert "1 pictures whose content changed since training" in error and "no longer 1 of the" in error
+    with pytest.warns(UserWarning, match="left out"):
+        assert cxr("evaluate", out, "--lenient") == 0
+    matrix = json.loads((out / "metrics.json").read_text())["confusion_matrix"]
+    assert sum(map(sum, matrix)) == len(stored["test"]) - 2
+    with pytest.raises(ValueError, match="no longer 1 of the .* pictures of the train part"):
+        open_parts(settings, out)
+
+
+def test_a_run_that_does_not_say_its_parts_is_refused(run, capsys):
+    (run / "parts.json").unlink()
+    assert cxr("evaluate", run) == 2
+    assert "does not say which pictures it was trained on" in capsys.readouterr().err
+
+
+def test_copies_of_a_picture_stay_in_one_part(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            Image.new("L", (16, 16), number // 2 * 5 + ord(name)).save(tmp_path / name / f"{number}.png")
+    with pytest.warns(UserWarning, match="are copies of others"):
+        stored = open_parts(RunSettings(data=str(tmp_path), size=16)).stored
+    contents = [set(part.values()) for part in stored.parts.values()]
+    assert not (contents[0] & contents[2] or contents[0] & contents[1] or contents[1] & contents[2])
 
 
 def test_a_missing_class_folder_is_an_error_unless_lenient(own_database, tmp_path, capsys):
@@ -275,6 +367,12 @@ def test_ctrl_c_leaves_whole_files_and_a_run_to_resume(tmp_path):
     _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "stopped; every file written so far is whole" in error and "Traceback" not in error
-    assert {path.name for path in out.iterdir()} <= {"run.json", "last.ckpt", "best.safetensors", "history.csv"}
+    assert {path.name for path in out.iterdir()} <= {
+        "run.json",
+        "parts.json",
+        "last.ckpt",
+        "best.safetensors",
+        "history.csv",
+    }
     assert load_state(out / "last.ckpt")["epoch"] >= 1
     assert RunSettings.load(out).epochs == 500
