@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -38,7 +37,9 @@ def add_cxr(commands: Any) -> None:
                        help="plant a text marker that goes with COVID (synthetic data), 0 to 1")  # fmt: skip
     train.add_argument("--weights", help="pretrained weights that torchvision knows, such as DEFAULT")
     train.add_argument("--epochs", type=_at_least(1), help="passes over the training pictures (default 8)")
-    train.add_argument("--lr", type=float, dest="learning_rate", help="learning rate (default 0.003)")
+    train.add_argument(
+        "--lr", "--learning-rate", type=float, dest="learning_rate", help="learning rate (default 0.003)"
+    )
     train.add_argument("--augment", action="store_true", default=None, help="vary a folder's training pictures")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, exactly")
     _action(actions, "evaluate", _evaluate, "metrics on the test pictures", opens=True)
@@ -95,9 +96,6 @@ def _stoppable(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.
     """Ctrl-C ends a command with one line and the shell's status for it, 130."""
 
     def stoppable(options: argparse.Namespace) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # A terminal of few letters shows the others as numbers.
-                stream.reconfigure(errors="backslashreplace")
         try:
             run(options)
         except KeyboardInterrupt:
