@@ -11,7 +11,7 @@ import argparse
 import torch
 
 from benchmarks.evaluation.networks import FOLDER, NETWORKS
-from benchmarks.evaluation.tables import photographs, table, write_table
+from benchmarks.evaluation.tables import METRICS, photographs, table, write_table
 
 
 def run_tables(options: argparse.Namespace) -> None:
@@ -19,9 +19,9 @@ def run_tables(options: argparse.Namespace) -> None:
     kept = FOLDER / "comparisons"
     for name in options.networks:
         if name == "lite0":
-            found, facts = [photographs(kept)], {"network": name, "pictures": 16}
+            found, facts = [photographs(kept)], {"network": name, "pictures": 8}
         else:
-            pairs = [table(name, seed, options.pictures, kept) for seed in options.seeds]
+            pairs = [table(name, seed, options.pictures, kept, options.metrics) for seed in options.seeds]
             found = [pair[0] for pair in pairs]
             facts = {"network": name, "seeds": options.seeds, "accuracy": [pair[1] for pair in pairs],
                      "pictures": options.pictures}  # fmt: skip
@@ -44,6 +44,7 @@ def main() -> None:
     tables.add_argument("--networks", nargs="+", default=[*NETWORKS, "lite0"], choices=[*NETWORKS, "lite0"])
     tables.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     tables.add_argument("--pictures", type=int, default=48, help="test pictures with opacities for each network")
+    tables.add_argument("--metrics", nargs="+", default=list(METRICS), choices=list(METRICS))
     tables.set_defaults(run=run_tables)
     peers = commands.add_parser("peers", help="time beside Quantus (extra peers)")
     peers.set_defaults(run=run_peers)

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from lrp_plugin.cli.compare import add_compare
 from lrp_plugin.cli.explain import add_explain
 from lrp_plugin.cli.methods import add_methods
 from lrp_plugin.version import __version__
@@ -29,6 +30,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_explain(commands)
+    add_compare(commands)
     add_methods(commands)
     if command is None or command in _XRAY:
         _add_xray(commands)

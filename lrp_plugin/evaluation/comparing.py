@@ -72,6 +72,7 @@ def compare(
     if floor and RANDOM not in made:
         made.update(builders([RANDOM], model))
     settings = Settings(regions, replacement, shares, seed)
+    settings.check(next(iter(examples)).inputs)
     scorer = Scorer(model, output=output, batch_size=batch_size)
     kept = Kept(None if folder is None else Path(folder), {} if folder is None else {
         "data": examples.fingerprint(), "model": model_fingerprint(model), "output": output, "shares": shares, "seed": seed,

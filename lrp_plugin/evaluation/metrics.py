@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.evaluation import complexity, faithfulness, localization
-from lrp_plugin.evaluation.faithfulness import Curves, Fill, perturbation_curves
+from lrp_plugin.evaluation.faithfulness import Curves, Fill, perturbation_curves, share_points
 from lrp_plugin.evaluation.infidelity import infidelity, sensitivity
 from lrp_plugin.evaluation.methods import Builder, Explain
-from lrp_plugin.evaluation.regions import Regions
+from lrp_plugin.evaluation.regions import Regions, labels_of
+from lrp_plugin.evaluation.replacement import replacement
 from lrp_plugin.evaluation.sanity import parameter_randomization
 from lrp_plugin.evaluation.scoring import Scorer
 
@@ -26,6 +27,18 @@ class Settings:
     replacement: Fill = "mean"
     shares: int = 10
     seed: int = 0
+
+    def check(self, inputs: Tensor) -> None:
+        """Raises ``ValueError`` for settings that are legal for no inputs, or not for these, before anything is explained."""
+        replacement(self.replacement)
+        share_points(self.shares, inputs.device)
+        if isinstance(self.regions, Tensor) and len(self.regions) > 1:
+            raise ValueError(
+                f"regions {tuple(self.regions.shape)} do not fit batches of examples: give (1, ...), the same for all, or a "
+                "function of the inputs"
+            )
+        if self.regions is not None:
+            labels_of(self.regions, inputs[:1])
 
 
 @dataclass(frozen=True)

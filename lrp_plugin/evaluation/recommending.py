@@ -145,7 +145,9 @@ def recommend(
     found = list(tried) if tried is not None else candidates(model, search.inputs, bounds)
     if not found:
         raise ValueError("no candidate: give at least one")
-    halving = _Halving(model, search, chosen, Settings(regions, replacement, shares, seed),
+    settings = Settings(regions, replacement, shares, seed)
+    settings.check(search.inputs)
+    halving = _Halving(model, search, chosen, settings,
                        Scorer(model, output=output, batch_size=batch_size), progress)  # fmt: skip
     winner = halving.run(found)
     methods = {RECOMMENDED: winner.composite, **{name: name for name in baselines}, DEFAULT: "epsilon"}

@@ -215,7 +215,8 @@ def test_bad_input_is_named() -> None:
         ({"metrics": ["srg", "srg"]}, "twice"), ({"sort_by": "road"}, "not among the metrics"),
         ({"methods": ["magic"]}, "unknown method"), ({"methods": []}, "at least one"),
         ({"methods": ["gradcam"] * 2}, "its own"),
-        ({"methods": ["epsilon_gamma_box"]}, "needs the input's range"),
+        ({"methods": ["epsilon_gamma_box"]}, "needs the input's range"), ({"replacement": "black"}, "legal are zero"),
+        ({"shares": 0}, "positive number of steps"), ({"regions": torch.zeros(2, 2)}, "do not fit"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             compare(model, (x, y), **{"methods": METHODS, **QUIET, **change})

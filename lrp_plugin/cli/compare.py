@@ -1,0 +1,210 @@
+"""``lrp-plugin compare`` and ``recommend``: which explanation can be trusted, and which rule, on one's own pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lrp_plugin.cli.models import FORMS, LoadedModel, load_model
+from lrp_plugin.explain import Preprocessing, preprocessing_of
+from lrp_plugin.files import csv_bytes, write_atomically
+from lrp_plugin.images import read_image
+from lrp_plugin.images.reading import is_image_file
+
+RUN_SETTINGS = "run.json"
+_DATA = (
+    "a folder of pictures, with a subfolder for each class in the order of the outputs, or a run folder of 'cxr train'"
+)
+
+
+def add_compare(commands: Any) -> None:
+    """Adds both commands to the parser."""
+    compare = commands.add_parser(
+        "compare", help="measure methods against each other on pictures", description=__doc__,
+        epilog="writes comparison.html, comparison.csv, curves.png and ranks.png; stopped, the same call goes on",
+    )  # fmt: skip
+    _shared(compare)
+    compare.add_argument("--methods", nargs="+", metavar="METHOD", help="as 'lrp-plugin methods' lists them")
+    compare.add_argument(
+        "--metrics", nargs="+", metavar="METRIC", help="srg, road, mask_share, ... (an unknown one lists all)"
+    )
+    compare.add_argument("--sort-by", metavar="METRIC", help="orders the table (default: the first)")
+    compare.set_defaults(run=run_compare)
+    recommend = commands.add_parser(
+        "recommend", help="choose a rule by a metric, judged on pictures the choice did not see", description=__doc__,
+        epilog="writes recommendation.txt, whose last lines are the composite as code",
+    )  # fmt: skip
+    _shared(recommend)
+    recommend.add_argument("--metric", default="srg", help="what the rule is chosen by (default srg)")
+    recommend.add_argument(
+        "--held-out", type=float, default=0.5, help="share of the pictures for the report (default 0.5)"
+    )
+    recommend.set_defaults(run=run_recommend)
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", help=_DATA)
+    parser.add_argument("--model", default="resnet18", help=f"{FORMS} (default resnet18; a run folder brings its own)")
+    parser.add_argument("--weights", help="DEFAULT or another name of the package's own weights (needs the network)")
+    parser.add_argument("--checkpoint", type=Path, help="a state dict: .pt, .pth, .ckpt, .safetensors")
+    parser.add_argument("--num-classes", type=int, help="the number of outputs to build the model with")
+    parser.add_argument("--size", type=int, help="side of the network's input in pixels")
+    parser.add_argument(
+        "--patch", type=int, help="side of what is removed together (default: an eighth of the picture)"
+    )
+    parser.add_argument("--replacement", default="mean", help="zero, mean (default), blur, noise or road")
+    parser.add_argument("--limit", type=int, help="at most so many pictures, spread over all")
+    parser.add_argument("--batch-size", type=int, default=32, help="pictures in one pass at most (default 32)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("lrp-out"), help="folder for the results (default lrp-out)")
+    parser.add_argument("--no-progress", action="store_true", help="show no bar")
+
+
+class Pictures:
+    """Picture files as examples, read when they are asked for.
+
+    Args:
+        folder: Pictures, or a subfolder of them for each class; subfolders count as classes 0, 1, ... by name.
+        preprocess: From a picture to the network's input.
+        limit: At most so many, spread over all.
+
+    Raises:
+        ValueError: There is no picture.
+    """
+
+    def __init__(self, folder: Path, preprocess: Preprocessing, limit: int | None = None) -> None:
+        self.preprocess = preprocess
+        folders = sorted(one for one in folder.iterdir() if one.is_dir() and not one.name.startswith("."))
+        classes: list[tuple[Path, int | None]] = [(one, place) for place, one in enumerate(folders)]
+        classes = classes or [(folder, None)]
+        found = [(path, label) for one, label in classes for path in sorted(one.rglob("*")) if is_image_file(path)]
+        if not found:
+            raise ValueError(f"{folder} holds no picture, nor a subfolder for each class with some")
+        self.files = _spread(found, limit)
+        self.labelled = bool(folders)
+        self.classes = [one.name for one in folders]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        path, label = self.files[index]
+        inputs = self.preprocess.inputs(self.preprocess.picture(read_image(path)))
+        return {"inputs": inputs} if label is None else {"inputs": inputs, "target": torch.tensor(label)}
+
+
+def _spread(items: Sequence[Any], limit: int | None) -> list[Any]:
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: give 1 or more")
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[place * len(items) // limit] for place in range(limit)]
+
+
+class _Chosen:
+    """Some of a data set's examples."""
+
+    def __init__(self, data: Any, places: Sequence[int]) -> None:
+        self.data, self.places = data, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.data[self.places[index]]
+        return {key: torch.as_tensor(sample[key]).as_subclass(Tensor) for key in ("image", "disease", "evidence")
+                if key in sample}  # fmt: skip
+
+
+def _opened(options: argparse.Namespace) -> tuple[Any, Any, tuple[Any, Any]]:
+    """Model, examples, and the range of the first map's input."""
+    folder = Path(options.data)
+    if (folder / RUN_SETTINGS).exists():
+        return _xray(options, folder)
+    if not folder.is_dir():
+        raise ValueError(f"{options.data} is no folder; give {_DATA}")
+    loaded = load_model(options.model, weights=options.weights, checkpoint=options.checkpoint,
+                        num_classes=options.num_classes)  # fmt: skip
+    preprocess = _preprocessing(options, loaded)
+    pictures = Pictures(folder, preprocess, options.limit)
+    if not loaded.trained:
+        print("Note: no weights were given, so this network is UNTRAINED: the figures say nothing of trained ones.")
+    return loaded.network, pictures, preprocess.bounds
+
+
+def _preprocessing(options: argparse.Namespace, loaded: LoadedModel) -> Preprocessing:
+    from dataclasses import replace
+
+    own = loaded.preprocess or preprocessing_of(loaded.network)
+    return own if options.size is None else replace(own, size=options.size)
+
+
+def _xray(options: argparse.Namespace, folder: Path) -> tuple[Any, Any, tuple[Any, Any]]:
+    """A run's model and its test pictures."""
+    from lrp_plugin.cxr.runfolder import RunSettings, open_model, open_parts
+
+    settings = RunSettings.load(folder)
+    parts = open_parts(settings)
+    model = open_model(folder, parts.whole.classes).eval()
+    low, high = torch.tensor(0.0), torch.tensor(1.0)
+    if model.mean is not None and model.std is not None:
+        low, high = (low - model.mean) / model.std, (high - model.mean) / model.std
+    return model, _Chosen(parts.test, _spread(range(len(parts.test)), options.limit)), (low, high)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    from lrp_plugin.evaluation.regions import patches
+
+    return {
+        "regions": None if options.patch is None else patches(options.patch), "replacement": options.replacement,
+        "batch_size": options.batch_size, "seed": options.seed, "progress": not options.no_progress,
+    }  # fmt: skip
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    """Measures, prints the table, writes page, table and pictures."""
+    from lrp_plugin.evaluation import compare
+    from lrp_plugin.evaluation.comparing import DEFAULT_METHODS
+    from lrp_plugin.visualization import save_figure
+
+    model, data, bounds = _opened(options)
+    found = compare(
+        model, data, options.methods or DEFAULT_METHODS, options.metrics, bounds=bounds, sort_by=options.sort_by,
+        folder=options.out / "values", **_settings(options),
+    )  # fmt: skip
+    print(found)
+    rows = found.rows()
+    paths = [
+        write_atomically(
+            options.out / "comparison.csv", csv_bytes([list(rows[0]), *(list(row.values()) for row in rows)])
+        )
+    ]
+    found.to_html(options.out / "comparison.html")
+    paths.append(options.out / "comparison.html")
+    if found.curves:
+        paths.append(save_figure(found.plot(), options.out / "curves.png"))
+    if found.ranking():
+        paths.append(save_figure(found.plot_ranks(), options.out / "ranks.png"))
+    _written(paths)
+
+
+def run_recommend(options: argparse.Namespace) -> None:
+    """Searches, prints the recommendation, writes it."""
+    from lrp_plugin.evaluation import recommend
+
+    model, data, bounds = _opened(options)
+    found = recommend(
+        model, data, metric=options.metric, held_out=options.held_out, bounds=bounds, **_settings(options)
+    )
+    print(found)
+    _written([write_atomically(options.out / "recommendation.txt", f"{found}\n".encode())])
+
+
+def _written(paths: Sequence[Path]) -> None:
+    for path in paths:
+        print(f"written: {path}")
