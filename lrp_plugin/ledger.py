@@ -53,6 +53,9 @@ class Row:
         if self.unknown:
             self._sums["other"] = self._sums["relevance_out"] - self._sums["relevance_in"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "absorptions": []}  # formulas over the graph, booked already
+
     def __getattr__(self, name: str) -> Tensor:
         sums: dict[str, Tensor] = self.__dict__.get("_sums", {})
         if name in sums:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial, wraps
+from numbers import Real
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from lrp_plugin.composites.site import Site
+
+Maker = TypeVar("Maker", bound=Callable[..., "Selector"])
+
+
+def remembered(maker: Maker) -> Maker:
+    """The maker, whose selectors know the call that made them: they can be pickled."""
+
+    @wraps(maker)
+    def make(*args: Any, **named: Any) -> Selector:
+        return replace(maker(*args, **named), made=(partial(make, **named), args))
+
+    return cast(Maker, make)
 
 
 @dataclass(frozen=True)
@@ -21,6 +37,7 @@ class Selector:
         located: It looks at more than the operation's name.
         counted: It needs the number of linear maps of the whole pass, so a forward pass is made first.
         final: The number of the last linear map that it may match, counted from 0; None where that is not known.
+        made: The function and the arguments that make it again.
     """
 
     text: str
@@ -28,7 +45,13 @@ class Selector:
     located: bool = True
     counted: bool = False
     final: int | None = field(default=None, compare=False)
+    made: tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
 
+    def __reduce__(self) -> Any:
+        """Pickled by the call that made it: a test may be no function of a module."""
+        return self.made if self.made is not None else object.__reduce__(self)
+
+    @remembered
     def __and__(self, other: Selector) -> Selector:
         return Selector(
             f"{self} and {other}", lambda site: self.matches(site) and other.matches(site),
@@ -36,6 +59,7 @@ class Selector:
             min((end for end in (self.final, other.final) if end is not None), default=None),
         )  # fmt: skip
 
+    @remembered
     def __or__(self, other: Selector) -> Selector:
         return Selector(
             f"({self} or {other})", lambda site: self.matches(site) or other.matches(site),
@@ -43,6 +67,7 @@ class Selector:
             None if self.final is None or other.final is None else max(self.final, other.final),
         )  # fmt: skip
 
+    @remembered
     def __invert__(self) -> Selector:
         return Selector(f"not {self}", lambda site: not self.matches(site), self.located, self.counted)
 
@@ -50,44 +75,68 @@ class Selector:
         return self.text
 
 
+def _check(fine: bool, given: str, legal: str) -> None:
+    if not fine:
+        raise ValueError(f"{' '.join(given.split())[:100]}: legal is {legal}")
+
+
+@remembered
 def path(pattern: str) -> Selector:
     """Operations run by modules whose path matches a glob: ``path("layer1.*.conv1")``."""
+    _check(isinstance(pattern, str), f"path({pattern!r})", "a glob of module paths, path('layer1.*')")
     return Selector(f"path {pattern}", lambda site: fnmatchcase(site.path, pattern))
 
 
+@remembered
 def module(*types: type[nn.Module]) -> Selector:
     """Operations run directly by modules of these types (or their subclasses)."""
+    _check(
+        bool(types) and all(isinstance(kind, type) for kind in types), f"module{types!r}",
+        "classes, module(nn.Conv2d); a module of the model by name is path('layer1.conv1')",
+    )  # fmt: skip
     names = ", ".join(kind.__name__ for kind in types)
     return Selector(f"module {names}", lambda site: isinstance(site.module, types))
 
 
+@remembered
 def operation(*names: str) -> Selector:
     """Operations by name: ``operation("conv2d", "linear")``."""
+    _check(
+        bool(names) and all(isinstance(name, str) for name in names), f"operation{names!r}",
+        "names of operations, operation('conv2d', 'linear')",
+    )  # fmt: skip
     return Selector(f"operation {', '.join(names)}", lambda site: site.name in names, located=False)
 
 
+@remembered
 def linear_maps() -> Selector:
     """Every linear map of a signal: linear, convolutions, products with a constant matrix."""
     return Selector("linear maps", lambda site: site.linear, located=False)
 
 
+@remembered
 def convolutions() -> Selector:
     """Convolutions of every dimension, transposed ones too."""
     return Selector("convolutions", lambda site: str(site.operation).startswith("conv"), located=False)
 
 
+@remembered
 def dense() -> Selector:
     """Linear maps that are no convolutions."""
     return Selector("dense", lambda site: site.linear and not str(site.operation).startswith("conv"), located=False)
 
 
+@remembered
 def anything() -> Selector:
     """Every operation."""
     return Selector("anything", lambda site: True, located=False)
 
 
+@remembered
 def nth(index: int) -> Selector:
     """The linear map of that number in the order of execution: 0 the first, -1 the last."""
+    index = operator.index(index) if hasattr(index, "__index__") else index
+    _check(isinstance(index, int), f"nth({index!r})", "an int: 0 the first linear map, -1 the last")
 
     def matches(site: Site) -> bool:
         if site.index is None:
@@ -97,18 +146,23 @@ def nth(index: int) -> Selector:
     return Selector(f"linear map {index}", matches, counted=index < 0, final=index if index >= 0 else None)
 
 
+@remembered
 def first() -> Selector:
     """The first linear map that is executed."""
     return nth(0)
 
 
+@remembered
 def last() -> Selector:
     """The last linear map that is executed."""
     return nth(-1)
 
 
+@remembered
 def depth(start: float, stop: float) -> Selector:
     """Linear maps whose place, as a fraction of their number, lies in [start, stop): ``depth(0, 0.5)`` the lower half."""
+    ends = all(isinstance(end, Real) for end in (start, stop))
+    _check(ends and 0 <= start <= stop, f"depth({start!r}, {stop!r})", "two fractions in order, depth(0, 0.5)")
 
     def matches(site: Site) -> bool:
         return site.index is not None and start <= site.index / max(site.count or 1, 1) < stop
@@ -116,11 +170,14 @@ def depth(start: float, stop: float) -> Selector:
     return Selector(f"depth [{start:g}, {stop:g})", matches, counted=True)
 
 
+@remembered
 def predicate(test: Callable[[Site], bool], text: str | None = None) -> Selector:
     """Operations for which ``test(site)`` is true."""
+    _check(callable(test), f"predicate({test!r})", "a function of a site")
     return Selector(text or f"predicate {getattr(test, '__name__', test)}", test)
 
 
+@remembered
 def in_attention() -> Selector:
     """Operations run inside a module whose path or type names attention (``attn``, ``attention``)."""
 
