@@ -215,6 +215,7 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         Raises:
             ValueError: Where a layer did not run or the output does not depend on it, for another ``grad_kwargs``.
         """
+        _checked_layers(self.layer)
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
         zeros = _materializes(grad_kwargs)
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
@@ -301,6 +302,7 @@ class NeuronUnifiedLRP(NeuronAttribution):
             ValueError: Where the layer did not run, or has no such unit.
         """
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
+        _checked_layers(self.layer)
         watcher = Watcher([self.layer], attribute_to_neuron_input)
         passed = self._lrp.session.forward(inputs, arguments, select=False, keep=True, watch=watcher)
         if not watcher.seen[0]:
