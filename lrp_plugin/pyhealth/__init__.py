@@ -15,8 +15,23 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lrp_plugin.pyhealth.conservation import ConservationError, ConservationReport, LayerCheck
-from lrp_plugin.pyhealth.handlers import LRPHandlerRegistry, LRPLayerHandler, create_default_registry
+from lrp_plugin.pyhealth.conservation import ConservationError, ConservationReport, ConservationValidator, LayerCheck
+from lrp_plugin.pyhealth.handlers import (
+    AdaptiveAvgPool2dLRPHandler,
+    AvgPool2dLRPHandler,
+    BatchNorm2dLRPHandler,
+    Conv2dLRPHandler,
+    DropoutLRPHandler,
+    EmbeddingLRPHandler,
+    FlattenLRPHandler,
+    LinearLRPHandler,
+    LRPHandlerRegistry,
+    LRPLayerHandler,
+    MaxPool2dLRPHandler,
+    ReLULRPHandler,
+    create_default_registry,
+)
+from lrp_plugin.pyhealth.layerwise import LayerwiseRelevancePropagation
 from lrp_plugin.pyhealth.lrp import UnifiedLRP
 from lrp_plugin.pyhealth.saliency import BasicGradientSaliencyMaps
 from lrp_plugin.pyhealth.visualizer import SaliencyVisualizer, visualize_attribution
@@ -51,6 +66,18 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BasicGradientSaliencyMaps",
+    "AdaptiveAvgPool2dLRPHandler",
+    "AvgPool2dLRPHandler",
+    "BatchNorm2dLRPHandler",
+    "Conv2dLRPHandler",
+    "DropoutLRPHandler",
+    "EmbeddingLRPHandler",
+    "FlattenLRPHandler",
+    "LinearLRPHandler",
+    "MaxPool2dLRPHandler",
+    "ReLULRPHandler",
+    "ConservationValidator",
+    "LayerwiseRelevancePropagation",
     "COVID19CXRDataset",
     "ConservationError",
     "ConservationReport",

@@ -40,6 +40,81 @@ class LayerCheck:
     valid: bool
 
 
+class ConservationValidator:
+    """PyHealth's validator: layers checked one by one by the caller, example by example.
+
+    Args:
+        tolerance: Largest legal error, as a share (0.01 is 1 %).
+        strict: Raise at a violation.
+
+    Attributes:
+        validations: What `validate` returned, in order.
+        violations: Those that are not valid.
+
+    Raises:
+        ValueError: The tolerance is negative.
+    """
+
+    def __init__(self, tolerance: float = 0.01, strict: bool = False) -> None:
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance={tolerance}: legal are numbers >= 0 (0.01 is 1 %)")
+        self.tolerance, self.strict = tolerance, strict
+        self.validations: list[dict[str, Any]] = []
+
+    @property
+    def violations(self) -> list[dict[str, Any]]:
+        """The validations that failed."""
+        return [found for found in self.validations if not found["valid"]]
+
+    def validate(
+        self, layer_name: str, relevance_input: Tensor, relevance_output: Tensor, layer_type: str = ""
+    ) -> dict[str, Any]:
+        """Checks one layer: the relevance of each example (dim 0) before and after it.
+
+        Returns:
+            ``layer_name``, ``layer_type``, ``sum_input``, ``sum_output`` (over the batch), ``error`` (the largest of an
+            example, as a share of that example's output), ``error_pct`` and ``valid``.
+
+        Raises:
+            ConservationError: With ``strict``, where it is not valid.
+        """
+        into = relevance_input.double().flatten(1).sum(1) if relevance_input.ndim > 1 else relevance_input.double()
+        out = relevance_output.double().flatten(1).sum(1) if relevance_output.ndim > 1 else relevance_output.double()
+        missing = (out - into).abs()
+        error = float(torch.where(missing == 0, 0, missing / out.abs()).max())
+        found = {
+            "layer_name": layer_name, "layer_type": layer_type, "sum_input": float(into.sum()),
+            "sum_output": float(out.sum()), "error": error, "error_pct": 100 * error, "valid": error <= self.tolerance,
+        }  # fmt: skip
+        self.validations.append(found)
+        if self.strict and not found["valid"]:
+            raise ConservationError(f"{layer_name} ({layer_type}) misses {100 * error:.3g} % of an example's relevance")
+        return found
+
+    def reset(self) -> None:
+        """Forgets every validation."""
+        self.validations.clear()
+
+    def get_summary(self) -> dict[str, Any]:
+        """PyHealth's five numbers."""
+        errors = [found["error_pct"] for found in self.validations] or [0.0]
+        count = len(self.validations)
+        return {
+            "total_validations": count,
+            "violations_count": len(self.violations),
+            "max_error_pct": max(errors),
+            "avg_error_pct": sum(errors) / len(errors),
+            "violation_rate": len(self.violations) / max(count, 1),
+        }
+
+    def print_summary(self) -> None:
+        """Prints the numbers, and each violation."""
+        for name, value in self.get_summary().items():
+            print(f"{name}: {value:.4g}")
+        for found in self.violations:
+            print(f"  {found['layer_name']} ({found['layer_type']}): {found['error_pct']:.3g} %")
+
+
 class ConservationReport:
     """Every layer's `LayerCheck` of one explanation.
 

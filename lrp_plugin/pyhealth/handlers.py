@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from lrp_plugin import attribution
 from lrp_plugin.call import Call
 from lrp_plugin.composites import Composite, Site, predicate
 from lrp_plugin.composites import rule as rule_spec
 from lrp_plugin.propagation.paths import ModulePaths
+from lrp_plugin.propagation.quiet import evaluating
+from lrp_plugin.pyhealth.conservation import ConservationValidator
 from lrp_plugin.registry import Registry
 
 
@@ -53,6 +56,13 @@ class LRPLayerHandler(ABC):
     def clear_cache(self) -> None:  # noqa: B027 - nor remember anything
         """Called after each explanation; forget here what `forward_hook` remembered."""
 
+    def validate_conservation(
+        self, relevance_input: Tensor, relevance_output: Tensor, tolerance: float = 0.01, layer_name: str = ""
+    ) -> tuple[bool, float]:
+        """Whether the layer kept each example's relevance, and the largest error of an example in percent."""
+        found = ConservationValidator(tolerance).validate(layer_name, relevance_input, relevance_output, self.name)
+        return found["valid"], found["error_pct"]
+
 
 class _Handled(Function):
     """The layer's value and a port; backward, the handler's relevance for the input's port."""
@@ -78,18 +88,12 @@ class _Handled(Function):
 
 
 class LRPHandlerRegistry:
-    """Handlers of one's own; the last registered that supports a layer is asked, before every built-in rule.
+    """Handlers, empty at first; the last registered that supports a layer is asked, before every built-in rule.
 
     Local to the `UnifiedLRP` that is made with it. Layers that no handler supports keep this package's rules.
-
-    Args:
-        built_in: The rules below the handlers, for listings.
     """
 
-    def __init__(self, built_in: Registry | None = None) -> None:
-        from lrp_plugin.registry import registry
-
-        self.built_in = registry if built_in is None else built_in
+    def __init__(self) -> None:
         self._handlers: list[LRPLayerHandler] = []
 
     def register(self, handler: LRPLayerHandler) -> None:
@@ -122,18 +126,17 @@ class LRPHandlerRegistry:
         return next((known for known in self._handlers if known.supports(layer)), None)
 
     def list_handlers(self) -> list[str]:
-        """Names: one's own handlers, then the operations that have a built-in rule."""
-        operations = {str(found.operation) for found in self.built_in}
-        return [*(known.name for known in self._handlers), *sorted(operations)]
+        """Names of the handlers, the first to be asked first."""
+        return [known.name for known in self._handlers]
 
     def clear(self) -> None:
-        """Removes all handlers of one's own."""
+        """Removes all handlers."""
         self._handlers = []
 
     @property
     def handlers(self) -> tuple[LRPLayerHandler, ...]:
-        """One's own, the first to be asked first."""
-        return tuple(self._handlers)
+        """The handlers that replace a built-in rule, the first to be asked first."""
+        return tuple(known for known in self._handlers if not isinstance(known, BuiltInHandler))
 
     def __len__(self) -> int:
         """How many names `list_handlers` returns."""
@@ -151,7 +154,7 @@ class LRPHandlerRegistry:
             parameters: Told to the handlers.
         """
         own = registry.copy()
-        for handler in reversed(self._handlers):
+        for handler in reversed(self.handlers):
             name = f"handler {handler.name}"
             operations = sorted({found.operation for found in registry if isinstance(found.operation, str)})
             own.register(name, *operations, ports=True)(_formula(handler, rule, parameters))
@@ -159,9 +162,119 @@ class LRPHandlerRegistry:
         return composite, own
 
 
+class BuiltInHandler(LRPLayerHandler):
+    """PyHealth's name for a kind of layer that this package's own rule serves; its pass asks the rule, not this object.
+
+    Asked alone, it hands relevance through the layer by that rule.
+    """
+
+    layers: type[nn.Module] = nn.Module
+
+    def __init__(self) -> None:
+        super().__init__(type(self).__name__.replace("LRP", ""))
+        self._inputs: dict[int, Tensor] = {}
+
+    def supports(self, layer: nn.Module) -> bool:
+        """Whether the layer is of this handler's kind."""
+        return isinstance(layer, self.layers)
+
+    def forward_hook(self, module: nn.Module, input: tuple[Tensor, ...], output: Tensor) -> None:
+        """Remembers the layer's input."""
+        self._inputs[id(module)] = input[0].detach()
+
+    def backward_relevance(self, layer: nn.Module, relevance_output: Tensor, rule: str, **parameters: Any) -> Tensor:
+        """The built-in rule on this layer alone.
+
+        Raises:
+            ValueError: `forward_hook` was not called before.
+        """
+        if id(layer) not in self._inputs:
+            raise ValueError(
+                f"{self.name} has not seen the input of this {type(layer).__name__}: call forward_hook first"
+            )
+        inputs = self._inputs[id(layer)]
+        with torch.no_grad(), evaluating(layer):
+            output = layer(inputs)
+        multiplier = torch.where(output == 0, 0, relevance_output / output)
+
+        def explained(x: Tensor) -> Tensor:
+            return (layer(x) * multiplier).flatten(1).sum(1, keepdim=True)
+
+        known = {name: value for name, value in parameters.items() if name in ("epsilon", "alpha", "beta", "gamma")}
+        return attribution.UnifiedLRP(explained, rule, **known).attribute(inputs, target=0)
+
+    def clear_cache(self) -> None:
+        """Forgets the inputs."""
+        self._inputs.clear()
+
+
+class LinearLRPHandler(BuiltInHandler):
+    """`nn.Linear`."""
+
+    layers = nn.Linear
+
+
+class ReLULRPHandler(BuiltInHandler):
+    """`nn.ReLU`."""
+
+    layers = nn.ReLU
+
+
+class EmbeddingLRPHandler(BuiltInHandler):
+    """`nn.Embedding`: one relevance per token."""
+
+    layers = nn.Embedding
+
+
+class Conv2dLRPHandler(BuiltInHandler):
+    """`nn.Conv2d`."""
+
+    layers = nn.Conv2d
+
+
+class MaxPool2dLRPHandler(BuiltInHandler):
+    """`nn.MaxPool2d`."""
+
+    layers = nn.MaxPool2d
+
+
+class AvgPool2dLRPHandler(BuiltInHandler):
+    """`nn.AvgPool2d`."""
+
+    layers = nn.AvgPool2d
+
+
+class AdaptiveAvgPool2dLRPHandler(BuiltInHandler):
+    """`nn.AdaptiveAvgPool2d`."""
+
+    layers = nn.AdaptiveAvgPool2d
+
+
+class FlattenLRPHandler(BuiltInHandler):
+    """`nn.Flatten`."""
+
+    layers = nn.Flatten
+
+
+class BatchNorm2dLRPHandler(BuiltInHandler):
+    """`nn.BatchNorm2d`: an affine map, unlike PyHealth's identity."""
+
+    layers = nn.BatchNorm2d
+
+
+class DropoutLRPHandler(BuiltInHandler):
+    """`nn.Dropout`."""
+
+    layers = nn.Dropout
+
+
 def create_default_registry() -> LRPHandlerRegistry:
-    """A registry without handlers of one's own: this package's rules serve every layer."""
-    return LRPHandlerRegistry()
+    """PyHealth's ten handlers by name, each served by this package's rule, as is every other layer."""
+    registry = LRPHandlerRegistry()
+    for kind in reversed(BuiltInHandler.__subclasses__()):
+        if kind.__module__ == __name__:
+            registry.register(kind())
+    return registry
 
 
 def _supported_by(handler: LRPLayerHandler) -> Any:

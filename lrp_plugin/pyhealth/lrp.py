@@ -16,8 +16,8 @@ from lrp_plugin.explained import OutputChoice, chosen_output
 from lrp_plugin.ledger import Ledger, Recorder, Row
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation.quiet import evaluating
-from lrp_plugin.pyhealth.conservation import ConservationReport
-from lrp_plugin.pyhealth.handlers import LRPHandlerRegistry
+from lrp_plugin.pyhealth.conservation import ConservationReport, ConservationValidator
+from lrp_plugin.pyhealth.handlers import LRPHandlerRegistry, LRPLayerHandler, create_default_registry
 from lrp_plugin.pyhealth.outputs import check_keywords, class_indices, logits_of
 
 _DEFAULTS = {"rule": "epsilon", "epsilon": 0.01, "alpha": 2.0, "beta": 1.0}
@@ -76,8 +76,9 @@ class UnifiedLRP(attribution.UnifiedLRP):
         self.rule, self.epsilon, self.alpha, self.beta = rule, epsilon, alpha, beta
         self.validate_conservation = validate_conservation
         self.conservation_tolerance = conservation_tolerance
-        self.handlers = LRPHandlerRegistry(self.registry) if custom_registry is None else custom_registry
+        self.handlers = create_default_registry() if custom_registry is None else custom_registry
         self.report: ConservationReport | None = None
+        self._latest: tuple[dict[str, Tensor], dict[str, Any]] | None = None
         if self.handlers.handlers:
             told = {"epsilon": epsilon, "alpha": alpha, "beta": beta}
             self.session = self.session.with_rules(*self.handlers.applied_to(self.composite, self.registry, rule, told))
@@ -111,6 +112,7 @@ class UnifiedLRP(attribution.UnifiedLRP):
             ConservationError: With ``strict``, where relevance went missing without account.
         """
         call, tensors = self._by_name(inputs, target_class, kwargs)
+        self._latest = dict(inputs), kwargs
         layers = _LayerRecorder(tensors[0].shape[0], self.session.chooser.ports) if return_intermediates else None
         try:
             with evaluating(self.model):
@@ -140,6 +142,31 @@ class UnifiedLRP(attribution.UnifiedLRP):
         call, tensors = self._by_name(inputs, None, kwargs)
         with evaluating(self.model):
             return attribution.UnifiedLRP.plan(call, tensors)
+
+    @property
+    def layer_order(self) -> list[tuple[str, nn.Module, LRPLayerHandler | None]]:
+        """Name, module and handler of each layer without sub-layers in the order it ran in the latest explanation.
+
+        Empty where nothing was explained yet. The handler is None where only this package knows a rule for the layer.
+        """
+        if self._latest is None:
+            return []
+        if self.validate_conservation and self.report is not None:
+            paths = [row.path for row in self.report.ledger.rows]
+        else:
+            inputs, kwargs = self._latest
+            paths = [site.path for site, _ in self.plan(inputs, **kwargs).entries]
+        modules = dict(self.model.named_modules())
+        ran = [path for path in dict.fromkeys(paths) if path in modules and not list(modules[path].children())]
+        return [(path, modules[path], self.handlers.get_handler(modules[path])) for path in ran]
+
+    @property
+    def validator(self) -> ConservationValidator:
+        """The latest report as PyHealth's validator; what biases and stabilizers took counts as kept."""
+        found = ConservationValidator(self.conservation_tolerance)
+        for check in self.report.checks if self.report is not None else ():
+            found.validate(check.layer_name, check.sum_input + check.absorbed, check.sum_output, check.layer_type)
+        return found
 
     def get_conservation_summary(self) -> dict[str, Any]:
         """The latest report in numbers: see `ConservationReport.summary`.

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import lrp_plugin
 from lrp_plugin.pyhealth import (
     ConservationError,
+    ConservationValidator,
+    LayerwiseRelevancePropagation,
     LRPHandlerRegistry,
     LRPLayerHandler,
     UnifiedLRP,
@@ -225,7 +227,11 @@ def test_a_handler_overrides_the_built_in_rule(images: Tensor) -> None:
 def test_handlers_can_be_listed_found_and_removed() -> None:
     registry = create_default_registry()
     before = len(registry)
-    assert before == len(registry.list_handlers()) == len({str(rule.operation) for rule in lrp_plugin.registry})
+    assert registry.list_handlers() == [
+        "LinearHandler", "ReLUHandler", "EmbeddingHandler", "Conv2dHandler", "MaxPool2dHandler", "AvgPool2dHandler",
+        "AdaptiveAvgPool2dHandler", "FlattenHandler", "BatchNorm2dHandler", "DropoutHandler",
+    ]  # fmt: skip
+    assert LRPHandlerRegistry().list_handlers() == []
     registry.register(_Lossy("first"))
     registry.register(_Lossy("second"))
     assert registry.list_handlers()[:2] == ["second", "first"]
@@ -233,17 +239,18 @@ def test_handlers_can_be_listed_found_and_removed() -> None:
     found = registry.get_handler(nn.Linear(2, 2))
     assert found is not None
     assert found.name == "second"
-    assert registry.get_handler(nn.ReLU()) is None
+    assert registry.get_handler(nn.GELU()) is None
+    assert registry.get_handler(nn.ReLU()).name == "ReLUHandler"
     registry.unregister("second")
     assert registry.list_handlers()[0] == "first"
-    with pytest.raises(KeyError, match="registered are: first"):
+    with pytest.raises(KeyError, match="registered are: first, Linear"):
         registry.unregister("second")
     with pytest.raises(ValueError, match="already"):
         registry.register(_Lossy("first"))
     with pytest.raises(TypeError, match="LRPLayerHandler"):
         registry.register(object())  # type: ignore[arg-type]
     registry.clear()
-    assert len(registry) == before
+    assert len(registry) == 0
 
 
 def test_a_lossy_handler_is_found_out(images: Tensor) -> None:
@@ -360,3 +367,89 @@ def test_illegal_settings_are_named(cnn: nn.Module) -> None:
         UnifiedLRP(cnn, rule="alphabeta", alpha=2.0, beta=0.5)
     with pytest.raises(ValueError, match="conservation_tolerance"):
         UnifiedLRP(cnn, conservation_tolerance=-1)
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_layer_order_is_the_order_of_execution(images: Tensor, validate: bool) -> None:
+    class Backwards(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.act, self.first = nn.Linear(4, 3), nn.GELU(), nn.Linear(432, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.act(self.first(x.flatten(1))))
+
+    lrp = UnifiedLRP(Backwards().eval(), validate_conservation=validate)
+    assert lrp.layer_order == []
+    lrp.attribute({"x": images}, 1)
+    assert [name for name, _, _ in lrp.layer_order] == ["first", "act", "last"]
+    assert [handler and handler.name for _, _, handler in lrp.layer_order] == ["LinearHandler", None, "LinearHandler"]
+    assert lrp.layer_order[0][1] is lrp.model.first
+
+
+def test_the_default_handlers_change_nothing_and_serve_their_layer_alone(images: Tensor) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 4, 3, bias=False)
+    model = nn.Sequential(layer, nn.ReLU(), nn.Flatten(), nn.Linear(400, 3)).eval()
+    plain = UnifiedLRP(model, epsilon=0.0).attribute({"input": images}, 1)["input"]
+    named = UnifiedLRP(model, epsilon=0.0, custom_registry=create_default_registry())
+    assert torch.equal(named.attribute({"input": images}, 1)["input"], plain)
+    (handler,) = [known for known in [named.handlers.get_handler(layer)] if known is not None]
+    output = layer(images).detach()
+    handler.forward_hook(layer, (images,), output)
+    relevance = torch.rand_like(output)
+    into = handler.backward_relevance(layer, relevance, "epsilon", epsilon=0.0)
+    assert handler.validate_conservation(into, relevance, 1e-3)[0]
+    twin = images * torch.autograd.grad(layer(x := images.clone().requires_grad_()), x, relevance / output)[0]
+    assert torch.allclose(into, twin, atol=1e-4)
+    handler.clear_cache()
+    with pytest.raises(ValueError, match="call forward_hook first"):
+        handler.backward_relevance(layer, relevance, "epsilon")
+
+
+def test_the_validator_is_per_example_and_strict_where_asked() -> None:
+    validator = ConservationValidator(tolerance=0.1)
+    kept, lost = torch.ones(2, 4), torch.tensor([[2.0] * 4, [0.0] * 4])
+    assert validator.validate("a", kept, kept, "Linear")["valid"]
+    assert not validator.validate("b", lost, kept)["valid"], "two examples may not make up for each other"
+    summary = validator.get_summary()
+    assert (summary["total_validations"], summary["violations_count"], summary["max_error_pct"]) == (2, 1, 100.0)
+    assert [found["layer_name"] for found in validator.violations] == ["b"]
+    validator.reset()
+    assert validator.get_summary()["total_validations"] == 0
+    with pytest.raises(ConservationError, match="misses 100 %"):
+        ConservationValidator(strict=True).validate("c", lost, kept)
+
+
+def test_unified_lrp_has_pyhealths_validator(images: Tensor) -> None:
+    lrp = UnifiedLRP(nn.Sequential(nn.Flatten(), nn.Linear(432, 4)).eval())
+    assert lrp.validator.get_summary()["total_validations"] == 0
+    lrp.attribute({"input": images}, 1)
+    assert lrp.validator.get_summary()["total_validations"] == len(lrp.report.checks)
+    assert lrp.validator.violations == []
+
+
+def test_the_pull_requests_class_takes_a_batch_by_keyword(images: Tensor) -> None:
+    torch.manual_seed(0)
+
+    class Codes(nn.Module):
+        feature_keys, label_keys = ("codes",), ("disease",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.head = nn.Embedding(9, 5), nn.Linear(5, 3)
+
+        def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+            return {"logit": self.head(self.embedding(batch["codes"]).mean(1))}
+
+    model, codes = Codes().eval(), torch.randint(0, 9, (2, 6))
+    lrp = LayerwiseRelevancePropagation(model, use_embeddings=True)
+    result = lrp.attribute(target_class_idx=1, codes=codes, disease=torch.zeros(2))
+    assert {name: value.shape for name, value in result.items()} == {"codes": codes.shape}
+    assert torch.equal(result["codes"], UnifiedLRP(model, alpha=1.0, beta=0.0).attribute({"codes": codes}, 1)["codes"])
+    with pytest.raises(ValueError, match="codes are integers"):
+        LayerwiseRelevancePropagation(model, use_embeddings=False).attribute(codes=codes)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(432, 4)).eval()
+    assert LayerwiseRelevancePropagation(plain, rule="alphabeta").attribute(input=images)["input"].shape == images.shape
+    with pytest.raises(ValueError, match="no tensor that the model takes"):
+        lrp.attribute(disease=torch.zeros(2))
