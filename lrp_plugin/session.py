@@ -22,6 +22,7 @@ from lrp_plugin.propagation.atomic import atomic_modules
 from lrp_plugin.propagation.nans import FirstNan
 from lrp_plugin.propagation.quiet import evaluating, uncompiled
 from lrp_plugin.propagation.tokens import PortsNeededError
+from lrp_plugin.propagation.transforms import vmap_as_loop
 from lrp_plugin.propagation.unseen import ForgottenSourceError
 from lrp_plugin.registry import Registry
 from lrp_plugin.rules.weights import WeightCache
@@ -219,6 +220,7 @@ class Session:
                 if watch is not None:
                     around.enter_context(watch(mode))
                 around.enter_context(atomic_modules(mode, self.model, self.registry))
+                around.enter_context(vmap_as_loop())
                 around.enter_context(mode)
                 output = explained.run(self.model, self.output)
             value = explained_value(mode, output)

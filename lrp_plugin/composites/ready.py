@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from lrp_plugin.composites.composite import Composite, RuleSpec, rule
-from lrp_plugin.composites.selectors import Selector, convolutions, dense, first, linear_maps, operation
+from lrp_plugin.composites.selectors import Selector, convolutions, dense, first, linear_maps, operation, path
+from lrp_plugin.rules.functions import SOFTMAXES
 from lrp_plugin.rules.gates import PRODUCTS
 from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
 
@@ -119,7 +120,7 @@ def cp_lrp(epsilon: float = 1e-6, bias: str = "absorb") -> Composite:
     """CP-LRP: as `attnlrp`, the attention weights held constant (Ali et al. 2022)."""
     pairs = [
         (operation("scaled_dot_product_attention"), rule("cp_lrp")),
-        (operation("softmax"), rule("cp_lrp")),
+        (operation("softmax", *SOFTMAXES), rule("cp_lrp")),
         (linear_maps(), rule("epsilon", epsilon=epsilon, bias=bias)),
         *handing_on(bias),
     ]
@@ -158,6 +159,22 @@ def arras(epsilon: float = 1e-3) -> Composite:
         epsilon: Of all linear maps, also of those inside a recurrent kernel, in units of the pre-activation.
     """
     return Composite(recurrent("signal", epsilon).pairs, "arras")
+
+
+def mamba_lrp(epsilon: float = 1e-6, bias: str = "absorb") -> Composite:
+    """MambaLRP: the step size, A, B and C of a selective state space are held constant (Jafari et al. 2024, arXiv 2406.07592).
+
+    The recurrence ``h = A h + B x, y = C h`` is linear in x then. They are what the module ``x_proj`` returns, as Mamba,
+    FalconMamba and Jamba name it; Mamba-2 projects them together with x, and has no such place. The rest of the paper are
+    defaults here: the sigmoid of SiLU and the norm's root are constants, the gate's product is shared by halves. The
+    convolution and the recurrence are seen where they are torch's operations, not in a CUDA kernel.
+    """
+    pairs = [
+        (path("*x_proj"), rule("constant")),
+        (linear_maps(), rule("epsilon", epsilon=epsilon, bias=bias)),
+        *handing_on(bias),
+    ]
+    return Composite(pairs, "mamba_lrp")
 
 
 def guided_backprop() -> Composite:
@@ -207,7 +224,7 @@ READY: dict[str, Callable[[], Composite]] = {
     maker.__name__: maker
     for maker in (
         epsilon_plus, epsilon_plus_flat, epsilon_alpha2_beta1, epsilon_alpha2_beta1_flat, deep_taylor, attnlrp,
-        attnlrp_gamma, cp_lrp, arras, recurrent, guided_backprop, deconvnet, lrp_cmp,
+        attnlrp_gamma, cp_lrp, arras, recurrent, mamba_lrp, guided_backprop, deconvnet, lrp_cmp,
     )
 }  # fmt: skip
 

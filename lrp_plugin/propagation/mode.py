@@ -19,6 +19,7 @@ from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWar
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
+from lrp_plugin.propagation.functions import by_name, function_name
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Records, Signals, Storages
 from lrp_plugin.propagation.softmaxes import MAKES, Image, follow
@@ -183,6 +184,10 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             return None
         node = tensor.grad_fn.name() if tensor.grad_fn is not None else "?"
         refuse_reentrant_checkpoint(node, self.where())
+        if self.chooser.default(function_name(tensor.grad_fn)) is not None:
+            known = by_name(self, tensor, sources)
+            (self._constants if known is None else self.signals).set(tensor, known or Signal())
+            return known
         what = f"{node} (a custom autograd.Function, or a scripted or traced part)"
         row = self._unknown(what)
         receivers = [self.value_of(source) for source in sources]

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import handle_torch_function, has_torch_function
 
-from lrp_plugin.propagation import overloads
+from lrp_plugin.propagation import losses, overloads
 from lrp_plugin.propagation.written_out import WRITTEN_OUT
 
 _DUNDER = {
@@ -204,7 +204,9 @@ def opened(function: Callable[..., Any]) -> Callable[..., Any] | None:
     ever; in the copy those names answer "never".
     """
     operation = str(spelling_of(function).operation)
-    written = overloads.refused(operation) or WRITTEN_OUT.get(operation) or overloads.WRITTEN_OUT.get(operation)
+    written = overloads.refused(operation)
+    for table in (WRITTEN_OUT, overloads.WRITTEN_OUT, losses.WRITTEN_OUT):
+        written = written or table.get(operation)
     if written is not None:
         return written
     plain = inspect.unwrap(function)

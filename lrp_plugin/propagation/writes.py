@@ -88,11 +88,13 @@ class Writes:
 
     def _is_state(self, tensor: Any) -> bool:
         """Whether the tensor lies in the memory of a parameter or buffer of the model."""
+        if not isinstance(tensor, Tensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return False  # inside vmap no tensor has memory
         if self._state is None:
             owner = self._model if isinstance(self._model, nn.Module) else getattr(self._model, "__self__", None)
             held = [*owner.parameters(), *owner.buffers()] if isinstance(owner, nn.Module) else []
             self._state = {t.untyped_storage()._cdata for t in held if t.layout is torch.strided}
-        return isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata in self._state
+        return tensor.untyped_storage()._cdata in self._state
 
     def _token_port(self, tensor: Any) -> Tensor | None:
         signal = self._find(tensor) if isinstance(tensor, Tensor) else None

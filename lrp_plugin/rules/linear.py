@@ -316,3 +316,10 @@ def excitation_backprop(call: Call, *, stabilizer: float = 1e-9) -> Tensor:
     f = LinearMap(call, "ignore")
     excitatory = f.weights("positive", lambda w: w.clamp(min=0))
     return f.redistribute([Carrier(f.carried(f.x, excitatory), owned=f.owned)], stabilizer)
+
+
+@register_rule("constant", *MAPS)
+def held_map(call: Call) -> Tensor:
+    """The map's value is held constant: it carries no relevance (MambaLRP's selective parameters)."""
+    call.constant = True
+    return call.native()  # type: ignore[no-any-return]

@@ -172,6 +172,18 @@ def native_sampling(call: Call) -> Any:
     return call.replaced(lambda t: t if t is call["input"] else t.detach())
 
 
+@register_rule("native", "deform_sample", sign="keeps")
+def native_deformed(call: Call) -> Any:
+    """A deformable convolution's entries, read between their places: native; places and modulation receive nothing."""
+    return native_sampling(call)
+
+
+@register_rule("native", "nll_loss", "nll_loss_nd", "nll_loss2d")
+def native_choice(call: Call) -> Any:
+    """The negative log-probability of a class: linear in the log-probabilities, native."""
+    return call.native()
+
+
 @register_rule("native", "neg", "positive", "rad2deg", "deg2rad", port="keeps")
 def native_sign(call: Call) -> Any:
     """A change of sign or unit: native."""

@@ -157,6 +157,7 @@ WRITTEN = {
     "cp_lrp": ["epsilon(epsilon=1e-06)"] * 3,
     "arras": ["epsilon(epsilon=0.001)"] * 3,
     "recurrent": ["epsilon(epsilon=0.001)"] * 3,
+    "mamba_lrp": ["epsilon(epsilon=1e-06)"] * 3,
     "guided_backprop": ["zero"] * 3,
     "deconvnet": ["zero"] * 3,
     "lrp_cmp alpha1": ["alphabeta(alpha=1.0, beta=0.0, stabilizer=1e-09)"] * 2 + ["epsilon(epsilon=0.1)"],

@@ -60,6 +60,7 @@ NAMED = {
         for sum_ in ("add", "sub")
         for name in ("epsilon", "ratio", "equal", "skip", "branch")
     },
+    ("bilinear", "constant"): "test_bags_and_bilinear",
     ("rsub", "epsilon"): "test_bags_and_bilinear",
     ("add_relu", "epsilon"): "test_sums_and_products",
     **{("mul", name): "test_sums_and_products" for name in ("uniform", "ratio", "signal", "gradient")},
@@ -84,6 +85,10 @@ def test_every_spelling_of_a_linear_map_meets_the_twin(operation: str, name: str
     make, shape = LINEAR_MAPS[operation]
     case = Case(make(), shape, False, None, False)
     x = torch.randn(2, *shape, dtype=torch.float64)
+    if name == "constant":
+        with pytest.raises(ValueError, match="does not depend on the explained input"):
+            relevance(case, x, name)
+        return
     if name in ("pass", "identity"):
         if operation in SIZE_CHANGES:
             with pytest.raises(ValueError, match="rule 'pass'"):
