@@ -41,5 +41,6 @@ __all__ = [
     "Choice", "Chooser", "Composite", "RuleSpec", "Selector", "Site", "anything", "arras", "attnlrp", "attnlrp_gamma",
     "convolutions", "cp_lrp", "deconvnet", "deep_taylor", "dense", "depth", "epsilon_alpha2_beta1", "epsilon_alpha2_beta1_flat",
     "epsilon_gamma_box", "epsilon_plus", "epsilon_plus_flat", "first", "guided_backprop", "last", "linear_maps",
-    "list_composites", "lrp_cmp", "mamba_lrp", "module", "nth", "operation", "path", "predicate", "ready_composite", "recurrent", "rule",
+    "list_composites", "lrp_cmp", "mamba_lrp", "module", "nth", "operation", "path", "predicate", "ready_composite",
+    "recurrent", "rule",
 ]  # fmt: skip
