@@ -28,8 +28,8 @@ def vmap_as_loop() -> Iterator[None]:
     """
     with _LOCK:
         if _ENTERED[0] == 0:
-            _ENTERED[1] = apis.vmap_impl
-            apis.vmap_impl = _looping(apis.vmap_impl)
+            _ENTERED[1] = vars(apis)["vmap_impl"]
+            vars(apis)["vmap_impl"] = _looping(_ENTERED[1])
         _ENTERED[0] += 1
     try:
         yield
@@ -37,7 +37,7 @@ def vmap_as_loop() -> Iterator[None]:
         with _LOCK:
             _ENTERED[0] -= 1
             if _ENTERED[0] == 0:
-                apis.vmap_impl = _ENTERED[1]
+                vars(apis)["vmap_impl"] = _ENTERED[1]
 
 
 def _looping(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,7 +61,7 @@ def _loop(function: Any, in_dims: Any, out_dims: Any, args: Any, kwargs: Any) ->
         taken = [one if dim is None else one.select(dim, place) for one, dim in zip(flat, dims)]
         rows.append(tree_flatten(function(*tree_unflatten(taken, spec), **kwargs)))
     shape = rows[0][1]
-    placed = _broadcast_to_and_flatten(out_dims, shape)
+    placed = _broadcast_to_and_flatten(out_dims, shape) or []
     columns = zip(*(row for row, _ in rows))
     return tree_unflatten(
         [column[0] if dim is None else torch.stack(column, dim) for column, dim in zip(columns, placed)], shape
