@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch._functorch import apis
-from torch._functorch.vmap import _broadcast_to_and_flatten, _process_batched_inputs
+from torch._functorch.vmap import _process_batched_inputs
 from torch.overrides import _get_current_function_mode_stack
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_unflatten
 
 from lrp_plugin.call import tensors_in
 
