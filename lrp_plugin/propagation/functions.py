@@ -21,16 +21,20 @@ def function_name(node: Any) -> str:
     return "" if kind is None else qualified_name(kind)
 
 
-def by_name(mode: Propagation, tensor: Tensor, sources: list[Tensor]) -> Signal | None:
-    """What the rule of the Function that made ``tensor`` of ``sources`` makes of it; a value held constant is no signal."""
+def by_name(mode: Propagation, tensor: Tensor, sources: list[Tensor]) -> bool:
+    """Whether the Function that made ``tensor`` of ``sources`` has a rule; it is recorded then, as signal or as constant."""
+    name = function_name(tensor.grad_fn)
+    if not name or mode.chooser.default(name) is None:
+        return False
 
     def function(*receivers: Tensor) -> Tensor:
         return cut(tensor, sources, list(receivers))
 
-    spelling = Spelling(function_name(tensor.grad_fn), function, False, False)
-    value = mode.carry_out(spelling, tuple(sources), {})
+    value = mode.carry_out(Spelling(name, function, False, False), tuple(sources), {})
     record = mode.signals.get(value)
     if record is None:
-        return None
+        mode.constants.set(tensor, Signal())
+        return True
     record.value = value
-    return record
+    mode.signals.set(tensor, record)
+    return True

@@ -19,7 +19,7 @@ from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWar
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
-from lrp_plugin.propagation.functions import by_name, function_name
+from lrp_plugin.propagation.functions import by_name
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Records, Signals, Storages
 from lrp_plugin.propagation.softmaxes import MAKES, Image, follow
@@ -77,7 +77,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self._parted = False
         self.suspended = False
         self._model = model
-        self._constants = Signals()
+        self.constants = Signals()
         self._warned = warned if warned is not None else set()
         # Unseen work is found by the autograd nodes of what it read: those tensors must outlive their last reader.
         self._kept: list[Tensor] = []
@@ -173,21 +173,19 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             written = Signal(current)
             written.port, written.token = port, True
             return written
-        if signal is not None or tensor.grad_fn is None or self._constants.get(tensor) is not None:
+        if signal is not None or tensor.grad_fn is None or self.constants.get(tensor) is not None:
             return signal
         return self._unseen(tensor)
 
     def _unseen(self, tensor: Tensor) -> Signal | None:
         sources = find_sources(tensor, [t for t, _ in self.signals.live()])
         if not sources:
-            self._constants.set(tensor, Signal())
+            self.constants.set(tensor, Signal())
             return None
         node = tensor.grad_fn.name() if tensor.grad_fn is not None else "?"
         refuse_reentrant_checkpoint(node, self.where())
-        if self.chooser.default(function_name(tensor.grad_fn)) is not None:
-            known = by_name(self, tensor, sources)
-            (self._constants if known is None else self.signals).set(tensor, known or Signal())
-            return known
+        if by_name(self, tensor, sources):
+            return self.signals.get(tensor)
         what = f"{node} (a custom autograd.Function, or a scripted or traced part)"
         row = self._unknown(what)
         receivers = [self.value_of(source) for source in sources]
@@ -216,7 +214,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         value = func(*args, **kwargs)
         for tensor in tensors_in(value, []):
             if tensor.grad_fn is not None:
-                self._constants.set(tensor, Signal())
+                self.constants.set(tensor, Signal())
         return value
 
     # ---- operations on signals ---------------------------------------------------------------------------------
@@ -337,8 +335,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             return map_tensors(value, lambda t: t.detach())
         place = 0
         rule = choice.rule
-        whole = isinstance(value, Tensor) and not value.requires_grad  # ids
-        carried = (self.ports or call.out_port is not None) and not whole
+        ids = isinstance(value, Tensor) and not value.requires_grad
+        carried = (self.ports or call.out_port is not None) and not ids
         ports = iter(self.out_ports(value, call, rule)) if carried else None
 
         def record(tensor: Tensor) -> Tensor:
