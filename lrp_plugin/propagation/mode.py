@@ -24,7 +24,7 @@ from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Records, Signals, Storages
 from lrp_plugin.propagation.softmaxes import MAKES, Image, follow
 from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, on_a_clone, opened, spelling_of, writing
-from lrp_plugin.propagation.tokens import ids_of, propagate
+from lrp_plugin.propagation.tokens import ids_of, is_constant, propagate
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
 from lrp_plugin.propagation.waiting import Waiting, constant_of
 from lrp_plugin.propagation.writes import Writes
@@ -335,8 +335,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             return map_tensors(value, lambda t: t.detach())
         place = 0
         rule = choice.rule
-        ids = isinstance(value, Tensor) and not value.requires_grad
-        carried = (self.ports or call.out_port is not None) and not ids
+        carried = (self.ports or call.out_port is not None) and not is_constant(value)  # ids ask for theirs
         ports = iter(self.out_ports(value, call, rule)) if carried else None
 
         def record(tensor: Tensor) -> Tensor:

@@ -80,6 +80,11 @@ def _shifted(mode: Propagation, func: Any, args: Any, kwargs: Any, found: dict[i
     return value  # type: ignore[no-any-return]
 
 
+def is_constant(value: Any) -> bool:
+    """Whether an operation's value has no graph: a constant, or ids."""
+    return isinstance(value, Tensor) and not value.requires_grad
+
+
 def ids_of(mode: Propagation, value: Tensor, call: Call, routes: bool) -> Tensor:
     """Integers that an operation made of a signal, with the signal's port where each is made of one entry.
 
