@@ -11,7 +11,7 @@ from torch.nn import functional
 from twins import TWINS, Matrix
 
 from lrp_plugin import Composite, UnifiedLRP, rule
-from lrp_plugin.composites import anything
+from lrp_plugin.composites import anything, operation
 from lrp_plugin.testing import assert_conserves
 
 IDS = torch.tensor([[1, 4, 4, 0], [2, 3, 0, 5]])
@@ -167,3 +167,12 @@ def test_rsub_from_a_number_books_the_number() -> None:
     lrp = UnifiedLRP(Complement().eval(), rule="epsilon", epsilon=0.0)
     torch.testing.assert_close(lrp.attribute(a), -a * m)
     torch.testing.assert_close(lrp.ledger(a).constant, m.sum(1))
+
+
+def test_a_bilinear_map_held_constant_carries_nothing() -> None:
+    layer, direct = nn.Bilinear(3, 4, 2).double(), nn.Linear(3, 2).double()
+    other = torch.randn(2, 4, dtype=torch.float64)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    held = Composite([(operation("bilinear"), "constant"), (operation("linear"), "zero")])
+    found = UnifiedLRP(lambda x: layer(x, other) + direct(x), composite=held).attribute(x, target=1)
+    torch.testing.assert_close(found, UnifiedLRP(direct, rule="zero").attribute(x, target=1))
