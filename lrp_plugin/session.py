@@ -13,6 +13,7 @@ from torch import Tensor
 from lrp_plugin.arguments import Arguments
 from lrp_plugin.blockwise import observed
 from lrp_plugin.composites import Chooser, Composite, Site, anything, rule
+from lrp_plugin.composites.captum_rules import at, captum_rules
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.errors import warn
 from lrp_plugin.explained import ExplainedInputs, OutputChoice, explained_value
@@ -157,10 +158,11 @@ class Session:
         self.chooser = Chooser(self.composite, self.registry)
         self.weights = WeightCache()
         self.warned: set[tuple[str, str]] = set()
+        self._marked: tuple[Any, Chooser] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for made in ("chooser", "weights", "warned"):
+        for made in ("chooser", "weights", "warned", "_marked"):
             del kept[made]
         return kept
 
@@ -187,7 +189,7 @@ class Session:
             ValueError: For wrong inputs or targets, an output that does not depend on the input.
             UnsupportedOperationError: With ``strict``, for an operation without a rule.
         """
-        chooser = self.chooser
+        chooser = self._chooser()
         if chooser.counts:
             chooser = chooser.counting(self.count(inputs, arguments) if maps is None else maps)
         keep = keep or recorder is not None or plan is not None
@@ -204,6 +206,17 @@ class Session:
                     recorder.rows.clear()
                 if plan is not None:
                     plan.clear()
+
+    def _chooser(self) -> Chooser:
+        """The composite's, or one in which rules come first that the model's modules have as attributes, as in Captum."""
+        marked = captum_rules(self.model)
+        if not marked:
+            return self.chooser
+        if self._marked is None or self._marked[0] != marked:
+            pairs = [(at(path), spec) for path, spec in marked]
+            composite = Composite([*pairs, *self.composite.pairs], self.composite.name)
+            self._marked = marked, Chooser(composite, self.registry)
+        return self._marked[1]
 
     def _once(
         self, inputs: Any, arguments: Arguments, target: Any, select: bool, recorder: Recorder | None,
@@ -247,7 +260,7 @@ class Session:
 
     def count(self, inputs: Any, arguments: Arguments) -> int | None:
         """How many linear maps a pass executes, for selectors that count from the output; None where none does."""
-        if not self.chooser.counts:
+        if not self._chooser().counts:
             return None
         counting = Session(self.model, Composite([(anything(), rule("epsilon"))]), self.registry, output=self.output)
         sites: list[tuple[Site, Choice]] = []
