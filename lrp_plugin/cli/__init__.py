@@ -1,4 +1,4 @@
-"""The command line, ``lrp-plugin``: ``explain`` images with any network, ``methods``, ``demo``, ``cxr`` train to report."""
+"""The command line, ``lrp-plugin``: ``explain`` images with any network, ``methods``, ``archive``, ``demo``, ``cxr``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from lrp_plugin.cli.archive import add_archive
 from lrp_plugin.cli.compare import add_compare
 from lrp_plugin.cli.explain import add_explain
 from lrp_plugin.cli.methods import add_methods
@@ -32,6 +33,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     add_explain(commands)
     add_compare(commands)
     add_methods(commands)
+    add_archive(commands)
     if command is None or command in _XRAY:
         _add_xray(commands)
     else:
