@@ -272,6 +272,16 @@ class Call:
         """The operation's value with ``change`` applied to every tensor argument."""
         return self.function(*map_tensors(self.args, change), **map_tensors(self.kwargs, change))
 
+    def check_returned(self, tensor: Tensor) -> None:
+        """Raises ``ValueError`` where a rule returned its input though the operation changes entries."""
+        value = self.valued()
+        if not isinstance(value, Tensor) or value.shape != tensor.shape or not torch.equal(value, tensor):
+            raise ValueError(
+                f"the rule for operation {self.operation!r} returned its input, which is not the operation's value: a rule "
+                "changes the backward pass alone; return call.native(), scale(call.native(), factor) or "
+                "substitute(call.valued(), pullback, call['input'])"
+            )
+
     def at_zero(self) -> Any:
         """The operation's value with every signal set to zero: f(0), the constants' share."""
         with torch.no_grad():

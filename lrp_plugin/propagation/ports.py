@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Call, LazyPort, Signal, tensors_in
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import end_port, tap
@@ -111,6 +112,8 @@ class Ports:
         return port if port is None or isinstance(port, LazyPort) else self._tap_out_port(port, call, 0)
 
     def _tapped(self, tensor: Tensor, call: Call, place: int) -> Tensor:
+        if id(tensor) in call.signals and not observed():  # contiguous() of what is contiguous
+            call.check_returned(tensor)
         if call.row is None or self.recorder is None:
             return tensor
         return tap(tensor, self.recorder.output_sink(call.row, place))

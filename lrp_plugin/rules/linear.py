@@ -176,7 +176,7 @@ def zplus(call: Call, *, stabilizer: float = 1e-9, bias: str = "absorb") -> Tens
 
 @register_rule("alphabeta", *MAPS, folds=True, defers=is_map_of_one_signal)
 def alphabeta(
-    call: Call, *, alpha: float = 2.0, beta: float = 1.0, stabilizer: float = 1e-9, bias: str = "absorb"
+    call: Call, *, alpha: float = 2.0, beta: float | None = None, stabilizer: float = 1e-9, bias: str = "absorb"
 ) -> Tensor:
     """LRP-alpha-beta: positive contributions weigh alpha, negative ones -beta; alpha - beta = 1.
 
@@ -186,13 +186,14 @@ def alphabeta(
 
     Args:
         call: The intercepted call.
-        alpha: Weight of the positive side. beta: Weight of the negative side, alpha - 1.
+        alpha: Weight of the positive side. beta: Weight of the negative side; None: alpha - 1.
         stabilizer: Added to the denominators.
         bias: See `LinearMap`.
 
     Raises:
         ValueError: Where alpha - beta is not 1.
     """
+    beta = alpha - 1 if beta is None else beta
     check_alpha_beta(alpha, beta)
     if is_product(call):
         return uniform_product(call)

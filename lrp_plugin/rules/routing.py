@@ -56,7 +56,7 @@ def _tensors(value: Any) -> list[Tensor]:
     "getitem", "select", "narrow", "index_select", "gather", "take", "take_along_dim", "roll", "flip", "rot90",
     "repeat", "repeat_interleave", "tile", "unfold", "diagonal", "diag_embed", "tril", "triu", "to", "float", "double",
     "type", "type_as", "cuda", "cpu", "half", "bfloat16", "broadcast_to", "atleast_1d", "atleast_2d", "atleast_3d",
-    "hsplit", "vsplit", "dsplit", "fliplr", "flipud", "diag", "as_subclass", "as_tensor", "asarray", "resolve_neg",
+    "hsplit", "vsplit", "dsplit", "fliplr", "flipud", "diag", "as_tensor", "asarray", "resolve_neg",
     "channel_shuffle", "pixel_shuffle", "pixel_unshuffle", "view_as_real", "requires_grad",
     "masked_select", "fold", "ravel", "adjoint", "mH", "H", "combinations", "meshgrid",
     "max_unpool1d", "max_unpool2d", "max_unpool3d",
@@ -85,7 +85,7 @@ def native_strided(call: Call) -> Any:
 @register_rule(
     "native", "cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "masked_fill", "setitem",
     "index_put", "index_copy", "scatter", "masked_scatter", "select_scatter", "slice_scatter", "copy", "zero", "fill",
-    "index_fill", "diagonal_scatter", "as_strided_scatter", "pad_sequence", "block_diag", "cartesian_prod",
+    "index_fill", "diagonal_scatter", "pad_sequence", "block_diag", "cartesian_prod",
     sign="any", port="routes", affine=True,
 )  # fmt: skip
 def native_assembly(call: Call) -> Any:
@@ -151,7 +151,7 @@ def native_average(call: Call) -> Any:
 
 
 @register_rule(
-    "native", "nansum", "nanmean", "norm", "frobenius_norm", "nuclear_norm", "linalg_matrix_norm",
+    "native", "nansum", "nanmean", "norm", "linalg_matrix_norm",
     "vector_norm", "trace", "lp_pool1d", "lp_pool2d", "roi_align",
     "roi_pool", "ps_roi_align", "ps_roi_pool", sign="keeps",
 )  # fmt: skip
@@ -236,8 +236,16 @@ def _inactive(names: Any) -> bool:
     "feature_alpha_dropout", sign="keeps", transparent=_inactive,
 )  # fmt: skip
 def native_dropout(call: Call) -> Any:
-    """Dropout: nothing where it is inactive; where the model insists on it, its mask is a constant factor."""
-    return call.native()
+    """Dropout: nothing where it is inactive; where the model insists on it, its mask is a constant factor.
+
+    What alpha dropout puts in place of an entry, and adds to all, is booked as a constant.
+    """
+    value, x = call.native(), call["input"]
+    if call.row is not None:
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(value.sum(), x, retain_graph=True)
+        book_constant(call, value.detach() - x.detach() * slope)
+    return value
 
 
 @register_rule("gradient", "log", "log2", "log10", "log1p", "logsumexp", "log_softmax", "logit", "special_logit",

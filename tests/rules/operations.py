@@ -181,6 +181,9 @@ def written_calls() -> dict[str, Any]:
         "special_logit": (torch.special.logit, (torch.rand(3, 4, dtype=torch.float64) * 0.8 + 0.1,)),
         "long": None, "int": None, "short": None, "add_relu": None, "fractional_max_pool2d_with_indices": (
             _fractional(2), (image,)), "fractional_max_pool3d_with_indices": (_fractional(3), (_drawn(1, 1, 4, 4, 4),)),
+        "as_tensor": (torch.as_tensor, (row,)), "asarray": (torch.asarray, (row,)),
+        "pad_sequence": (lambda x: nn.utils.rnn.pad_sequence([x, x[:2]], padding_value=1.5), (row,)),
+        **{f"max_pool{n}d": (_functional(f"max_pool{n}d"), (_drawn(1, 2, *[4] * n), 2)) for n in (1, 2, 3)},
         "ger": (torch.ger, (_drawn(3), _drawn(4))), "rdiv": (lambda x: 2.0 / x, (row,)),
         **_pools(), **{name: _lstm(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
         **{f"{name}_cell": _cell(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
