@@ -22,6 +22,7 @@ from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.atomic import atomic_modules
 from lrp_plugin.propagation.nans import FirstNan
 from lrp_plugin.propagation.quiet import evaluating, uncompiled
+from lrp_plugin.propagation.restored import BuffersWritten, restored
 from lrp_plugin.propagation.tokens import PortsNeededError
 from lrp_plugin.propagation.transforms import vmap_as_loop
 from lrp_plugin.propagation.unseen import ForgottenSourceError
@@ -158,11 +159,12 @@ class Session:
         self.chooser = Chooser(self.composite, self.registry)
         self.weights = WeightCache()
         self.warned: set[tuple[str, str]] = set()
+        self.lent: list[Tensor] = []
         self._marked: tuple[Any, Chooser] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for made in ("chooser", "weights", "warned", "_marked"):
+        for made in ("chooser", "weights", "warned", "lent", "_marked"):
             del kept[made]
         return kept
 
@@ -200,12 +202,14 @@ class Session:
                 if keep:
                     raise
                 keep = True
+            except BuffersWritten as written:  # rare: known from now on
+                self.lent = [*self.lent, *written.buffers]
             except PortsNeededError:  # a column was cast to ids
                 chooser = chooser.carrying_ports()
-                if recorder is not None:
-                    recorder.rows.clear()
-                if plan is not None:
-                    plan.clear()
+            if recorder is not None:
+                recorder.rows.clear()
+            if plan is not None:
+                plan.clear()
 
     def _chooser(self) -> Chooser:
         """The composite's, or one in which rules come first that the model's modules have as attributes, as in Captum."""
@@ -222,7 +226,7 @@ class Session:
         self, inputs: Any, arguments: Arguments, target: Any, select: bool, recorder: Recorder | None,
         plan: list[tuple[Site, Choice]] | None, keep: bool, watch: Watch | None, chooser: Chooser,
     ) -> Pass:  # fmt: skip
-        with recording(), evaluating(self.model), uncompiled():
+        with recording(), evaluating(self.model), uncompiled(), restored(self.model, self.lent):
             explained = ExplainedInputs(inputs, arguments, ports=chooser.ports)
             mode = Propagation(
                 self.model, chooser, recorder=recorder, strict=self.strict, ports=chooser.ports, weights=self.weights,

@@ -157,7 +157,8 @@ def test_a_layer_that_is_not_used_has_zeros_where_they_are_asked_for() -> None:
 
 def test_layers_and_units_keep_their_modified_weights() -> None:
     model = network()
-    for lrp, place in ((LayerUnifiedLRP(model, model[2], rule="gamma"), 1), (NeuronUnifiedLRP(model, model[4], rule="gamma"), 1)):
+    for kind, layer in ((LayerUnifiedLRP, model[2]), (NeuronUnifiedLRP, model[4])):
+        lrp, place = kind(model, layer, rule="gamma"), 1
         lrp.attribute(X, place)
         weights = lrp._lrp.session.weights
         kept = len(weights._entries)
@@ -220,7 +221,8 @@ def test_an_identity_rule_passes_relevance_on() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3)).eval()
     model[0].rule = IdentityRule()
     found = UnifiedLRP(model, epsilon=0.0).attribute(X, 1)
-    torch.testing.assert_close(found, LayerUnifiedLRP(model, model[1], epsilon=0.0).attribute(X, 1, attribute_to_layer_input=True))
+    behind = LayerUnifiedLRP(model, model[1], epsilon=0.0).attribute(X, 1, attribute_to_layer_input=True)
+    torch.testing.assert_close(found, behind)
 
 
 def test_other_attributes_of_that_name_mean_nothing_and_unknown_rules_raise() -> None:
