@@ -67,7 +67,7 @@ def images() -> Tensor:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rule": "epsilonn"}, "unknown rule 'epsilonn'; legal are alphabeta, epsilon, .*zplus"),
+        ({"rule": "epsilonn"}, "unknown rule 'epsilonn'; legal are alphabeta, .*epsilon, .*zplus"),
         ({"rule": "relu"}, "unknown rule"),
         ({"rule": "attnlrp"}, "unknown rule 'attnlrp' .'attnlrp' is a composite: composite='attnlrp'.; legal are"),
         ({"composite": "epsilon_pluss"}, "unknown composite 'epsilon_pluss'; legal are .*epsilon_plus"),
