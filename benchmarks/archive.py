@@ -5,7 +5,8 @@
 
 LIST is a CSV of radiographs, RUN a run folder of ``lrp-plugin cxr train``. The bare loop reads the same files in the same
 batches and explains them with the same methods in one process; it keeps nothing, so what the archive does beside (checksums,
-pooling, packing, Parquet, Ray) is overhead. Rounds alternate; the ratio is the median of the rounds' own ratios.
+pooling, packing, Parquet, Ray) is overhead. Rounds alternate; the ratio is the median of the rounds' own. Items a second,
+and milliseconds of processor time an item, which say more on a machine that others use too.
 """
 
 from __future__ import annotations
@@ -49,16 +50,17 @@ def part_of(source: str, items: int, folder: Path) -> str:
     return str(folder / "list.csv")
 
 
-def bare(source: str, made: Settings, threads: int, folder: Path) -> float:
-    """Seconds of the loop, after one batch to warm up."""
+def bare(source: str, made: Settings, threads: int, folder: Path) -> tuple[float, float]:
+    """Seconds of the loop, and of the processor, after one chunk to warm up."""
     torch.set_num_threads(threads)
     model = made.model.make()
     methods = [UnifiedLRP(model, "epsilon"), UnifiedLRP(model, composite="epsilon_plus_flat")]
     write_items(str(folder), 0, read_items(source), made.chunk)
     plan = Plan(str(folder))
-    began = 0.0
-    for chunk in [0, *range(plan.chunks)]:
-        began = began or (time.perf_counter() if chunk else 0.0)
+    began, busy = 0.0, 0.0
+    for number, chunk in enumerate([0, *range(plan.chunks)]):
+        if number == 1:
+            began, busy = time.perf_counter(), time.process_time()
         items = plan.items(chunk)
         for part in batches(items, made.batch):
             images = torch.from_numpy(read_pictures(items[part], made.picture)[0])
@@ -66,20 +68,36 @@ def bare(source: str, made: Settings, threads: int, folder: Path) -> float:
                 target = model(images).argmax(1)
             for method in methods:
                 method.attribute(images, target)
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - busy
 
 
-def archived(source: str, archive: str, made: Settings, actors: int | None) -> tuple[float, float]:
-    """Seconds in all, and from the first file that came to the last (with the share of items that makes)."""
-    times: list[tuple[float, int]] = []
+def archived(source: str, archive: str, made: Settings, actors: int | None) -> dict[str, float]:
+    """Seconds in all; seconds and processor seconds for each item between the first file that came and the last."""
+    times: list[tuple[float, int, dict[str, float]]] = []
     began = time.perf_counter()
     explain_archive(
         source, archive, made, machines=Machines(cpus=2, actors=actors),
-        report=lambda progress: times.append((time.perf_counter(), progress.done)),
+        report=lambda progress: times.append((time.perf_counter(), progress.done, _processor())),
     )  # fmt: skip
     whole = time.perf_counter() - began
-    (first, done), (last, items) = times[1], times[-1]
-    return whole, (last - first) / (items - done)
+    (first, done, before), (last, items, after) = times[1], times[-1]
+    count = items - done
+    processor = {f"processor_{name}": 1000 * (after[name] - before[name]) / count for name in after}
+    return {"whole": whole, "each": (last - first) / count, **processor}
+
+
+def _processor() -> dict[str, float]:
+    """Processor seconds so far, by kind of process."""
+    own = psutil.Process()
+    found = {"driver": sum(own.cpu_times()[:2]), "actors": 0.0, "workers": 0.0, "ray": 0.0}
+    for process in own.children(recursive=True):
+        try:
+            name = " ".join(process.cmdline())
+            ours = "ExplainChunks" in name, "Map(" in name or "IDLE" in name
+            found["actors" if ours[0] else "workers" if ours[1] else "ray"] += sum(process.cpu_times()[:2])
+        except psutil.NoSuchProcess:
+            pass
+    return found
 
 
 def pair(options: argparse.Namespace) -> dict[str, Any]:
@@ -91,11 +109,15 @@ def pair(options: argparse.Namespace) -> dict[str, Any]:
             with tempfile.TemporaryDirectory() as folder:
                 source = part_of(options.list, options.items, Path(folder))
                 made = settings(options.run, options.chunk, options.threads)
-                row[f"bare_{threads}"] = options.items / bare(source, made, threads, Path(folder) / "bare")
+                seconds, processor = bare(source, made, threads, Path(folder) / "bare")
+                row[f"bare_{threads}"] = options.items / seconds
+                row[f"processor_bare_{threads}"] = 1000 * processor / options.items
         with tempfile.TemporaryDirectory() as folder:
             source = part_of(options.list, options.items, Path(folder))
-            whole, each = archived(source, str(Path(folder) / "archive"), made, options.actors)
-            row.update(archive=1 / each, archive_with_start=options.items / whole, started=whole - options.items * each)
+            found = archived(source, str(Path(folder) / "archive"), made, options.actors)
+            whole, each = found.pop("whole"), found.pop("each")
+            started = whole - options.items * each
+            row.update(archive=1 / each, archive_with_start=options.items / whole, started=started, **found)
         rounds.append(row)
         print(json.dumps({name: round(value, 2) for name, value in row.items()}), flush=True)
     names = [f"bare_{threads}" for threads in options.bare_threads]
