@@ -57,7 +57,8 @@ def build(method: Method, model: nn.Module, picture: Picture) -> UnifiedLRP | _E
 
 
 def _normalized(images: Tensor, picture: Picture) -> Tensor:
-    return transforms.normalize(images, list(picture.mean), list(picture.std)) if picture.mean else images
+    scaled = images if picture.scale == 1 else images * picture.scale
+    return transforms.normalize(scaled, list(picture.mean), list(picture.std)) if picture.mean else scaled
 
 
 class Explainer:
@@ -148,7 +149,7 @@ class Explainer:
             return method.attribute_targets(inputs, chosen)
         if chosen.outputs is None:
             with torch.no_grad():
-                chosen(self.model(inputs))
+                chosen(method.scores(inputs))
         return torch.stack([method.attribute(inputs, target) for target in chosen.asked])
 
     def _book(

@@ -137,8 +137,11 @@ def defaults_of(source: ModelSource) -> tuple[dict[str, Any], list[str] | None]:
         return {}, None
     weights = torchvision.models.get_model_weights(source.maker).DEFAULT
     chosen = weights.transforms()
-    (side,) = chosen.crop_size
-    picture = {"size": (side, side), "fit": "crop", "mean": tuple(chosen.mean), "std": tuple(chosen.std)}
+    (side,), (resized,) = chosen.crop_size, chosen.resize_size
+    picture = {
+        "size": (side, side), "fit": "crop", "crop": min(side / resized, 1.0), "mean": tuple(chosen.mean),
+        "std": tuple(chosen.std), "interpolation": chosen.interpolation.value,
+    }  # fmt: skip
     return picture, list(weights.meta["categories"])
 
 

@@ -71,7 +71,7 @@ def _picture(source: str, content: bytes, picture: Picture) -> Tensor:
         raise ValueError(
             f"picture {source} holds {int((~torch.isfinite(values)).sum())} values that are NaN or infinite"
         )
-    return _fitted(values, picture, transforms.InterpolationMode.BILINEAR).clamp_(0, 1)
+    return _fitted(values, picture, transforms.InterpolationMode(picture.interpolation)).clamp_(0, 1)
 
 
 def _mask(source: str, picture: Picture) -> np.ndarray:
@@ -98,6 +98,6 @@ def _fitted(values: Tensor, picture: Picture, mode: transforms.InterpolationMode
     height, width = picture.size
     if picture.fit == "squash":
         return transforms.resize(values, [height, width], interpolation=mode, antialias=True)
-    factor = max(height / values.shape[-2], width / values.shape[-1])
+    factor = max(round(height / picture.crop) / values.shape[-2], round(width / picture.crop) / values.shape[-1])
     sides = [max(height, round(values.shape[-2] * factor)), max(width, round(values.shape[-1] * factor))]
     return transforms.center_crop(transforms.resize(values, sides, interpolation=mode, antialias=True), [height, width])

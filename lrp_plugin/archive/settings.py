@@ -57,7 +57,10 @@ class Picture:
         size: Height and width, pixels.
         channels: 1 or 3.
         fit: ``"squash"`` (both sides resized) or ``"crop"`` (the shorter side resized, the middle cropped).
+        crop: With ``"crop"``, the part of the resized shorter side that is kept: 224 / 256 for most ImageNet networks.
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
         mean, std: Subtracted from and divided into values in [0, 1], per channel; empty: left as they are.
+        scale: Values in [0, 1] are multiplied by it before.
         stretch: Make a file's own extremes black and white (more than 8 bits; see `lrp_plugin.images.read_image`).
 
     Raises:
@@ -67,8 +70,11 @@ class Picture:
     size: tuple[int, int] = (224, 224)
     channels: int = 3
     fit: str = "squash"
+    crop: float = 1.0
+    interpolation: str = "bilinear"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    scale: float = 1.0
     stretch: bool = False
 
     def __post_init__(self) -> None:
@@ -76,6 +82,11 @@ class Picture:
             raise ValueError(f"picture size {self.size}: give height and width, pixels")
         if self.channels not in (1, 3) or self.fit not in ("squash", "crop"):
             raise ValueError(f"channels={self.channels}, fit={self.fit!r}; legal are 1 or 3, 'squash' or 'crop'")
+        if not 0 < self.crop <= 1 or not self.scale > 0 or self.interpolation not in ("bilinear", "bicubic", "nearest"):
+            raise ValueError(
+                f"crop={self.crop}, scale={self.scale}, interpolation={self.interpolation!r}; legal are a part in (0, 1], a "
+                "number above 0, 'bilinear', 'bicubic' or 'nearest'"
+            )
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, self.channels):
             raise ValueError(f"mean {self.mean} and std {self.std} need a value for each of {self.channels} channels")
         if any(value <= 0 for value in self.std):

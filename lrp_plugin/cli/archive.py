@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 # Everything else is imported when a command runs: building the parser should not cost seconds.
 if TYPE_CHECKING:
-    from lrp_plugin.archive import Method, Picture, Progress, Settings
+    from torch import nn
+
+    from lrp_plugin.archive import Method, ModelSource, Picture, Progress, Settings
 
 _EVERY = 10.0  # Seconds between lines of progress where the output is no terminal.
 
@@ -52,7 +54,7 @@ def _add_explain(actions: Any) -> None:
     parser = _action(actions, "explain", _explain, "explain every picture, or go on where a run stopped")
     model = parser.add_argument_group("model")
     model.add_argument("--model", required=True, help="a torchvision classifier, a run folder of lrp-plugin cxr train, or "
-                       "package.module:function that returns the network")  # fmt: skip
+                       "package.module:function, file.py:function, timm:NAME, hf:FOLDER, xrv:NAME")  # fmt: skip
     model.add_argument("--weights", help="a state-dict file, or DEFAULT for torchvision's own")
     model.add_argument("--model-arguments", type=json.loads, default={}, metavar="JSON", help="for the function")
     model.add_argument("--classes", nargs="+", metavar="NAME", help="names of the outputs")
@@ -122,16 +124,55 @@ def _explain(options: argparse.Namespace) -> None:
 def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str] | None]:
     """The settings that the options and the model's own defaults make, and the names of its classes if it has any."""
     from lrp_plugin.archive import Maps, ModelSource, Settings, Targets
-    from lrp_plugin.archive.models import defaults_of
 
     source = ModelSource(options.model, options.weights, options.model_arguments)
-    picture, classes = defaults_of(source)
+    if source.run_folder is None and _is_packaged(options.model):
+        source = ModelSource(f"{__name__}:network", None, {"spec": options.model, "weights": options.weights})
+    picture, classes = _defaults(source, options)
     maps = Maps(options.map_channels, _sides(options.map_size))
     settings = Settings(
         source, _methods(options), Targets(options.targets, options.threshold, options.scale), _picture(options, picture),
         maps, options.ledger, options.batch, options.chunk, options.threads,
     )  # fmt: skip
     return settings, classes
+
+
+def _is_packaged(spec: str) -> bool:
+    """Whether only the command line knows how to make it: another package's network, or a function in a file."""
+    return spec.partition(":")[0] in ("timm", "hf", "xrv") or ".py:" in spec
+
+
+def network(spec: str, weights: str | None = None) -> nn.Module:
+    """The network that ``--model`` names, in any form that ``lrp-plugin explain`` takes; each process makes it so."""
+    from lrp_plugin.cli.models import load_model
+
+    return load_model(spec, weights=weights).network
+
+
+def _defaults(source: ModelSource, options: argparse.Namespace) -> tuple[dict[str, Any], list[str] | None]:
+    """The model's own preprocessing as keywords of `Picture`, and its classes' names if known."""
+    from lrp_plugin.archive.models import defaults_of
+
+    if source.run_folder is None and ":" not in options.model and options.weights is None:
+        print(
+            f"Note: no weights were given, so {options.model} is UNTRAINED: its maps are no evidence.", file=sys.stderr
+        )
+    if not _is_packaged(options.model):
+        return defaults_of(source)
+    from lrp_plugin.cli.models import load_model
+    from lrp_plugin.explain import preprocessing_of
+
+    loaded = load_model(options.model, weights=options.weights)
+    own = loaded.preprocess or preprocessing_of(loaded.network)
+
+    def each(values: Any) -> tuple[float, ...]:
+        several = (values,) if isinstance(values, (int, float)) else tuple(values)
+        return several * own.channels if len(several) == 1 else several
+
+    return {
+        "size": own.height_width, "channels": own.channels, "fit": "crop", "crop": own.crop, "scale": own.scale,
+        "interpolation": own.interpolation, "mean": each(own.mean), "std": each(own.std),
+    }, None  # fmt: skip
 
 
 def _picture(options: argparse.Namespace, picture: dict[str, Any]) -> Picture:

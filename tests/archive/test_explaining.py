@@ -229,3 +229,22 @@ def test_channels_are_summed_or_kept() -> None:
     relevance = torch.randn(2, 3, 4, 4)
     np.testing.assert_allclose(kept(relevance, Maps()), relevance.double().sum(1).float().numpy())
     assert kept(relevance, Maps("keep", (2, 2))).shape == (2, 3, 2, 2)
+
+
+def test_pictures_are_what_the_models_own_preprocessing_makes(tmp_path: Path) -> None:
+    from lrp_plugin.archive.models import defaults_of
+    from lrp_plugin.explain import Preprocessing
+    from lrp_plugin.images import read_image
+
+    source = write_radiographs(tmp_path, 1, size=64)
+    items = [Item(**{**row, "targets": None}) for row in read_items(str(source)).to_pylist()]
+    picture = Picture(**{**defaults_of(ModelSource("resnet18"))[0], "size": (40, 40)})
+    assert (picture.crop, picture.channels) == (224 / 256, 3)
+    images, _ = read_pictures(items, picture)
+    own = Preprocessing(40, picture.mean, picture.std, 3, picture.crop)
+    wanted = own.picture(read_image(items[0].source, mode="RGB"))
+    np.testing.assert_allclose(images[0], wanted.numpy(), atol=1e-6)
+    box = build(
+        Method("epsilon_gamma_box"), Net().eval(), Picture((32, 32), 1, mean=(1024.0,), std=(1.0,), scale=2048.0)
+    )
+    assert box.composite is not None
