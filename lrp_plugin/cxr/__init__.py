@@ -1,4 +1,12 @@
-"""Chest X-rays: data, synthetic data, models, training. The attribution core never imports this."""
+"""Chest X-rays: data, models, training. The attribution core never imports this.
+
+What trains needs Lightning and is imported when first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from lrp_plugin.pyhealth.shapes import IGNORED, CXRClassification, CXRDataset, Event, Patient, TaskDataset
 from lrp_plugin.synthetic import Shortcut, SyntheticCXR
@@ -15,8 +23,24 @@ from .radiographs import RadiographError, read_lung_mask, read_radiograph
 from .reference import ReferenceCNN
 from .settings import History, TrainSettings
 from .splits import CXRSubset, split_by_patient, split_by_sample
-from .trainer import Trainer, seed_everything
 from .transforms import cxr_transforms
+
+if TYPE_CHECKING:
+    from .trainer import Trainer, seed_everything
+
+_LATER = {"Trainer": ".trainer", "seed_everything": ".trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(_LATER[name], __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in ("lightning", "torchmetrics", "safetensors"):
+            raise
+        raise ImportError(f"{name} needs {error.name}: pip install 'lrp-plugin[cxr]'") from error
+
 
 __all__ = [
     "COVID19_COUNTS",

@@ -69,17 +69,3 @@ def share_buffers(model: nn.Module) -> None:
     if rank_and_world()[1] > 1:
         for buffer in model.buffers():
             distributed.broadcast(buffer, src=0)
-
-
-def all_succeeded(error: Exception | None) -> None:
-    """Raise in every process what one of them met: the others would wait for it for ever.
-
-    Raises:
-        Exception: this process's own ``error``, or a RuntimeError naming another's.
-    """
-    messages = gather(None if error is None else f"{type(error).__name__}: {error}")
-    if error is not None:
-        raise error
-    for rank, message in enumerate(messages):
-        if message is not None:
-            raise RuntimeError(f"process {rank} failed: {message}")

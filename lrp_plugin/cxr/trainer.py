@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import random
+import signal
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from lrp_plugin.pyhealth.shapes import IGNORED
 from lrp_plugin.synthetic import CLASSES
 
+from .checkpoints import CheckpointError, load_state, load_weights
 from .loaders import EpochSampler
 from .metrics import DEFAULT_METRICS, Scores, check_metrics
+from .module import Classification, Resumable, RunFiles, WholeFiles
 from .processes import gather, join_processes, own_device, rank_and_world
 from .settings import History, TrainSettings
+from .splits import labels_of
 
-_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
 
 class Trainer:
-    """Train and evaluate one model.
+    """Train and evaluate one model, through Lightning.
 
     Nothing is written unless ``output`` is given; then it holds ``last.ckpt`` (everything, to resume),
     ``best.safetensors`` (weights of the best epoch) and ``history.csv``.
@@ -106,11 +119,35 @@ class Trainer:
                 saving.
             FloatingPointError: the loss became NaN or infinite.
         """
-        from .run import TrainingRun
-
-        run = TrainingRun(self, train_loader, val_loader, TrainSettings(**settings))
-        run.begin(resume)
-        return run.finish()
+        chosen = TrainSettings(**settings)
+        self._check(chosen, train_loader, val_loader)
+        state = self._state_to_resume(resume)
+        module = Classification(
+            self.model,
+            self.classes,
+            self.metrics,
+            chosen,
+            self._class_weights(chosen, train_loader),
+            len(train_loader),
+        )
+        facts = {"settings": asdict(chosen), "batches": len(train_loader), "processes": self.world}
+        run: dict[str, Any] = {} if state is None else self._checked(state, facts)
+        history = History.from_state(run["history"]) if run else History()
+        rng = run["rng"][self.rank] if run else None
+        batches = Resumable(train_loader, module, run.get("batch", 0), rng)
+        module.sums = list(run.get("sums", module.sums))
+        files = RunFiles(self.output, batches, facts, history)
+        if not run:
+            seed_everything(self.seed)
+        if len(history.rows) < chosen.epochs and not history.stopped_early:
+            last = self.output / "last.ckpt" if self.output is not None and run else None
+            self._lightning([files], max_epochs=chosen.epochs).fit(module, batches, val_loader, ckpt_path=last)
+            self.model.to(self.device)
+        elif state is not None:
+            self.model.load_state_dict(_own(state["state_dict"]))
+        self._load_best(chosen, history, files, val_loader)
+        self.model.eval()
+        return history
 
     def evaluate(self, loader: DataLoader[Any], metrics: Sequence[str] | None = None) -> dict[str, Any]:
         """Measure the model.
@@ -124,8 +161,8 @@ class Trainer:
             :meth:`lrp_plugin.cxr.metrics.Scores.compute`.
         """
         scores = Scores(self.classes, self.metrics if metrics is None else metrics, self.device)
-        for labels, probabilities, losses in self._predictions(loader, "Evaluation"):
-            scores.update(probabilities, labels, losses)
+        for labels, probabilities, losses in self._predict(loader):
+            scores.update(probabilities.to(self.device), labels.to(self.device), losses.to(self.device))
         return scores.compute()
 
     def inference(self, loader: DataLoader[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32], float]:
@@ -138,59 +175,13 @@ class Trainer:
             True labels ``(M,)``, probabilities ``(M, K)`` and mean loss, in the loader's order, every
             process's share put together; M leaves out unreadable pictures.
         """
-        batches = list(self._predictions(loader, "Inference"))
-        own = [torch.cat(column).cpu() for column in zip(*batches, strict=True)]
+        own = [torch.cat(column).cpu() for column in zip(*self._predict(loader), strict=True)]
         sharded = isinstance(loader.sampler, EpochSampler) and loader.sampler.world > 1
         shares = gather(own) if sharded else [own]
         columns = [_interleave([share[k] for share in shares]) for k in range(3)]
         kept = columns[0] != IGNORED
         labels, probabilities, losses = (column[kept] for column in columns)
         return labels.numpy(), probabilities.float().numpy(), float(losses.double().mean())
-
-    def batch(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Pictures and labels of a batch, on the device.
-
-        Raises:
-            TypeError: the batch is neither a dictionary with ``image`` and ``disease`` nor a pair.
-        """
-        if isinstance(batch, dict) and "image" in batch and "disease" in batch:
-            image, label = batch["image"], batch["disease"]
-        elif isinstance(batch, tuple | list) and len(batch) == 2:
-            image, label = batch
-        else:
-            what = f"keys {sorted(batch)}" if isinstance(batch, dict) else type(batch).__name__
-            raise TypeError(f"a batch needs 'image' and 'disease', or to be a pair (images, labels); got {what}")
-        # Plain tensors: a tv_tensors subclass would ride through every operation of the model.
-        image, label = image.as_subclass(Tensor), label.as_subclass(Tensor)
-        return image.to(self.device, non_blocking=True), label.to(self.device, non_blocking=True)
-
-    def autocast(self) -> torch.autocast:
-        """The context of a forward pass."""
-        dtype = _PRECISIONS[self.precision]
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def bar(self, batches: Any, what: str, total: int | None = None) -> Any:
-        """Wrap an iterable in a progress bar, if wanted."""
-        return tqdm(batches, desc=what, total=total, disable=not self.progress, leave=False)
-
-    def _predictions(self, loader: DataLoader[Any], what: str) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        self.check_share(loader)
-        if len(loader) == 0:
-            raise ValueError("the loader has no batches: nothing to measure")
-        if isinstance(loader.sampler, EpochSampler):
-            loader.sampler.set_position(0)  # Training may have left it in the middle of an epoch.
-        training = self.model.training
-        self.model.eval()
-        try:
-            for batch in self.bar(loader, what):
-                # Not around the loop: a suspended generator would leave its contexts on in the caller.
-                with torch.no_grad(), self.autocast():
-                    images, labels = self.batch(batch)
-                    logits = self.model(images).float()
-                    losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
-                yield labels, logits.softmax(1), losses
-        finally:
-            self.model.train(training)
 
     def check_share(self, loader: DataLoader[Any]) -> None:
         """Refuse a loader made before the processes met: each would read everything.
@@ -204,6 +195,192 @@ class Trainer:
                 f"this loader was made for {sampler.world} process(es), there are {rank_and_world()[1]}: "
                 "call join_processes() before get_dataloader()"
             )
+
+    # ---- inside -------------------------------------------------------------------------------------------
+
+    def _lightning(self, callbacks: Sequence[pl.Callback] = (), **options: Any) -> _Quiet:
+        """Lightning's trainer on this process's device, which writes and says nothing of its own."""
+        cuda = self.device.type == "cuda"
+        strategy: Any = "auto" if self.world == 1 else DDPStrategy(process_group_backend="nccl" if cuda else "gloo")
+        devices: Any = [self.device.index or 0] if cuda and self.world == 1 else 1
+        if self.world > 1:
+            devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+        return _Quiet(
+            accelerator="gpu" if cuda else self.device.type,
+            devices=devices,
+            num_nodes=max(1, self.world // devices) if self.world > 1 else 1,
+            strategy=strategy,
+            sync_batchnorm=cuda and self.world > 1,
+            precision=_PRECISIONS[self.precision],
+            callbacks=[*callbacks, *([_Bar()] if self.progress else [])],
+            plugins=[WholeFiles()],
+            enable_progress_bar=self.progress,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            logger=False,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            inference_mode=False,
+            **options,
+        )
+
+    def _predict(self, loader: DataLoader[Any]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        self.check_share(loader)
+        if len(loader) == 0:
+            raise ValueError("the loader has no batches: nothing to measure")
+        if isinstance(loader.sampler, EpochSampler):
+            loader.sampler.set_position(0)  # Training may have left it in the middle of an epoch.
+        training = self.model.training
+        try:
+            found: Any = self._lightning().predict(Classification(self.model, self.classes), loader)
+        finally:
+            self.model.to(self.device).train(training)
+        return [tuple(column.cpu() for column in batch) for batch in found]
+
+    def _check(self, settings: TrainSettings, loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:
+        self.check_share(loader)
+        if len(loader) == 0:
+            raise ValueError("the train_loader has no batches (drop_last with too few pictures?): nothing to train on")
+        measured = ["loss", *self.metrics, *(["auroc_macro"] if "auroc" in self.metrics else [])]
+        scalar = [name for name in measured if name not in ("auroc", "confusion_matrix")]
+        if settings.monitor not in scalar:
+            raise ValueError(f"monitor={settings.monitor!r} is not measured; legal are {', '.join(scalar)}")
+        if settings.patience is not None and val_loader is None:
+            raise ValueError(f"patience={settings.patience} needs a val_loader: nothing else can get worse")
+        if settings.checkpoint_every is not None and self.output is None:
+            raise ValueError(f"checkpoint_every={settings.checkpoint_every} needs Trainer(output=...)")
+
+    def _state_to_resume(self, resume: bool | str) -> dict[str, Any] | None:
+        """The last checkpoint, where the run goes on from it."""
+        if self.output is None:
+            if resume:
+                raise ValueError(f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run")
+            return None
+        last = self.output / "last.ckpt"
+        if resume is True or (resume == "auto" and last.exists()):
+            return load_state(last)
+        if last.exists():
+            raise FileExistsError(
+                f"{last} is an earlier run's checkpoint: continue with resume=True, or choose another output"
+            )
+        return None
+
+    def _checked(self, state: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+        """What the checkpoint says of its run, if that is this run."""
+        where = f"{self.output}/last.ckpt"
+        run: dict[str, Any] = state.get("run") or {}
+        if not {"settings", "history", "rng"} <= set(run):
+            raise CheckpointError(f"{where} is no checkpoint of this version: it does not say how it was trained")
+        new = {**now["settings"], "batches": now["batches"], "processes": now["processes"]}
+        old = {**run["settings"], "batches": run["batches"], "processes": run["processes"]}
+        changed = [f"{name} {old.get(name)!r} -> {new[name]!r}" for name in new if old.get(name) != new[name]]
+        if changed:
+            raise CheckpointError(
+                f"{where} cannot be resumed exactly, the run differs: {'; '.join(changed)}. Use the same "
+                "settings, data and processes, or start in another output folder"
+            )
+        mine, theirs = self.model.state_dict(), _own(state["state_dict"])
+        if {n: v.shape for n, v in mine.items()} != {n: v.shape for n, v in theirs.items()}:
+            raise CheckpointError(f"the weights in {where} belong to another model: names or shapes differ")
+        return run
+
+    def _load_best(self, settings: TrainSettings, history: History, files: RunFiles, validated: Any) -> None:
+        if validated is not None and history.best_epoch is None:
+            raise FloatingPointError(
+                f"the training diverged: {settings.monitor} on the validation pictures was a number in none of "
+                f"{len(history.rows)} epochs, so there are no best weights. Lower learning_rate "
+                f"(now {settings.learning_rate:g}), or set max_grad_norm"
+            )
+        if not settings.load_best or history.best_epoch is None:
+            return
+        if self.output is not None:
+            load_weights(self.output / "best.safetensors", self.model)
+        elif files.best_weights is not None:
+            self.model.load_state_dict(files.best_weights)
+
+    def _class_weights(self, settings: TrainSettings, loader: DataLoader[Any]) -> Tensor | None:
+        wanted, classes = settings.class_weights, self.classes
+        if wanted is None:
+            return None
+        if wanted == "balanced":
+            labels = torch.tensor(labels_of(getattr(loader.dataset, "dataset", loader.dataset)))
+            counts = torch.bincount(labels[labels != IGNORED], minlength=len(classes)).float()
+            # A class without samples weighs nothing, instead of infinitely much.
+            weights = torch.where(counts > 0, counts.sum() / (len(classes) * counts), 0.0)
+        else:
+            weights = torch.tensor(wanted, dtype=torch.float32)
+        if len(weights) != len(classes):
+            raise ValueError(f"{len(weights)} class weights for the {len(classes)} classes {', '.join(classes)}")
+        return weights.to(self.device)
+
+
+class _Quiet(pl.Trainer):
+    """Lightning's trainer without its remarks on machine and workers; Ctrl-C is Ctrl-C."""
+
+    def __init__(self, **options: Any) -> None:
+        with _quiet():
+            super().__init__(**options)
+
+    def fit(self, *arguments: Any, **options: Any) -> None:
+        """As Lightning's."""
+        with _quiet():
+            super().fit(*arguments, **options)
+
+    def predict(self, *arguments: Any, **options: Any) -> Any:
+        """As Lightning's."""
+        with _quiet():
+            return super().predict(*arguments, **options)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    handler = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        warnings.filterwarnings("ignore", message=".*(resuming from a checkpoint|eval mode|LeafSpec).*")
+        try:
+            handler = signal.getsignal(signal.SIGINT)
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        except SystemExit as error:
+            # Lightning turns Ctrl-C into exit status 1 and lets the process ignore further ones.
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            if handler is not None:
+                signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
+        finally:
+            for logger, level in zip(loggers, levels):
+                logger.setLevel(level)
+
+
+class _Bar(TQDMProgressBar):
+    """Lightning's bars on standard error, gone when done."""
+
+    def init_train_tqdm(self) -> Tqdm:
+        """The bar of an epoch."""
+        return Tqdm(leave=False, dynamic_ncols=True, file=sys.stderr)
+
+    def init_validation_tqdm(self) -> Tqdm:
+        """No bar of its own."""
+        return Tqdm(disable=True, file=sys.stderr)
+
+    def init_predict_tqdm(self) -> Tqdm:
+        """The bar of an evaluation."""
+        return Tqdm(desc="Evaluation", leave=False, dynamic_ncols=True, file=sys.stderr)
+
+    def on_train_epoch_start(self, trainer: Any, *rest: Any) -> None:
+        """Say which of how many."""
+        super().on_train_epoch_start(trainer, *rest)
+        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1} / {trainer.max_epochs}")
+
+
+def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The model's part of a LightningModule's state."""
+    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 def seed_everything(seed: int) -> None:

@@ -68,25 +68,25 @@ def test_training_again_into_a_run_is_refused_and_changes_nothing(run, capsys):
 
 def test_a_resumed_run_ends_as_one_that_ran_through(trained, tmp_path, monkeypatch):
     """Stopped after the first epoch's checkpoint, continued by --resume alone: same weights to the bit."""
-    from lrp_plugin.cxr import run as run_module
+    from lrp_plugin.cxr import module
 
-    out, saved = tmp_path / "run", run_module.save_state
+    out, saved = tmp_path / "run", module.save_state
 
     def stop(path: Path, state: dict) -> None:
         saved(path, state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "save_state", stop)
+    monkeypatch.setattr(module, "save_state", stop)
     with pytest.raises(SystemExit) as stopped:
         cxr("train", out, "--epochs", "2", *TINY)
     assert stopped.value.code == 130
-    assert load_state(out / "last.ckpt")["epoch"] == 1
+    assert len(load_state(out / "last.ckpt")["run"]["history"]["rows"]) == 1
     monkeypatch.undo()
     assert cxr("train", out, "--resume") == 0
     # Tensors, not bytes: safetensors writes its header's entries in no fixed order.
     for read in (
         lambda folder: load_file(folder / "best.safetensors"),
-        lambda folder: load_state(folder / "last.ckpt")["model"],
+        lambda folder: load_state(folder / "last.ckpt")["state_dict"],
     ):
         through, resumed = read(trained), read(out)
         assert through.keys() == resumed.keys()
@@ -374,5 +374,5 @@ def test_ctrl_c_leaves_whole_files_and_a_run_to_resume(tmp_path):
         "best.safetensors",
         "history.csv",
     }
-    assert load_state(out / "last.ckpt")["epoch"] >= 1
+    assert load_state(out / "last.ckpt")["run"]["history"]["rows"]
     assert RunSettings.load(out).epochs == 500

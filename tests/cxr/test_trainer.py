@@ -188,10 +188,10 @@ def test_gradient_norm_is_clipped(monkeypatch: pytest.MonkeyPatch) -> None:
     norms = []
     real = torch.optim.AdamW.step
 
-    def step(self: torch.optim.AdamW, *rest: Any) -> Any:
+    def step(self: torch.optim.AdamW, *rest: Any, **more: Any) -> Any:
         grads = [p.grad for group in self.param_groups for p in group["params"]]
         norms.append(torch.linalg.vector_norm(torch.stack([g.norm() for g in grads])).item())
-        return real(self, *rest)
+        return real(self, *rest, **more)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     trainer().train(loaders()[0], epochs=1, max_grad_norm=0.01)
