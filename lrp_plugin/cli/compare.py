@@ -149,7 +149,7 @@ def _xray(options: argparse.Namespace, folder: Path) -> tuple[Any, Any, tuple[An
     from lrp_plugin.cxr.runfolder import RunSettings, open_model, open_parts
 
     settings = RunSettings.load(folder)
-    parts = open_parts(settings)
+    parts = open_parts(settings, folder, training=False)
     model = open_model(folder, parts.whole.classes).eval()
     low, high = torch.tensor(0.0), torch.tensor(1.0)
     if model.mean is not None and model.std is not None:
