@@ -43,6 +43,7 @@ class Rule:
         ports: The rule sends relevance to the input's port, so the pass must carry ports.
         lineage: The rule looks at what a signal was computed from, so the pass must remember it.
         tokens: The rule takes integer signals, whose relevance their port carries (an embedding).
+        function: The operation is the class of a custom autograd Function, by qualified name, and no module's.
     """
 
     operation: Operation
@@ -60,6 +61,7 @@ class Rule:
     ports: bool = False
     lineage: bool = False
     tokens: bool = False
+    function: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
@@ -149,7 +151,8 @@ class Registry:
 
     def atomic_types(self) -> list[Operation]:
         """Module types, and qualified class names, whose call is one operation."""
-        return sorted({place for place, _ in self._rules if isinstance(place, type) or "." in place}, key=str)
+        named = ((place, rule) for (place, _), rule in self._rules.items() if not rule.function)
+        return sorted({place for place, _ in named if isinstance(place, type) or "." in place}, key=str)
 
     def copy(self) -> Registry:
         """A registry of one's own: what is added to it is seen by nobody else."""

@@ -75,7 +75,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self.images: Records[Image] = Records()
         self.linear_maps = 0
         self._parted = False
-        self.suspended = False
+        self.suspended = self.follows = False
         self._model = model
         self.constants = Signals()
         self._warned = warned if warned is not None else set()
@@ -120,7 +120,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 found[id(tensor)] = signal
                 act = partial(propagate, self) if signal.token else act
         spelling = spelling_of(func)
-        if spelling.operation in MAKES or self.images:
+        if self.follows or spelling.operation in MAKES:
             act = partial(follow, self, act)
         return keeping_what_is_saved(act, func, spelling, args, kwargs, tensors, found)
 
@@ -249,7 +249,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         if default.transparent is not None and default.transparent(bind(spelling.function, args, kwargs)):
             return args[0]
         # Not a product of two signals, nor an einsum of one tensor alone.
-        linear = operation in LINEAR_MAPS and len(tensors) > 1 and sum(id(t) in found for t in tensors) == 1
+        linear = operation in LINEAR_MAPS and len(found) == 1 and len(tensors) > 1 and tensors[0] is not tensors[1]
         site = Site(operation, self.paths.current, linear=linear, index=self._count(spelling.part) if linear else None,
                     count=self.chooser.linear_maps)  # fmt: skip
         choice = self.chooser.choose(site)

@@ -73,6 +73,7 @@ def follow(
     if isinstance(value, Tensor):
         if image is not None:
             mode.images.set(value, image)
+            mode.follows = True
         elif spelling.writes:
             mode.images.drop(value)
     return value

@@ -1,7 +1,7 @@
 """Custom autograd Functions of well-known packages, by qualified class name: none of them is imported.
 
-A rule for one's own Function is registered the same way: ``register_rule("mine", "package.module.MyFunction")``; the call's
-arguments are the signals it read, and its own backward is what ``call.native()`` has.
+A rule for one's own Function is registered the same way, ``register_rule("mine", "package.module.MyFunction",
+function=True)``; the call's arguments are the signals it read, and its own backward is what ``call.native()`` has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOFTMAXES = (
 )  # fmt: skip
 
 
-@register_rule("identity", *GELUS)
+@register_rule("identity", *GELUS, function=True)
 def gelu_function(call: Call) -> Tensor:
     """GELU as a Function of one entry: the secant from the origin, ``m f(x) / x``, its slope 1/2 at 0."""
     x, value = call.args[0], call.valued()
@@ -36,7 +36,7 @@ def gelu_function(call: Call) -> Tensor:
     return substitute(value, lambda m: (m * factor).to(dtype), x)
 
 
-@register_rule("gradient_softmax", *SOFTMAXES, sign="nonnegative", gate=True)
+@register_rule("gradient_softmax", *SOFTMAXES, sign="nonnegative", gate=True, function=True)
 def softmax_function(call: Call) -> Tensor:
     """A softmax, masked or sparse, by its own gradient, as `softmax`; the part that is lost is booked as ``other``."""
     value = call.native()
@@ -44,7 +44,7 @@ def softmax_function(call: Call) -> Tensor:
     return value  # type: ignore[no-any-return]
 
 
-@register_rule("cp_lrp", *SOFTMAXES, sign="nonnegative", gate=True)
+@register_rule("cp_lrp", *SOFTMAXES, sign="nonnegative", gate=True, function=True)
 def constant_weights_function(call: Call) -> Tensor:
     """CP-LRP: the weights are held constant (Ali et al. 2022, eq. 9)."""
     call.constant = True

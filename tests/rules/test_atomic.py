@@ -144,3 +144,8 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     ledger = names["lrp"].ledger(names["inputs"], target=0)
     assert ledger.gap.abs().max() < 1e-12 and abs(float((ledger.output - ledger.input)[0])) < 1e-6
     assert len(example.read_text().splitlines()) <= 40
+
+
+def test_functions_known_by_name_are_no_modules() -> None:
+    """They would make every pass look through all modules: 6 % of MobileNetV3's time on one image."""
+    assert registry.atomic_types() == []
