@@ -19,7 +19,7 @@ from torch import nn
 
 from lrp_plugin.archive import chunks, places
 from lrp_plugin.archive.explaining import Explainer
-from lrp_plugin.archive.items import Plan, read_items, write_items
+from lrp_plugin.archive.items import FOLDER, Plan, read_items, write_items
 from lrp_plugin.archive.manifest import Manifest, decided
 from lrp_plugin.archive.pictures import read_items as read_pictures
 from lrp_plugin.archive.pool import Machines, cluster, explain_chunks
@@ -82,7 +82,7 @@ def explain_archive(
     manifest = _manifest(url, settings, model, source, classes)
     plan = _plan(url, manifest, settings, model, source, masks, limits.add)
     state = chunks.look(url, manifest.archive, [plan.size(chunk) for chunk in range(plan.chunks)])
-    for name in chunks.leftovers(state.strangers):
+    for name in chunks.leftovers(places.files_below(url)):
         places.delete(places.join(url, name))
     for note in [*manifest.other_versions(), *state.damaged.values()]:
         warnings.warn(f"{url}: {note}" + ("; it is made again" if note in state.damaged.values() else ""), stacklevel=2)
@@ -163,7 +163,9 @@ def _manifest(
     except FileNotFoundError:
         if source is None:
             raise
-        if places.files_below(url):
+        # A run may have been killed between the list and the manifest: what it left is no one else's.
+        there = places.files_below(url)
+        if set(there) - {f"{FOLDER}/0000.parquet", *chunks.leftovers(there)}:
             raise ValueError(f"{url} is not empty and holds no archive: give an empty or a new folder") from None
         return Manifest.of(settings, model, {"source": source, "classes": classes})
     manifest.refuse_other(decided(settings, model), url)

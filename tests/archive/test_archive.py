@@ -133,6 +133,18 @@ def test_another_model_or_setting_is_refused_by_name(tmp_path: Path, copy: Path,
         explain_archive(str(source), str(stranger), given)
 
 
+def test_a_run_killed_before_its_manifest_goes_on(
+    copy: Path, source: Path, weights: str, made: Path, ray: object
+) -> None:
+    (copy / "manifest.json").unlink()
+    shutil.rmtree(copy / "maps")
+    for place in (copy, copy / "items"):
+        (place / ".0123456789abcdef.tmp").write_bytes(b"half")
+    explain_archive(str(source), str(copy), settings(weights))
+    assert contents(copy) == contents(made)
+    assert not list(copy.rglob("*.tmp"))
+
+
 def test_items_are_added_and_an_id_means_one_source(
     tmp_path: Path, copy: Path, source: Path, weights: str, ray: object
 ) -> None:
