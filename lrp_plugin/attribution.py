@@ -135,11 +135,14 @@ class UnifiedLRP(GradientAttribution):
             inputs: A tensor (N, ...), or a tuple of them, or a dict from the model's argument names to them
                 (``{"input_ids": ids}``); integer inputs (token ids) get one relevance per token.
             target: Which output is explained, per example or for all: an int (N outputs of shape (N, classes)), a tuple of
-                ints for further dimensions, a list or tensor with one for each example; a function of the output that
+                ints for further dimensions, a list, tensor or array with one for each example; a boolean mask of the
+                output's shape, or ``(class, mask)`` with a mask of (H, W) or (N, H, W): the sum of the entries where it is
+                True (segmentation); a function of the output that
                 gives one number per example (`lrp_plugin.contrast`: `Difference`, `LogOdds`); None where the model gives
                 one number per example.
             additional_forward_args: Further positional arguments of the model; they get no relevance.
-            return_convergence_delta: Also return output - sum of attributions, per example, shape (N,).
+            return_convergence_delta: Also return output - sum of attributions, per example, shape (N,). The inputs' rows count
+                as the examples where they are as many; where not (graphs), it costs one backward pass for each output.
             verbose: Print the plan: which rule each operation got.
             internal_batch_size: Explain so many examples at a time, for less memory; the same relevance.
             forward_kwargs: Further arguments of the model by name (``{"attention_mask": mask}``); no relevance.
