@@ -21,16 +21,27 @@ def function_name(node: Any) -> str:
     return "" if kind is None else qualified_name(kind)
 
 
+def _same(input: Tensor) -> Tensor:
+    return input.view_as(input)
+
+
 def by_name(mode: Propagation, tensor: Tensor, sources: list[Tensor]) -> bool:
-    """Whether the Function that made ``tensor`` of ``sources`` has a rule; it is recorded then, as signal or as constant."""
-    name = function_name(tensor.grad_fn)
-    if not name or mode.chooser.default(name) is None:
-        return False
+    """Whether what made ``tensor`` of ``sources`` has a rule; it is recorded then, as signal or as constant.
+
+    That is a Function known by name, or a call that torch hands to no function mode (``as_subclass``, a view).
+    """
 
     def function(*receivers: Tensor) -> Tensor:
         return cut(tensor, sources, list(receivers))
 
-    value = mode.carry_out(Spelling(name, function, False, False), tuple(sources), {})
+    node: Any = tensor.grad_fn
+    name = function_name(node)
+    spelling = Spelling(name, function, False, False)
+    if node.name() == "AliasBackward0" and len(sources) == 1 and _reads(node, sources[0]):
+        spelling = Spelling("view", _same, False, False)
+    elif not name or mode.chooser.default(name) is None:
+        return False
+    value = mode.carry_out(spelling, tuple(sources), {})
     record = mode.signals.get(value)
     if record is None:
         mode.constants.set(tensor, Signal())
@@ -38,3 +49,9 @@ def by_name(mode: Propagation, tensor: Tensor, sources: list[Tensor]) -> bool:
     record.value = value
     mode.signals.set(tensor, record)
     return True
+
+
+def _reads(node: Any, source: Tensor) -> bool:
+    """Whether nothing lies between the node and the tensor."""
+    before = node.next_functions[0][0]
+    return before is source.grad_fn if source.grad_fn is not None else getattr(before, "variable", None) is source

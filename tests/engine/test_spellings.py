@@ -118,6 +118,8 @@ SPELLED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
         }.items()
     },
     "put_": (lambda t: _put(t, plain=True), lambda t: _put(t, plain=False)),
+    "as_subclass": (lambda t: t * 2, lambda t: t.as_subclass(Tensor) * 2),
+    "as_subclass of what is no map": (lambda t: t.relu() * 2, lambda t: t.relu().as_subclass(Tensor) * 2),
     "as_strided": (lambda t: t.view(3, 4).t().reshape(2, 6), lambda t: t.as_strided((4, 3), (1, 4)).reshape(2, 6)),
     "as_strided of a part": (
         lambda t: t[:, 1:3].repeat(1, 3), lambda t: t.t()[1:].as_strided((2, 2), (6, 1)).repeat(1, 3)
