@@ -75,7 +75,13 @@ def _single(name: str, given: Mapping[str, Any], registry: Registry) -> Composit
     maps = [found for found in registry if found.name == name and found.operation in ("linear", "conv2d")]
     if not maps:
         legal = sorted({found.name for found in registry if found.operation in ("linear", "conv2d")})
+        others = [str(found.operation) for found in registry if found.name == name]
         hint = f" ({name!r} is a composite: composite={name!r})" if name in READY else ""
+        if others:
+            hint = (
+                f" of linear maps: it is one of {others[0]}, and goes into a composite, Composite([(operation("
+                f"{others[0]!r}), rule({name!r})), (linear_maps(), rule('epsilon'))])"
+            )
         raise ValueError(f"unknown rule {str(name)[:80]!r}{hint}; legal are {', '.join(legal)}")
     taken = {key: value for key, value in given.items() if key in maps[0].parameters}
     pairs = [(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])]

@@ -214,7 +214,7 @@ class Chooser:
                 raise ValueError(
                     f"rule {spec.name!r} takes no parameter {key!r}; legal are {', '.join(sorted(legal)) or 'none'}"
                 )
-        if all(getattr(known.formula, "__module__", "").startswith("lrp_plugin.") for known in rules):
+        if all((getattr(known.formula, "__module__", "") or "").startswith("lrp_plugin.") for known in rules):
             bounds = {key: rules[0].parameters[key] for key in ("low", "high") if key in rules[0].parameters}
             check_parameters({**bounds, **spec.parameters}, f"rule {spec.name!r}: ")
 

@@ -49,11 +49,14 @@ def read_labels(labels: Labels) -> list[str] | None:
 
 
 def names_of(model: Any, outputs: int) -> list[str] | None:
-    """The classes' names that the model's own package knows, None where there are none for `outputs` of them."""
+    """The classes' names: the model's attribute ``class_names``, or what its package knows; None where none fit."""
     packages = {kind.__module__.split(".")[0] for kind in type(model).__mro__}
-    names: list[str] | None = None
+    own = getattr(model, "class_names", None)
+    names: list[str] | None = list(own) if isinstance(own, (list, tuple)) else None
     config: Any = getattr(model, "config", None)
-    if "transformers" in packages and getattr(config, "id2label", None):
+    if names is not None:
+        pass
+    elif "transformers" in packages and getattr(config, "id2label", None):
         names = [str(config.id2label[number]) for number in sorted(config.id2label)]
     elif "torchxrayvision" in packages:
         names = [str(name) for name in getattr(model, "pathologies", None) or _pathologies()]

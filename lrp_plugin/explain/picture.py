@@ -63,7 +63,7 @@ def explain_image(
             ready composite (``"epsilon_plus_flat"``, ...), a gradient method (``"saliency"``, ...), or a `Composite`.
         preprocess: A `Preprocessing`, or a function from a PIL image to the network's input, such as a torchvision
             weight's ``transforms()``. None: the model's own where its package says it, else ImageNet's, with a note.
-        labels, bias, output, probabilities, topk, ledger, name, **options: See `lrp_plugin.explain`.
+        labels, bias, output, probabilities, topk, ledger, name: See `lrp_plugin.explain`, as for further options.
 
     Returns:
         The explanation; ``relevance`` has the shape ``(C, H, W)`` of the network's input, in logits.

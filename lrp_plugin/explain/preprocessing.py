@@ -107,11 +107,14 @@ def _each(values: float | Sequence[float], channels: int) -> list[float]:
 
 
 def preprocessing_of(model: Any) -> Preprocessing:
-    """The model's own preprocessing, by the package it comes from.
+    """The model's own preprocessing: its attribute ``preprocessing``, or by the package it comes from.
 
     timm's configuration, a Hugging Face folder's image processor, torchxrayvision's range, torchvision's ImageNet
     values; for other models ImageNet's at 224 pixels, and `Preprocessing.source` says that this is assumed.
     """
+    own = getattr(model, "preprocessing", None)
+    if isinstance(own, Preprocessing):
+        return own
     for package, read in _READERS.items():
         if any(kind.__module__.split(".")[0] == package for kind in type(model).__mro__):
             return read(model)

@@ -56,7 +56,7 @@ def explain_text(
         method: As in `explain_image`; ``"auto"`` is AttnLRP for transformers, ``arras`` for recurrent networks.
         generate: Let a language model go on by so many tokens (the likeliest each time) and explain each of them;
             relevance then is a matrix ``(generated, prompt and generated)``.
-        labels, bias, output, probabilities, topk, ledger, name, **options: See `lrp_plugin.explain`.
+        labels, bias, output, probabilities, topk, ledger, name: See `lrp_plugin.explain`, as for further options.
 
     Returns:
         The explanation; ``relevance`` has one number a token, in logits, and its figure shows whole words.

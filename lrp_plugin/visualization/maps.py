@@ -20,7 +20,7 @@ from typing_extensions import Unpack
 
 from lrp_plugin.visualization.arrays import ArrayLike
 from lrp_plugin.visualization.look import CONTOUR_ON_WHITE, Look, LookOptions, draw_mask_contour, shape_of
-from lrp_plugin.visualization.style import COLUMN, axes_for, figure_style, finish
+from lrp_plugin.visualization.style import COLUMN, axes_for, figure_style, finish, fit_titles
 
 
 def _height(size: tuple[int, int], title: str | None) -> float:
@@ -117,5 +117,7 @@ def plot_overlay(
         else:
             style.bar(panel, [scale], over_image=True)
         panel.set_title(title or "")
+        if ax is None:
+            fit_titles([panel], least=6.5, spare=1.25)
         style.note(panel)
         return finish(panel.figure, save_path)

@@ -121,19 +121,25 @@ def finish(figure: Figure | SubFigure, save_path: str | os.PathLike[str] | None)
     return root
 
 
-def fit_titles(panels: Sequence[Axes], least: float = 5.0) -> None:
-    """Sets panels' titles so that none reaches over its neighbour: smaller to `least` points, then in more lines."""
+def fit_titles(panels: Sequence[Axes], least: float = 5.0, spare: float = 1.02) -> None:
+    """Sets panels' titles so that none reaches over its neighbour: smaller to `least` points, then in more lines.
+
+    Args:
+        panels: Of one figure.
+        least: The smallest letters, in points.
+        spare: A title may be so many times as wide as its panel.
+    """
     root = panels[0].get_figure(root=True)
     if root is None:
         return
     for _ in range(2):  # titles and panels depend on one another: the layout engine places both when drawing
         root.draw_without_rendering()
         for panel in panels:
-            _fit(panel, least)
+            _fit(panel, least, spare)
 
 
-def _fit(panel: Axes, least: float) -> None:
-    title, room = panel.title, panel.get_window_extent().width * 1.02
+def _fit(panel: Axes, least: float, spare: float) -> None:
+    title, room = panel.title, panel.get_window_extent().width * spare
     wide = title.get_window_extent().width
     if wide > room:
         now = float(title.get_fontsize())
@@ -209,7 +215,7 @@ def colour_scale(
     magnitudes = np.abs(np.concatenate([values.ravel() for values in maps]))
     # Sparse maps have more zeros than the percentile leaves out; then the maximum is the only scale.
     chosen = limit or float(np.percentile(magnitudes, percentile)) or float(magnitudes.max()) or 1.0
-    label = "against the class \u2190  \u2192 for the class" if normalize else f"relevance ({unit})"
+    label = "against \u2190   \u2192 for" if normalize else f"relevance ({unit})"
     return ColourScale(
         chosen,
         any(bool((values < 0).any()) for values in maps),

@@ -165,7 +165,7 @@ def test_colour_bar_has_the_unit_its_power_of_ten_and_pointed_ends_where_it_clip
     assert bar_of(figure).get_ylabel() == r"relevance ($10^{-5}$ logit)"
     figure.canvas.draw()
     assert max(float(t.get_text().replace("\u2212", "-")) for t in bar_of(figure).get_yticklabels()) < 10
-    assert bar_of(plot_heatmap(SIGNED, normalize=True)).get_ylabel() == "against the class ←  → for the class"
+    assert bar_of(plot_heatmap(SIGNED, normalize=True)).get_ylabel() == "against ←   → for"
     scale = Look(percentile=90).scales([np.asarray(SIGNED[0])])[0]
     assert scale.clipped and not Look(percentile=100).scales([np.asarray(SIGNED[0])])[0].clipped
 
