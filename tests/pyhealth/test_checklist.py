@@ -15,10 +15,6 @@ ROOT = Path(__file__).parents[2]
 ROWS = [*range(1, 51), *range(54, 60), 61, 63]
 CHECKLIST = (ROOT / "tests" / "pyhealth" / "checklist.md").read_text()
 LINES = [line for line in CHECKLIST.splitlines() if re.match(r"\| \d+ \|", line)]
-    line
-    for line in (ROOT / "tests" / "pyhealth" / "checklist.md").read_text().splitlines()
-    if re.match(r"\| \d+ \|", line)
-]
 
 
 @cache
