@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's, which Captum imports
 
 from lrp_plugin import __version__  # noqa: E402
 
@@ -28,6 +29,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "lrp-plugin"
+html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 exclude_patterns = ["_build", "jupyter_execute", "README.md"]

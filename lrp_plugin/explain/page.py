@@ -70,9 +70,10 @@ def _figure(explanation: Explanation, **options: Any) -> str:
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    top = "".join(f'<th scope="col" style="text-align:left">{html.escape(name)}</th>' for name in head)
     lines = [
-        f'<tr><th scope="row">{html.escape(row[0])}</th>' + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
+        f'<tr><th scope="row" style="text-align:left">{html.escape(row[0])}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
         for row in rows
     ]
     return f'<div class="scroll"><table><tr>{top}</tr>{"".join(f"{line}</tr>" for line in lines)}</table></div>'
