@@ -21,9 +21,10 @@ NEEDS = {
 }
 NOT_RUN = {
     "docs/start/text.md": 'explain_text(model, tokenizer, "this film is not boring", "POSITIVE")',
+    "docs/scale.md": 'archive = Archive("maps/")',
     "docs/start/segmentation.md": "fasterrcnn_mobilenet_v3_large_320_fpn",
 }
-"""Blocks that need a model of the reader's or a download: only read by the parser."""
+"""Blocks that need a model or an archive of the reader's, or a download: only read by the parser."""
 
 
 def name(page: Path) -> str:
