@@ -23,6 +23,7 @@ _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 # Ray runs its workers at niceness 15. Here they are the program, as polite as it was started (nice): on two cores shared with
 # twelve busy processes the explainers had a tenth of a plain loop's time.
 _AS_STARTED = {"RAY_worker_niceness": "0"}
+_token: list[str] = []
 _READER_CPUS, _WRITER_CPUS = 0.5, 0.25  # Shares of a core for Ray's accounting; unequal, or Ray would join the steps.
 
 
@@ -58,8 +59,10 @@ def cluster(machines: Machines) -> Iterator[Any]:
         raise ValueError("cpus and store are this machine's; a cluster at an address has its own")
     before = {name: os.environ.get(name) for name in (*_QUIET, *_AS_STARTED, *_ALONE, "RAY_AUTH_TOKEN")}
     os.environ.update({**_QUIET, **{name: os.environ.get(name, value) for name, value in _AS_STARTED.items()}})
-    if machines.address is None and "ray" not in sys.modules:
-        os.environ.update({**_ALONE, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    if machines.address is None and (_token or "ray" not in sys.modules):
+        # One token for the life of the process: Ray reads it once, also for a second cluster of its own.
+        _token[:] = _token or [secrets.token_hex(32)]
+        os.environ.update({**_ALONE, "RAY_AUTH_TOKEN": _token[0]})
     try:
         ray = _imported()
         started = not ray.is_initialized()

@@ -55,6 +55,20 @@ def test_of_two_nodes_one_is_killed_and_the_run_ends_complete(tmp_path: Path, we
 
 
 @pytest.mark.slow
+def test_one_process_runs_twice() -> None:
+    code = """
+from lrp_plugin.archive import Machines
+from lrp_plugin.archive.pool import cluster
+for _ in range(2):
+    with cluster(Machines(cpus=1, store=100_000_000)) as ray:
+        print(ray.get(ray.remote(lambda: 7).remote()))
+"""
+    environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == ["7", "7"], done.stderr[-2000:]
+
+
+@pytest.mark.slow
 def test_nothing_is_heard_or_said_outside_the_machine(tmp_path: Path, weights: str) -> None:
     source = write_radiographs(tmp_path / "data", 40)
     process = start(source, tmp_path / "archive", weights)
