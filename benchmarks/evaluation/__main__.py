@@ -36,6 +36,13 @@ def run_peers(_: argparse.Namespace) -> None:
     compare_times()
 
 
+def run_spelling(_: argparse.Namespace) -> None:
+    """Rules of recurrent networks, with known answers."""
+    from benchmarks.evaluation.spelling import measure
+
+    measure()
+
+
 def main() -> None:
     """Measures, prints, writes to benchmarks/results/evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,6 +55,8 @@ def main() -> None:
     tables.set_defaults(run=run_tables)
     peers = commands.add_parser("peers", help="time beside Quantus (extra peers)")
     peers.set_defaults(run=run_peers)
+    spelling = commands.add_parser("spelling", help="rules of recurrent networks on g2p-en's GRUs (extra real)")
+    spelling.set_defaults(run=run_spelling)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.run(options)
