@@ -43,6 +43,15 @@ def run_spelling(_: argparse.Namespace) -> None:
     measure()
 
 
+def run_recommend(options: argparse.Namespace) -> None:
+    """What is chosen for each network, and how far it is from the best of all candidates."""
+    from benchmarks.evaluation.choices import choose
+
+    for name in options.networks:
+        row = choose(name, options.metric, options.replacement, options.pictures)
+        print({key: value for key, value in row.items() if key != "code"}, flush=True)
+
+
 def main() -> None:
     """Measures, prints, writes to benchmarks/results/evaluation."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,6 +66,12 @@ def main() -> None:
     peers.set_defaults(run=run_peers)
     spelling = commands.add_parser("spelling", help="rules of recurrent networks on g2p-en's GRUs (extra real)")
     spelling.set_defaults(run=run_spelling)
+    recommend = commands.add_parser("recommend", help="the rule chosen for each network")
+    recommend.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
+    recommend.add_argument("--metric", default="srg")
+    recommend.add_argument("--replacement", default="mean")
+    recommend.add_argument("--pictures", type=int, default=24)
+    recommend.set_defaults(run=run_recommend)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.run(options)
