@@ -64,13 +64,13 @@ def compare_times() -> list[dict[str, Any]]:
     regions = (SIDE // PATCH) ** 2
     shares = [k / regions for k in range(1, STEPS + 1)]
     pairs = {
-        f"region perturbation, both orders, {STEPS} steps": (
-            lambda: perturbation_curves(model, x, maps, y, regions=patches(PATCH), replacement=0.0, shares=shares), perturbed),
-        "ROAD's imputation, 20 % removed": (lambda: impute(x, removed, tolerance=1e-6), imputed),
         "relevance mass": (lambda: mask_share(maps, mask), lambda: theirs(quantus.RelevanceMassAccuracy(**PLAIN))),
         "relevance rank": (lambda: rank_accuracy(maps, mask), lambda: theirs(quantus.RelevanceRankAccuracy(**PLAIN))),
         "entropy": (lambda: entropy(maps), lambda: theirs(quantus.Complexity(**PLAIN))),
         "sparseness": (lambda: sparseness(maps), lambda: theirs(quantus.Sparseness(**PLAIN))),
+        "ROAD's imputation, 20 % removed": (lambda: impute(x, removed, tolerance=1e-6), imputed),
+        f"region perturbation, both orders, {STEPS} steps": (
+            lambda: perturbation_curves(model, x, maps, y, regions=patches(PATCH), replacement=0.0, shares=shares), perturbed),
     }  # fmt: skip
     rows = []
     with warnings.catch_warnings():
@@ -79,5 +79,5 @@ def compare_times() -> list[dict[str, Any]]:
             rows.append({"measure": name, "ours": seconds(mine), "quantus": seconds(other)})
             rows[-1]["ratio"] = rows[-1]["quantus"] / rows[-1]["ours"]
             print(rows[-1], flush=True)
-    write_json(FOLDER / "quantus.json", {"pictures": COUNT, "side": SIDE, "network": "resnet18", "rows": rows})
+            write_json(FOLDER / "quantus.json", {"pictures": COUNT, "side": SIDE, "network": "resnet18", "rows": rows})
     return rows
