@@ -43,7 +43,8 @@ def comparison_fragment(comparison: Comparison) -> str:
 def comparison_page(comparison: Comparison, title: str = "Explanations compared") -> str:
     """The fragment as a page."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    body = f'<body style="margin: 24px auto; max-width: 1200px; padding: 0 16px; font-family: system-ui, sans-serif"><h1>{escape(title)}</h1>'
+    style = "margin: 24px auto; max-width: 1200px; padding: 0 16px; font-family: system-ui, sans-serif"
+    body = f'<body style="{style}"><h1>{escape(title)}</h1>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n{body}\n{comparison_fragment(comparison)}</body></html>\n'
 
 
