@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrp_plugin.pyhealth.shapes import IGNORED, CXRClassification, CXRDataset, Event, Patient, TaskDataset
 from lrp_plugin.synthetic import Shortcut, SyntheticCXR
+from lrp_plugin.visualization.classes import plot_class_examples, plot_class_histogram, plot_confusion_matrix
 
 from .checkpoints import CheckpointError, load_model, load_weights, save_weights
 from .folders import COVID19_COUNTS, COVID19CXRDataset, CXRFolder, DataWarning
@@ -17,7 +18,6 @@ from .loaders import EpochSampler, get_dataloader
 from .memory import InMemory
 from .metrics import DEFAULT_METRICS, METRICS
 from .models import CXRClassifier, build_model, list_models
-from .plots import plot_class_examples, plot_class_histogram, plot_confusion_matrix
 from .processes import join_processes
 from .radiographs import RadiographError, read_lung_mask, read_radiograph
 from .reference import ReferenceCNN

@@ -13,11 +13,12 @@ from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.files import file_stems
 from lrp_plugin.report import Example
 from lrp_plugin.visualization import plot_ledger, save_figure
+from lrp_plugin.visualization.classes import literal, plot_class_examples, plot_confusion_matrix
+from lrp_plugin.visualization.localisation import plot_evidence
 
-from .example_figures import literal, plot_evidence, plot_example
+from .example_figures import plot_example
 from .explaining import DEFAULT_METHODS, evidence_table
 from .models import CXRClassifier
-from .plots import plot_class_examples, plot_confusion_matrix
 from .reporting import Findings, build_report, examine, explain_examples, write_findings
 from .runfolder import Parts, RunSettings, open_parts, train_run
 

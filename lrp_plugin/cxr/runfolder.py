@@ -14,13 +14,11 @@ from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 
 from .checkpoints import CheckpointError, load_model
 from .folders import COVID19CXRDataset, CXRFolder
-from .loaders import get_dataloader
 from .memory import InMemory
 from .models import CXRClassifier, build_model
 from .parts import StoredParts
 from .settings import History
 from .splits import CXRSubset
-from .trainer import Trainer, seed_everything
 from .transforms import cxr_transforms
 
 SETTINGS_FILE = "run.json"
@@ -184,19 +182,31 @@ def train_run(
         ValueError: unknown model or illegal setting.
         FileExistsError, CheckpointError: as :meth:`lrp_plugin.cxr.Trainer.train`.
     """
+    from .datamodule import RadiographData
+    from .trainer import Trainer, seed_everything
+
     seed_everything(settings.seed)
     model = build_model(settings.model, len(parts.whole.classes), settings.weights)
     trainer = Trainer(model, parts.whole.classes, output=folder, seed=settings.seed, progress=progress)
-    loaders = [
-        get_dataloader(part, settings.batch_size, shuffle, num_workers=settings.workers, seed=settings.seed)
-        for part, shuffle in ((parts.train, True), (parts.val, False))
-    ]
+    data = RadiographData(
+        parts.train,
+        parts.val,
+        parts.test,
+        batch_size=settings.batch_size,
+        workers=settings.workers,
+        seed=settings.seed,
+    )
     # An earlier run keeps its settings; those of a start that came to nothing are replaced.
     if not (folder / "last.ckpt").exists():
         settings.save(folder)
         parts.stored.save(folder)
     history = trainer.train(
-        *loaders, resume=resume, epochs=settings.epochs, learning_rate=settings.learning_rate, monitor="loss"
+        data.train_dataloader(),
+        data.val_dataloader(),
+        resume=resume,
+        epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        monitor="loss",
     )
     return model, history
 

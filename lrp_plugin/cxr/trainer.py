@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import signal
-import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +12,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -33,6 +25,7 @@ from .loaders import EpochSampler
 from .metrics import DEFAULT_METRICS, Scores, check_metrics
 from .module import Classification, Resumable, RunFiles, WholeFiles
 from .processes import gather, join_processes, own_device, rank_and_world
+from .quiet_trainer import QuietTrainer, StderrBar
 from .settings import History, TrainSettings
 from .splits import labels_of
 
@@ -198,21 +191,21 @@ class Trainer:
 
     # ---- inside -------------------------------------------------------------------------------------------
 
-    def _lightning(self, callbacks: Sequence[pl.Callback] = (), **options: Any) -> _Quiet:
+    def _lightning(self, callbacks: Sequence[pl.Callback] = (), **options: Any) -> QuietTrainer:
         """Lightning's trainer on this process's device, which writes and says nothing of its own."""
         cuda = self.device.type == "cuda"
         strategy: Any = "auto" if self.world == 1 else DDPStrategy(process_group_backend="nccl" if cuda else "gloo")
         devices: Any = [self.device.index or 0] if cuda and self.world == 1 else 1
         if self.world > 1:
             devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
-        return _Quiet(
+        return QuietTrainer(
             accelerator="gpu" if cuda else self.device.type,
             devices=devices,
             num_nodes=max(1, self.world // devices) if self.world > 1 else 1,
             strategy=strategy,
             sync_batchnorm=cuda and self.world > 1,
             precision=_PRECISIONS[self.precision],
-            callbacks=[*callbacks, *([_Bar()] if self.progress else [])],
+            callbacks=[*callbacks, *([StderrBar()] if self.progress else [])],
             plugins=[WholeFiles()],
             enable_progress_bar=self.progress,
             enable_checkpointing=False,
@@ -312,70 +305,6 @@ class Trainer:
         if len(weights) != len(classes):
             raise ValueError(f"{len(weights)} class weights for the {len(classes)} classes {', '.join(classes)}")
         return weights.to(self.device)
-
-
-class _Quiet(pl.Trainer):
-    """Lightning's trainer without its remarks on machine and workers; Ctrl-C is Ctrl-C."""
-
-    def __init__(self, **options: Any) -> None:
-        with _quiet():
-            super().__init__(**options)
-
-    def fit(self, *arguments: Any, **options: Any) -> None:
-        """As Lightning's."""
-        with _quiet():
-            super().fit(*arguments, **options)
-
-    def predict(self, *arguments: Any, **options: Any) -> Any:
-        """As Lightning's."""
-        with _quiet():
-            return super().predict(*arguments, **options)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    handler = None
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=PossibleUserWarning)
-        warnings.filterwarnings("ignore", message=".*(resuming from a checkpoint|eval mode|LeafSpec).*")
-        try:
-            handler = signal.getsignal(signal.SIGINT)
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        except SystemExit as error:
-            # Lightning turns Ctrl-C into exit status 1 and lets the process ignore further ones.
-            if not isinstance(error.__context__, KeyboardInterrupt):
-                raise
-            if handler is not None:
-                signal.signal(signal.SIGINT, handler)
-            raise KeyboardInterrupt from None
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)
-
-
-class _Bar(TQDMProgressBar):
-    """Lightning's bars on standard error, gone when done."""
-
-    def init_train_tqdm(self) -> Tqdm:
-        """The bar of an epoch."""
-        return Tqdm(leave=False, dynamic_ncols=True, file=sys.stderr)
-
-    def init_validation_tqdm(self) -> Tqdm:
-        """No bar of its own."""
-        return Tqdm(disable=True, file=sys.stderr)
-
-    def init_predict_tqdm(self) -> Tqdm:
-        """The bar of an evaluation."""
-        return Tqdm(desc="Evaluation", leave=False, dynamic_ncols=True, file=sys.stderr)
-
-    def on_train_epoch_start(self, trainer: Any, *rest: Any) -> None:
-        """Say which of how many."""
-        super().on_train_epoch_start(trainer, *rest)
-        self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch + 1} / {trainer.max_epochs}")
 
 
 def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:

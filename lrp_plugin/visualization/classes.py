@@ -1,4 +1,4 @@
-"""Three pictures of a dataset and its results, each in one call; matplotlib is imported when first used."""
+"""Three pictures of a labelled dataset and a classifier's results on it, each in one call."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-
-from .splits import labels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +24,8 @@ def plot_class_histogram(dataset: Any, ax: Axes | None = None) -> Figure:
         The figure.
     """
     figure, ax = _axes(ax, (4.5, 3.0))
-    counts = np.bincount(labels_of(dataset), minlength=len(dataset.classes))
-    bars = ax.bar([_literal(name) for name in dataset.classes], counts, color="#4477aa")
+    counts = np.bincount(_labels(dataset), minlength=len(dataset.classes))
+    bars = ax.bar([literal(name) for name in dataset.classes], counts, color="#4477aa")
     ax.bar_label(bars, fontsize=8)
     ax.set_ylabel("pictures")
     ax.tick_params(axis="x", labelsize=8)
@@ -47,14 +45,14 @@ def plot_class_examples(dataset: Any, seed: int = 0) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    labels = np.asarray(labels_of(dataset))
+    labels = np.asarray(_labels(dataset))
     shown = [label for label in range(len(dataset.classes)) if (labels == label).any()]
     rng = np.random.default_rng(seed)
     figure = Figure(figsize=(2.4 * len(shown), 2.7), layout="constrained")
     for ax, label in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         index = int(rng.choice(np.flatnonzero(labels == label)))
         ax.imshow(dataset[index]["image"][0].numpy(), cmap="gray", vmin=0.0, vmax=1.0)
-        ax.set_title(_literal(dataset.classes[label]), fontsize=10)
+        ax.set_title(literal(dataset.classes[label]), fontsize=10)
         ax.axis("off")
     return figure
 
@@ -84,7 +82,7 @@ def plot_confusion_matrix(
     for (row, column), count in np.ndenumerate(counts):
         color = "white" if share[row, column] > 0.6 else "black"
         ax.text(column, row, f"{count:g}", ha="center", va="center", color=color, fontsize=9)
-    names = [_literal(name) for name in classes]
+    names = [literal(name) for name in classes]
     ax.set_xticks(range(len(classes)), names, rotation=30, ha="right", fontsize=8)
     ax.set_yticks(range(len(classes)), names, fontsize=8)
     ax.set_xlabel("predicted")
@@ -92,9 +90,13 @@ def plot_confusion_matrix(
     return figure
 
 
-def _literal(name: str) -> str:
-    """A class name as it is: a pair of dollar signs would be read as a formula."""
-    return name.replace("$", r"\$")
+def literal(text: str) -> str:
+    """Text for matplotlib as it is: a pair of dollar signs would be read as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _labels(dataset: Any) -> list[int]:
+    return [int(label) for label in getattr(dataset, "labels", None) or dataset.targets]
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Any, Axes]:
