@@ -39,7 +39,7 @@ def test_the_demo_writes_what_it_names_and_nothing_else(tiny, tmp_path, capsys):
     text = capsys.readouterr().out
     named = {str(Path(line.strip()).relative_to(out)) for line in text.splitlines() if line.startswith(f"  {out}")}
     assert named == {"report.html", "evidence.csv", "metrics.json", *(f"figures/{name}.png" for name in FIGURES)}
-    assert files(out) == named | {"run.json", "last.ckpt", "best.safetensors", "history.csv"}
+    assert files(out) == named | {"run.json", "parts.json", "last.ckpt", "best.safetensors", "history.csv"}
     for name in FIGURES:
         with Image.open(out / "figures" / f"{name}.png") as figure:
             assert figure.width > 500 and figure.convert("L").getextrema() == (0, 255), name
@@ -62,7 +62,7 @@ def test_a_demo_stopped_while_explaining_does_not_train_again(tiny, tmp_path, mo
     with pytest.raises(SystemExit) as stopped:
         main(["demo", "--quick", "--out", str(out), "--no-progress"])
     assert stopped.value.code == 130 and "every file written so far is whole" in capsys.readouterr().err
-    assert files(out) == {"run.json", "last.ckpt", "best.safetensors", "history.csv"}
+    assert files(out) == {"run.json", "parts.json", "last.ckpt", "best.safetensors", "history.csv"}
     weights = (out / "best.safetensors").stat()
     monkeypatch.undo()
     monkeypatch.setattr(demo, "QUICK", RunSettings(size=48, count=80, epochs=2, batch_size=16))
