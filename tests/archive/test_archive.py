@@ -133,6 +133,7 @@ def test_another_model_or_setting_is_refused_by_name(tmp_path: Path, copy: Path,
         explain_archive(str(source), str(stranger), given)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_manifest_goes_on(
     copy: Path, source: Path, weights: str, made: Path, ray: object
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_run_killed_before_its_manifest_goes_on(
     assert not list(copy.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_items_are_added_and_an_id_means_one_source(
     tmp_path: Path, copy: Path, source: Path, weights: str, ray: object
 ) -> None:

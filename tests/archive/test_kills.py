@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from by_hand import explain_by_hand
 from conftest import write_radiographs
 from killed_archive import settings
 
@@ -59,7 +60,7 @@ def contents(archive: Path) -> list[dict[str, object]]:
 
 
 def assert_same_as_undisturbed(source: Path, archive: Path, whole: Path, weights: str) -> None:
-    explain_archive(str(source), str(whole), settings(weights))
+    explain_by_hand(source, whole, settings(weights))
     result = verify(str(archive), sample=10, sources=True)
     assert result.whole, result.problems
     assert result.found == result.items
