@@ -27,6 +27,17 @@ NOT_RUN = {
 """Blocks that need a model or an archive of the reader's, or a download: only read by the parser."""
 
 
+BEFORE = {
+    "docs/coming-from-captum.md": """
+import torch, torchvision
+torch.manual_seed(0)
+model = torchvision.models.resnet18(weights=None).eval()
+images = torch.randn(1, 3, 64, 64)
+""",
+}
+"""What a page takes for granted."""
+
+
 def name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
@@ -53,6 +64,7 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     needed(page.read_text())
     space: dict = {"__name__": "page"}
+    exec(BEFORE.get(name(page), ""), space)
     for kind, code in blocks(page):
         if kind == "sh":
             continue
