@@ -12,6 +12,8 @@ import torch
 from captum._utils.common import _format_output
 from torch import Tensor, nn
 
+from lrp_plugin.errors import told
+
 _SHARED = frozenset((int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice))
 
 
@@ -88,6 +90,13 @@ def _object_copied(value: Any, seen: dict[int, Any]) -> Any:
     return copy
 
 
+def check_flags(**flags: Any) -> None:
+    """Raises ``ValueError`` for a flag that is neither True nor False."""
+    for name, flag in flags.items():
+        if not isinstance(flag, (bool, np.bool_)):
+            raise ValueError(f"{name}={told(flag)}: legal are True and False")
+
+
 def read_arguments(inputs: Any, additional: Any, keywords: Mapping[str, Any] | None) -> tuple[Any, Arguments]:
     """The explained inputs without their names, and everything else the model is called with.
 
@@ -113,7 +122,7 @@ def read_arguments(inputs: Any, additional: Any, keywords: Mapping[str, Any] | N
     keywords = dict(keywords or {})
     for name in (*names, *keywords):
         if not isinstance(name, str):
-            raise ValueError(f"{name!r} is no argument's name; give strings, as {{'input_ids': ids}}")
+            raise ValueError(f"{told(name)} is no argument's name; give strings, as {{'input_ids': ids}}")
     twice = sorted(set(names) & set(keywords))
     if twice:
         raise ValueError(f"{', '.join(twice)} given both in inputs and in forward_kwargs: explain it, or hold it fixed")

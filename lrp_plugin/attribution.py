@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from captum.attr import GradientAttribution
 from torch import Tensor, nn
 
 from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
-from lrp_plugin.arguments import read_arguments
+from lrp_plugin.arguments import check_flags, read_arguments
 from lrp_plugin.batches import parts
 from lrp_plugin.compiled import CompiledPass
 from lrp_plugin.composites import Composite, Site
 from lrp_plugin.composites.asked import asked_composite
 from lrp_plugin.composites.composite import Choice
+from lrp_plugin.errors import TargetError, told
 from lrp_plugin.explained import OutputChoice, check_choice, checked
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
@@ -157,6 +159,7 @@ class UnifiedLRP(GradientAttribution):
         """
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         given = checked(inputs)
+        check_flags(return_convergence_delta=return_convergence_delta, verbose=verbose)
         if internal_batch_size is not None:
             divided = list(parts(inputs, target, arguments, internal_batch_size))
             if len(divided) > 1:
@@ -269,6 +272,8 @@ class UnifiedLRP(GradientAttribution):
         Raises:
             ValueError: Where the attributions' examples are not the output's.
         """
+        if not isinstance(output, Tensor):
+            raise ValueError(f"output={told(output)}: legal is a tensor, the explained output of each example")
         held, _ = read_arguments(attributions, None, None)
         given, flat = checked(held), output.detach().flatten()
         if any(len(one) != len(flat) for one in given):
@@ -286,6 +291,11 @@ class UnifiedLRP(GradientAttribution):
 
 
 def _some(targets: Any) -> list[Any]:
+    listed = isinstance(targets, (Sequence, Tensor, np.ndarray)) and not isinstance(targets, (str, bytes))
+    if not listed or getattr(targets, "shape", (1,)) == ():
+        raise TargetError(
+            f"targets={told(targets)}: legal are a list of targets, as [281, 285], or a tensor or array of them"
+        )
     chosen = list(targets)
     if not chosen:
         raise ValueError("targets is empty: pass at least one, as [281, 285]")

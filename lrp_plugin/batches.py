@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lrp_plugin.call import map_tensors, tensors_in
+from lrp_plugin.errors import told
 from lrp_plugin.targets import Part
 
 
@@ -22,7 +23,7 @@ def parts(inputs: Any, target: Any, additional: Any, size: int) -> Iterator[tupl
         ValueError: Where ``size`` is not positive, or the inputs differ in their first dimension.
     """
     if isinstance(size, bool) or not (isinstance(size, Integral) and size > 0):
-        raise ValueError(f"internal_batch_size={size!r}: legal are positive integers")
+        raise ValueError(f"internal_batch_size={told(size)}: legal are positive integers")
     size = int(size)
     counts = [tensor.shape[0] for tensor in tensors_in(inputs, [])]
     examples = counts[0]

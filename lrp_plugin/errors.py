@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from typing import Any
 
 _INSIDE = ("lrp_plugin", "torch", "captum", "contextlib")
 
@@ -18,6 +19,20 @@ class UnsupportedOperationWarning(UserWarning):
 
 class TargetError(ValueError, AssertionError):
     """A target that the output does not have. Captum raises ``AssertionError`` there, so it is one as well."""
+
+
+def told(value: Any) -> str:
+    """A value for a message of one line: what it is, and what it says where that is short."""
+    if hasattr(value, "dtype") and tuple(getattr(value, "shape", ())) != ():
+        return f"({type(value).__name__}, {str(value.dtype).removeprefix('torch.')}, shape {tuple(value.shape)})"
+    if isinstance(value, (tuple, list)) and any(hasattr(item, "dtype") for item in value):
+        inside = ", ".join(map(told, value[:3])) + (", ..." if len(value) > 3 else "")
+        return f"({inside})" if isinstance(value, tuple) else f"[{inside}]"
+    try:
+        said = " ".join(repr(value).split())
+    except ValueError:  # an int of more digits than Python prints
+        said = f"a {type(value).__name__}"
+    return said if len(said) <= 80 else said[:77] + "..."
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

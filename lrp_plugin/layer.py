@@ -15,10 +15,11 @@ from captum.attr._utils.attribution import LayerAttribution
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
-from lrp_plugin.arguments import read_arguments
+from lrp_plugin.arguments import check_flags, read_arguments
 from lrp_plugin.attribution import Inputs, UnifiedLRP
 from lrp_plugin.call import map_tensors, tensors_in
 from lrp_plugin.composites import Choice, Site
+from lrp_plugin.errors import told
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.tokens import port_of_tokens
@@ -218,6 +219,10 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         _checked_layers(self.layer)
         layers = self.layer if isinstance(self.layer, list) else [self.layer]
         zeros = _materializes(grad_kwargs)
+        check_flags(
+            return_convergence_delta=return_convergence_delta, verbose=verbose,
+            attribute_to_layer_input=attribute_to_layer_input,
+        )  # fmt: skip
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         watcher = Watcher(layers, attribute_to_layer_input, starting=True)
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
@@ -246,7 +251,9 @@ def _delta(relevance: tuple[Tensor, ...], selected: Tensor) -> Tensor:
 
 
 def _materializes(grad_kwargs: Any) -> bool:
-    unknown = sorted(map(str, set(grad_kwargs or {}) - {"materialize_grads", "allow_unused", "retain_graph"}))
+    if grad_kwargs is not None and not isinstance(grad_kwargs, Mapping):
+        raise ValueError(f"grad_kwargs={told(grad_kwargs)}: legal is a dict, {{'materialize_grads': True}}")
+    unknown = sorted(map(told, set(grad_kwargs or {}) - {"materialize_grads", "allow_unused", "retain_graph"}))
     if unknown:
         raise ValueError(
             f"grad_kwargs: {', '.join(unknown)} means nothing here; legal is {{'materialize_grads': True}}"
@@ -303,6 +310,7 @@ class NeuronUnifiedLRP(NeuronAttribution):
         """
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         _checked_layers(self.layer)
+        check_flags(attribute_to_neuron_input=attribute_to_neuron_input)
         watcher = Watcher([self.layer], attribute_to_neuron_input)
         passed = self._lrp.session.forward(inputs, arguments, select=False, keep=True, watch=watcher)
         if not watcher.seen[0]:
@@ -318,16 +326,16 @@ def _unit(held: tuple[Tensor, ...], selector: Any) -> Tensor:
         selector = selector.item()
     if isinstance(selector, bool) or not (isinstance(selector, (int, tuple)) or callable(selector)):
         raise ValueError(
-            f"neuron_selector={str(selector)[:60]}: legal are an int, a tuple of ints and slices (the place behind the batch "
+            f"neuron_selector={told(selector)}: legal are an int, a tuple of ints and slices (the place behind the batch "
             "dimension), or a function of the layer's output"
         )
     shapes = " and ".join(str(tuple(one.shape)) for one in held)
     try:
         unit = _verify_select_neuron(held, selector)
-    except (AssertionError, IndexError, TypeError) as error:
+    except (AssertionError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if callable(selector):
             raise
-        raise ValueError(f"neuron_selector={selector!r} is no unit of the layer's {shapes}: {error}") from error
+        raise ValueError(f"neuron_selector={told(selector)} is no unit of the layer's {shapes}: {error}") from error
     if not isinstance(unit, Tensor) or unit.dim() == 0:
         raise ValueError(
             f"neuron_selector gives {type(unit).__name__} without a batch dimension, of the layer's {shapes}"

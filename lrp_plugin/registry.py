@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
+from lrp_plugin.errors import told
 from lrp_plugin.tables import html_table
 
 Operation = str | type
@@ -189,22 +190,22 @@ def _restored(rules: Mapping[tuple[Operation, str], Rule | None]) -> Registry:
 
 def _check_traits(name: Any, operations: tuple[Any, ...], traits: Mapping[str, Any]) -> None:
     if not isinstance(name, str) or not name:
-        raise TypeError(f"a rule's name is a string: register_rule('halved', 'relu'), got {name!r}")
+        raise TypeError(f"a rule's name is a string: register_rule('halved', 'relu'), got {told(name)}")
     if not operations:
         raise ValueError(f"rule {name!r} names no operation: register_rule({name!r}, 'relu', ...)")
     for operation in operations:
         if not isinstance(operation, (str, type)):
-            raise TypeError(f"rule {name!r}: an operation is a name ('relu') or a module type, got {operation!r}")
+            raise TypeError(f"rule {name!r}: an operation is a name ('relu') or a module type, got {told(operation)}")
     legal = [known.name for known in fields(Rule) if known.name not in _SET_HERE]
     unknown = sorted(set(traits) - set(legal))
     if unknown:
         raise ValueError(f"rule {name!r} has no trait {', '.join(unknown)}; legal are {', '.join(legal)}")
     sign, port = traits.get("sign", "any"), traits.get("port", "ends")
-    if sign not in _SIGNS:
-        raise ValueError(f"rule {name!r}: sign={sign!r}; legal are {', '.join(map(repr, _SIGNS))}")
-    if port not in _PORTS and not callable(port):
+    if not isinstance(sign, str) or sign not in _SIGNS:
+        raise ValueError(f"rule {name!r}: sign={told(sign)}; legal are {', '.join(map(repr, _SIGNS))}")
+    if not callable(port) and not (isinstance(port, str) and port in _PORTS):
         raise ValueError(
-            f"rule {name!r}: port={port!r}; legal are {', '.join(map(repr, _PORTS))}, or a function of the call"
+            f"rule {name!r}: port={told(port)}; legal are {', '.join(map(repr, _PORTS))}, or a function of the call"
         )
 
 

@@ -53,7 +53,7 @@ class Explained(NamedTuple):
         """Output less the sum of relevance, shape (N,), in the output's dtype."""
         received = self.received
         if received is None:
-            received = torch.stack([r.detach().double().flatten(1).sum(1) for r in self.relevances]).sum(0)
+            received = torch.stack([r.detach().double().reshape(len(r), -1).sum(1) for r in self.relevances]).sum(0)
         return (self.output.double() - received.to(self.output.device)).to(self.output.dtype)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_plugin.errors import TargetError, warn
+from lrp_plugin.errors import TargetError, told, warn
 
 _FORMS = (
     "pass an int, a tuple of ints for further dimensions, a boolean mask or (class, mask), or a list or 1-d tensor with "
@@ -132,7 +132,7 @@ def read_target(target: Any, shape: Sequence[int]) -> Places:
         return read_target(target.target, (target.examples, *shape[1:])).of(target.rows)
     shape = tuple(shape)
     if not shape:
-        raise TargetError(f"target {_told(target)} for an output of one number, shape (): leave target out")
+        raise TargetError(f"target {told(target)} for an output of one number, shape (): leave target out")
     given = _plain(target)
     many = isinstance(given, list)
     rows = [_divided(one, target) for one in (given if many else [given])]
@@ -160,7 +160,7 @@ def _plain(target: Any) -> Any:
         return target.detach() if target.dim() else bool(target)
     if target.is_floating_point() or target.is_complex() or target.dim() > 1:
         raise TargetError(
-            f"target {_told(target)} is no class number for each example: {_FORMS} (one-hot rows: "
+            f"target {told(target)} is no class number for each example: {_FORMS} (one-hot rows: "
             "target.argmax(1); a mask: target.bool())"
         )
     return target.tolist()
@@ -173,9 +173,9 @@ def _divided(one: Any, target: Any) -> tuple[tuple[int, ...], Tensor | None]:
     mask = items.pop() if items and isinstance(items[-1], Tensor) else None
     for item in items:
         if isinstance(item, bool):
-            raise TargetError(f"target {_told(target)} holds a bool, which is no class number: {_FORMS}")
+            raise TargetError(f"target {told(target)} holds a bool, which is no class number: {_FORMS}")
         if not isinstance(item, int):
-            raise TargetError(f"target {_told(target)} must be an int or one of its kind: {_FORMS}")
+            raise TargetError(f"target {told(target)} must be an int or one of its kind: {_FORMS}")
     return tuple(items), mask
 
 
@@ -211,17 +211,6 @@ def _mask(masks: list[Tensor], many: bool, shape: tuple[int, ...], places: int) 
     if not found.any():
         raise TargetError(f"target's mask of shape {tuple(masks[0].shape)} is False everywhere: nothing is explained")
     return found
-
-
-def _told(target: Any) -> str:
-    """A target for a message of one line."""
-    if isinstance(target, (Tensor, np.ndarray)):
-        return f"({type(target).__name__}, {str(target.dtype).removeprefix('torch.')}, shape {tuple(target.shape)})"
-    if isinstance(target, (tuple, list)) and any(isinstance(item, (Tensor, np.ndarray)) for item in target):
-        inside = ", ".join(map(_told, target[:3])) + (", ..." if len(target) > 3 else "")
-        return f"({inside})" if isinstance(target, tuple) else f"[{inside}]"
-    told = " ".join(repr(target).split())
-    return told if len(told) <= 80 else told[:77] + "..."
 
 
 def _note_probabilities(value: Tensor) -> None:

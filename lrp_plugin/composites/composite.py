@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +11,7 @@ from typing import Any
 from lrp_plugin.composites.parameters import check_parameters
 from lrp_plugin.composites.selectors import Selector
 from lrp_plugin.composites.site import LINEAR_MAPS, Site
+from lrp_plugin.errors import told
 from lrp_plugin.registry import Operation, Registry, Rule
 
 
@@ -36,6 +37,8 @@ class RuleSpec:
 
 def rule(name: str, **parameters: Any) -> RuleSpec:
     """A rule by name with its parameters: ``rule("gamma", gamma=0.1)``."""
+    if not isinstance(name, str):
+        raise TypeError(f"rule({told(name)}): the first argument is a rule's name, rule('gamma', gamma=0.1)")
     return RuleSpec(name, parameters)
 
 
@@ -89,28 +92,28 @@ class Composite:
     name: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.pairs, (str, bytes)) or not isinstance(self.pairs, Iterable):
+        if not isinstance(self.pairs, Sequence) or isinstance(self.pairs, (str, bytes)):
             raise TypeError(
-                f"Composite({self.pairs!r}): pass a list of pairs, Composite([(linear_maps(), rule('zplus'))])"
+                f"Composite({told(self.pairs)}): pass a list of pairs, Composite([(linear_maps(), rule('zplus'))])"
             )
         read = []
         for pair in self.pairs:
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise TypeError(f"Composite: {str(pair)[:80]!r} is no pair (selector, rule)")
+                raise TypeError(f"Composite: {told(pair)} is no pair (selector, rule)")
             selector, spec = pair
             if not isinstance(selector, Selector):
                 raise TypeError(
                     f"a composite's selector must be made by lrp_plugin.composites (path, module, operation, first, "
-                    f"last, nth, depth, predicate, linear_maps, anything), got {selector!r}"
+                    f"last, nth, depth, predicate, linear_maps, anything), got {told(selector)}"
                 )
             if not isinstance(spec, (str, RuleSpec)):
-                raise TypeError(f"a composite's rule must be a name or rule(name, ...), got {spec!r}")
+                raise TypeError(f"a composite's rule must be a name or rule(name, ...), got {told(spec)}")
             read.append((selector, RuleSpec(spec) if isinstance(spec, str) else spec))
         object.__setattr__(self, "pairs", tuple(read))
 
     def with_rule(self, selector: Selector, spec: RuleSpec | str) -> Composite:
         """A new composite in which this pair comes first."""
-        return Composite([(selector, RuleSpec(spec) if isinstance(spec, str) else spec), *self.pairs], self.name)
+        return Composite([(selector, spec), *self.pairs], self.name)  # type: ignore[list-item]
 
     def __str__(self) -> str:
         lines = [f"  {selector!s:40} -> {spec}" for selector, spec in self.pairs]
@@ -207,7 +210,7 @@ class Chooser:
     def _check(self, spec: RuleSpec) -> None:
         rules = [known for known in self.registry if known.name == spec.name]
         if not rules:
-            raise ValueError(f"unknown rule {spec.name!r}; legal are {', '.join(self.registry.names())}")
+            raise ValueError(f"unknown rule {told(spec.name)}; legal are {', '.join(self.registry.names())}")
         legal = set().union(*(known.parameters for known in rules))
         for key in spec.parameters:
             if key not in legal:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.errors import told
+
 BIASES = ("absorb", "ignore", "distribute")
 _NUMBERS = ("epsilon", "gamma", "stabilizer", "alpha", "beta")
 _NEVER_NEGATIVE = ("epsilon", "gamma", "stabilizer")
@@ -25,8 +27,8 @@ def check_parameters(given: Mapping[str, Any], whose: str = "") -> None:
     for name in _NUMBERS:
         if name in given:
             _check_number(name, given[name], whose)
-    if "bias" in given and given["bias"] not in BIASES:
-        raise ValueError(f"{whose}bias={given['bias']!r}; legal are {', '.join(map(repr, BIASES))}")
+    if "bias" in given and not (isinstance(given["bias"], str) and given["bias"] in BIASES):
+        raise ValueError(f"{whose}bias={told(given['bias'])}; legal are {', '.join(map(repr, BIASES))}")
     if "alpha" in given and "beta" in given:
         alpha, beta = float(given["alpha"]), float(given["beta"])
         if not math.isclose(alpha - beta, 1, abs_tol=1e-6) or beta < 0:
@@ -38,10 +40,18 @@ def check_parameters(given: Mapping[str, Any], whose: str = "") -> None:
 def _check_number(name: str, value: Any, whose: str) -> None:
     number = isinstance(value, (Real, Tensor)) and not isinstance(value, bool)
     if isinstance(value, Tensor):
+        value = value.detach() if value.dim() == 0 else value
         number = value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
     legal = "numbers >= 0 (finite)" if name in _NEVER_NEGATIVE else "finite numbers"
-    if not number or not math.isfinite(value) or (name in _NEVER_NEGATIVE and value < 0):
-        raise ValueError(f"{whose}{name}={str(value)[:60]}: legal are {legal}")
+    if not number or not _is_finite(value) or (name in _NEVER_NEGATIVE and value < 0):
+        raise ValueError(f"{whose}{name}={told(value)}: legal are {legal}")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond what a float holds
+        return False
 
 
 def check_bounds(low: Any, high: Any, whose: str = "") -> None:
@@ -49,7 +59,7 @@ def check_bounds(low: Any, high: Any, whose: str = "") -> None:
     try:
         lowest, highest = (torch.as_tensor(bound, dtype=torch.float64, device="cpu") for bound in (low, high))
         crossed = not bool((lowest <= highest).all())
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{whose}low and high must be numbers or tensors of one shape ({error})") from error
     if crossed or not bool(torch.isfinite(lowest).all() and torch.isfinite(highest).all()):
         raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from lrp_plugin.composites.site import Site
+from lrp_plugin.errors import told
 
 Maker = TypeVar("Maker", bound=Callable[..., "Selector"])
 
@@ -77,13 +78,13 @@ class Selector:
 
 def _check(fine: bool, given: str, legal: str) -> None:
     if not fine:
-        raise ValueError(f"{' '.join(given.split())[:100]}: legal is {legal}")
+        raise ValueError(f"{given}: legal is {legal}")
 
 
 @remembered
 def path(pattern: str) -> Selector:
     """Operations run by modules whose path matches a glob: ``path("layer1.*.conv1")``."""
-    _check(isinstance(pattern, str), f"path({pattern!r})", "a glob of module paths, path('layer1.*')")
+    _check(isinstance(pattern, str), f"path({told(pattern)})", "a glob of module paths, path('layer1.*')")
     return Selector(f"path {pattern}", lambda site: fnmatchcase(site.path, pattern))
 
 
@@ -91,7 +92,7 @@ def path(pattern: str) -> Selector:
 def module(*types: type[nn.Module]) -> Selector:
     """Operations run directly by modules of these types (or their subclasses)."""
     _check(
-        bool(types) and all(isinstance(kind, type) for kind in types), f"module{types!r}",
+        bool(types) and all(isinstance(kind, type) for kind in types), f"module{told(types)}",
         "classes, module(nn.Conv2d); a module of the model by name is path('layer1.conv1')",
     )  # fmt: skip
     names = ", ".join(kind.__name__ for kind in types)
@@ -102,7 +103,7 @@ def module(*types: type[nn.Module]) -> Selector:
 def operation(*names: str) -> Selector:
     """Operations by name: ``operation("conv2d", "linear")``."""
     _check(
-        bool(names) and all(isinstance(name, str) for name in names), f"operation{names!r}",
+        bool(names) and all(isinstance(name, str) for name in names), f"operation{told(names)}",
         "names of operations, operation('conv2d', 'linear')",
     )  # fmt: skip
     return Selector(f"operation {', '.join(names)}", lambda site: site.name in names, located=False)
@@ -136,7 +137,7 @@ def anything() -> Selector:
 def nth(index: int) -> Selector:
     """The linear map of that number in the order of execution: 0 the first, -1 the last."""
     index = operator.index(index) if hasattr(index, "__index__") else index
-    _check(isinstance(index, int), f"nth({index!r})", "an int: 0 the first linear map, -1 the last")
+    _check(isinstance(index, int), f"nth({told(index)})", "an int: 0 the first linear map, -1 the last")
 
     def matches(site: Site) -> bool:
         if site.index is None:
@@ -162,7 +163,11 @@ def last() -> Selector:
 def depth(start: float, stop: float) -> Selector:
     """Linear maps whose place, as a fraction of their number, lies in [start, stop): ``depth(0, 0.5)`` the lower half."""
     ends = all(isinstance(end, Real) for end in (start, stop))
-    _check(ends and 0 <= start <= stop, f"depth({start!r}, {stop!r})", "two fractions in order, depth(0, 0.5)")
+    _check(
+        ends and 0 <= start <= stop <= 1e9,
+        f"depth({told(start)}, {told(stop)})",
+        "two fractions in order, depth(0, 0.5)",
+    )
 
     def matches(site: Site) -> bool:
         return site.index is not None and start <= site.index / max(site.count or 1, 1) < stop
@@ -173,7 +178,7 @@ def depth(start: float, stop: float) -> Selector:
 @remembered
 def predicate(test: Callable[[Site], bool], text: str | None = None) -> Selector:
     """Operations for which ``test(site)`` is true."""
-    _check(callable(test), f"predicate({test!r})", "a function of a site")
+    _check(callable(test), f"predicate({told(test)})", "a function of a site")
     return Selector(text or f"predicate {getattr(test, '__name__', test)}", test)
 
 
