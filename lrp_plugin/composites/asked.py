@@ -78,7 +78,7 @@ def _single(name: str, given: Mapping[str, Any], registry: Registry) -> Composit
         legal = sorted({found.name for found in registry if found.operation in ("linear", "conv2d")})
         others = [str(found.operation) for found in registry if found.name == name]
         hint = f" ({name!r} is a composite: composite={name!r})" if isinstance(name, str) and name in READY else ""
-        if others:
+        if others and not hint:
             hint = (
                 f" of linear maps: it is one of {others[0]}, and goes into a composite, Composite([(operation("
                 f"{others[0]!r}), rule({name!r})), (linear_maps(), rule('epsilon'))])"
