@@ -151,7 +151,7 @@ def test_a_layer_that_is_not_used_has_zeros_where_they_are_asked_for() -> None:
     with pytest.raises(ValueError, match="does not depend on layer.*materialize_grads"):
         lrp.attribute(X, 1)
     assert not lrp.attribute(X, 1, grad_kwargs={"materialize_grads": True}).any()
-    with pytest.raises(ValueError, match="grad_kwargs: colour"):
+    with pytest.raises(ValueError, match="grad_kwargs: 'colour'"):
         lrp.attribute(X, 1, grad_kwargs={"colour": 1})
 
 
