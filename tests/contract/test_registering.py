@@ -11,6 +11,7 @@ from torch import nn
 
 from lrp_plugin import Composite, LayerUnifiedLRP, NeuronUnifiedLRP, UnifiedLRP, registry, rule
 from lrp_plugin.composites import anything, epsilon_gamma_box, epsilon_plus, first, linear_maps
+from lrp_plugin.primitives import scale
 from lrp_plugin.pyhealth import UnifiedLRP as PyHealthLRP
 
 MODEL = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
@@ -125,3 +126,28 @@ def test_inputs_beyond_the_bounds_of_the_box_are_told() -> None:
     low = torch.tensor([0.0, 0.0, 0.0, 0.9])
     with pytest.warns(UserWarning, match="rule 'zbox'"):
         UnifiedLRP(MODEL, composite=Composite([(first(), rule("zbox", low=low, high=1.0))])).attribute(images, 1)
+
+
+class Gated(nn.Module):
+    """A module that is one operation where a rule is registered for its type."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+
+@pytest.mark.filterwarnings("error:compile=")
+def test_compiled_passes_see_atomic_modules() -> None:
+    pytest.importorskip("torch._inductor")
+    mine = registry.copy()
+
+    @mine.register("half", Gated)
+    def half(call: Any) -> torch.Tensor:
+        return scale(call.native(), 0.5)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), Gated(), nn.Linear(5, 2)).double().eval()
+    expected = UnifiedLRP(model, registry=mine).attribute(X.double(), 1)
+    compiled = UnifiedLRP(model, registry=mine, compile=True)
+    for _ in range(2):
+        torch.testing.assert_close(compiled.attribute(X.double(), 1), expected)
+    assert not torch.allclose(UnifiedLRP(model).attribute(X.double(), 1), expected)
