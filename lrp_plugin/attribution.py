@@ -22,7 +22,7 @@ from lrp_plugin.explained import OutputChoice, check_choice, checked
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.registry import Registry, registry
-from lrp_plugin.session import Explained, Session, recording, total
+from lrp_plugin.session import Explained, Pass, Session, recording, total
 from lrp_plugin.tables import html_table
 from lrp_plugin.targets import Part, is_function, pick_target
 
@@ -167,7 +167,9 @@ class UnifiedLRP(GradientAttribution):
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
 
         def eager() -> Explained:
-            return self.session.forward(inputs, arguments, target, plan=plan).explain(return_convergence_delta)
+            return self.session.using(
+                lambda p: p.explain(return_convergence_delta), inputs, arguments, target, plan=plan
+            )
 
         if self._compiled is None or verbose or is_function(target):
             found = eager()
@@ -207,13 +209,16 @@ class UnifiedLRP(GradientAttribution):
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         if not callable(targets):
             _some(targets)
-        passed = self.session.forward(inputs, arguments, select=False)
-        chosen = _some(targets(passed.value.detach()) if callable(targets) else targets)
-        with recording():
-            selected = [pick_target(passed.value, target, passed.explained.originals) for target in chosen]
-        last = len(selected) - 1
-        found = [passed.relevance(one, retain=k < last) for k, one in enumerate(selected)]
-        return passed.explained.format([torch.stack(relevance) for relevance in zip(*found)])
+
+        def explain(passed: Pass) -> Any:
+            chosen = _some(targets(passed.value.detach()) if callable(targets) else targets)
+            with recording():
+                selected = [pick_target(passed.value, target, passed.explained.originals) for target in chosen]
+            last = len(selected) - 1
+            found = [passed.relevance(one, retain=k < last) for k, one in enumerate(selected)]
+            return passed.explained.format([torch.stack(relevance) for relevance in zip(*found)])
+
+        return self.session.using(explain, inputs, arguments, select=False)
 
     @torch._disable_dynamo  # type: ignore[attr-defined,misc]
     def ledger(
@@ -226,14 +231,17 @@ class UnifiedLRP(GradientAttribution):
         """
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         recorder, sums = Recorder(0), []
-        passed = self.session.forward(inputs, arguments, target, recorder=recorder)
-        assert passed.selected is not None
-        with recording():
-            recorder.count(len(passed.selected))
-            for example in range(recorder.examples):
-                recorder.example = example
-                sums.append(total(passed.of_example(example)))
-            return Ledger(recorder.rows, passed.selected, torch.stack(sums))
+        try:
+            passed = self.session.forward(inputs, arguments, target, recorder=recorder)
+            assert passed.selected is not None
+            with recording():
+                recorder.count(len(passed.selected))
+                for example in range(recorder.examples):
+                    recorder.example = example
+                    sums.append(total(passed.of_example(example)))
+                return Ledger(recorder.rows, passed.selected, torch.stack(sums))
+        finally:
+            recorder.close()
 
     def plan(
         self, inputs: Inputs, additional_forward_args: Any = None, forward_kwargs: Mapping[str, Any] | None = None

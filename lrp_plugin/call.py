@@ -71,6 +71,7 @@ class Signal:
         free: The backward pass reads its memory nowhere.
         joined: How what reads this tensor passes its multiplier on past the operation that made it, or None.
         reads: How many calls were given it.
+        watched: Its own relevance is asked for: nothing is folded into the map that made it.
     """
 
     # One is made for every operation: what stays as it is here is not set anew each time.
@@ -87,6 +88,7 @@ class Signal:
     free = False
     joined: Joined | None = None
     reads = 0
+    watched = False
 
     def __init__(self, value: Tensor | None = None, *, nonnegative: bool = False, gate: bool = False) -> None:
         self.value = value

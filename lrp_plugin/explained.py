@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin.arguments import Arguments
+from lrp_plugin.primitives import ForgottenSourceError
 from lrp_plugin.propagation.tokens import port_of_tokens
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ class ExplainedInputs:
         wanted = [t for t in (*self.leaves, *self.ports) if t is not None]
         seed = torch.ones_like(selected) if seed is None else seed
         gradients = torch.autograd.grad(selected, wanted, seed, retain_graph=retain, allow_unused=True)
+        if all(gradient is None for gradient in gradients):  # the output is a signal, so its relevance was lost
+            raise ForgottenSourceError
         found = {id(tensor): gradient for tensor, gradient in zip(wanted, gradients)}
         with torch.no_grad():
             return tuple(self._one(place, found, selected.dtype) for place in range(len(self.originals)))
@@ -102,7 +105,7 @@ class ExplainedInputs:
             return torch.zeros_like(original, dtype=original.dtype if leaf is not None else dtype)
         if direct is None:
             assert ported is not None
-            return ported.to(dtype)
+            return ported.to(dtype if leaf is None else original.dtype)
         relevance = original.detach() * direct
         return relevance if ported is None else relevance + ported
 

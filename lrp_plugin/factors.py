@@ -54,6 +54,11 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
+def relevance_of(tensor: Tensor, multiplier: Tensor) -> Tensor:
+    """``t * m``, and 0 where ``m`` is 0, also of an infinite entry (a mask's)."""
+    return torch.where(multiplier == 0, 0, tensor * multiplier)
+
+
 def stabilize(tensor: Tensor, stabilizer: float | Tensor) -> Tensor:
     """``tensor + stabilizer * sign(tensor)`` with ``sign(0) = 1``, of ``tensor``'s shape."""
     return torch.where(tensor >= 0, tensor + stabilizer, tensor - stabilizer)

@@ -23,7 +23,7 @@ from lrp_plugin.errors import told
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.tokens import port_of_tokens
-from lrp_plugin.session import Explained, recording
+from lrp_plugin.session import Explained, nothing_lost, recording
 
 
 class Seen(NamedTuple):
@@ -112,6 +112,8 @@ def _seen(mode: Propagation, tensor: Tensor) -> Seen | None:
     try:
         value = mode.value_of(tensor)
         record = mode.signals.get(tensor)
+        if record is not None:
+            record.watched = True
     finally:
         mode.suspended = False
     return Seen(tensor, value, None if record is None else record.port)
@@ -231,7 +233,8 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         assert selected is not None
         if plan is not None:
             print(Plan(plan))
-        each = [_relevance(selected, items, type(layer).__name__, zeros) for layer, items in zip(layers, watcher.seen)]
+        with nothing_lost(passed.mode):
+            each = [_relevance(selected, *one, zeros) for one in zip(watcher.seen, (type(x).__name__ for x in layers))]
         found = [_format_output(len(relevance) > 1, relevance) for relevance in each]
         result = found if isinstance(self.layer, list) else found[0]
         if not return_convergence_delta:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from lrp_plugin.factors import relevance_of
 from lrp_plugin.tables import html_table, text_table
 
 if TYPE_CHECKING:
@@ -49,7 +51,11 @@ class Row:
         self._sums[column][example] += float(amount)
 
     def close(self) -> None:
-        """For an operation without a rule, books what its native gradient lost as ``other``."""
+        """The account is complete: of an operation without a rule what its native gradient lost is ``other``.
+
+        What was to be booked is let go of: it holds the graph, whose taps hold the row, a cycle no collector sees.
+        """
+        self.absorptions.clear()
         if self.unknown:
             self._sums["other"] = self._sums["relevance_out"] - self._sums["relevance_in"]
 
@@ -68,9 +74,9 @@ class Row:
         return self.relevance_out - self.relevance_in - sum(self._sums[name] for name in ABSORBED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values."""
+        """Plain Python values; a number that is not finite is None, as JSON has none."""
         named = {"path": self.path, "operation": self.operation, "rule": self.rule}
-        return {**named, **{name: self._sums[name].tolist() for name in COLUMNS}}
+        return {**named, **{name: _numbers(self._sums[name]) for name in COLUMNS}}
 
     def __repr__(self) -> str:
         return f"Row({self.path or '(root)'}, {self.operation}, {self.rule}, gap={self.gap.abs().max():.1e})"
@@ -96,21 +102,32 @@ class Recorder:
         self.rows.append(row)
         return row
 
+    def close(self) -> None:
+        """Closes every row, also where the pass broke off."""
+        for row in self.rows:
+            row.close()
+
     def input_sink(self, row: Row) -> Callable[[Tensor, Tensor], None]:
         """A tap's sink for what the row's operation sends to one input."""
-        return lambda tensor, multiplier: row.add("relevance_in", self.example, _wide(tensor) * _met(multiplier))
+        return lambda tensor, multiplier: row.add(
+            "relevance_in", self.example, relevance_of(_wide(tensor), _met(multiplier))
+        )
 
     def output_sink(self, row: Row, output: int, port: bool = False) -> Callable[[Tensor, Tensor], None]:
         """A tap's sink for what arrives at one of the row's outputs, or at that output's port."""
 
         def sink(tensor: Tensor, multiplier: Tensor) -> None:
-            row.add("relevance_out", self.example, _wide(tensor) * _met(multiplier))
+            row.add("relevance_out", self.example, relevance_of(_wide(tensor), _met(multiplier)))
             multiplier = multiplier.conj()  # of a real one the tensor itself
             for column, place, formula in row.absorptions:
                 if place == output and port == column.startswith("port:"):
                     row.add(column.removeprefix("port:"), self.example, formula(multiplier))
 
         return sink
+
+
+def _numbers(sums: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in sums.tolist()]
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -206,9 +223,9 @@ class Ledger:
         return html_table(f"{self._which(0, len(rows))}; {gap}", head, rows, 2 + len(ABSORBED), foot=totals)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python values: totals, gap and rows (JSON-ready)."""
+        """Plain Python values: totals, gap and rows (JSON-ready: a number that is not finite is None)."""
         names = ("output", "input", *ABSORBED, "distributed", "gap")
-        totals = {name: getattr(self, name).tolist() for name in names}
+        totals = {name: _numbers(getattr(self, name)) for name in names}
         return {**totals, "rows": [row.to_dict() for row in self.rows]}
 
     def plot(self, example: int = 0) -> Figure:

@@ -181,6 +181,13 @@ def hand_on(
     return _HandOn.apply(value, pullback, shift, tensor, port)  # type: ignore[no-any-return]
 
 
+class ForgottenSourceError(BaseException):
+    """Unseen work read the value of a map whose rule waits, and was not met: the pass must run again and keep such values.
+
+    No ``Exception``: the model's own ``except`` must not swallow it.
+    """
+
+
 class Mark(Function):
     """A value that says in autograd's graph which signals it depends on, and keeps nothing else of how it was made."""
 
@@ -192,7 +199,12 @@ class Mark(Function):
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> Any:  # type: ignore[override]
-        """Nothing flows on: the tensor that stands for a marked value carries its multiplier."""
+        """Nothing flows on, and nothing should arrive: the tensor that stands for a marked value carries its multiplier.
+
+        So a pass that lost relevance here is found without looking for it: this runs in no other.
+        """
+        if multiplier.any():
+            raise ForgottenSourceError
         return (None,) * (1 + ctx.count)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from lrp_plugin.blockwise import observed
 from lrp_plugin.composites import Chooser, Composite, Site, anything, rule
 from lrp_plugin.composites.captum_rules import at, captum_rules
 from lrp_plugin.composites.composite import Choice
-from lrp_plugin.errors import warn
+from lrp_plugin.errors import UnsupportedOperationError, warn
 from lrp_plugin.explained import ExplainedInputs, OutputChoice, explained_value
 from lrp_plugin.ledger import Recorder
+from lrp_plugin.primitives import ForgottenSourceError
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.atomic import atomic_modules
 from lrp_plugin.propagation.nans import FirstNan
@@ -25,11 +26,11 @@ from lrp_plugin.propagation.quiet import evaluating, uncompiled
 from lrp_plugin.propagation.restored import BuffersWritten, restored
 from lrp_plugin.propagation.tokens import PortsNeededError
 from lrp_plugin.propagation.transforms import vmap_as_loop
-from lrp_plugin.propagation.unseen import ForgottenSourceError
 from lrp_plugin.registry import Registry
 from lrp_plugin.rules.weights import WeightCache
 from lrp_plugin.targets import pick_target
 
+Found = TypeVar("Found")
 Watch = Callable[[Propagation], AbstractContextManager[Any]]
 """Opened around a forward pass, which it may look into; opened anew where the pass is made again."""
 
@@ -78,7 +79,7 @@ class Pass(NamedTuple):
         """One backward pass from ``selected`` (None: the target's number): relevance of each input."""
         chosen = self.selected if selected is None else selected
         assert chosen is not None
-        with recording():
+        with recording(), nothing_lost(self.mode):
             return self.explained.relevance(self.mode, chosen, seed, retain)
 
     def explain(self, by_example: bool) -> Explained:
@@ -114,6 +115,26 @@ def recording() -> Iterator[None]:
     """Autograd records, whatever mode the caller is in."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+@contextmanager
+def nothing_lost(mode: Propagation) -> Iterator[None]:
+    """A backward pass whose relevance must arrive.
+
+    Raises:
+        ForgottenSourceError: Where it did not, in a pass that kept no values: it is to be made again.
+        UnsupportedOperationError: In one that kept them.
+    """
+    try:
+        yield
+    except ForgottenSourceError:
+        if not mode.keep:
+            raise
+        raise UnsupportedOperationError(
+            "relevance of the output was lost on its way: something read a value inside the model that autograd sees and "
+            "the explanation does not (a C++ extension, torch.autograd.grad in a forward); register the module that "
+            "contains it as one atomic operation (register_rule)"
+        ) from None
 
 
 class Session:
@@ -171,6 +192,13 @@ class Session:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._begin()
+
+    def using(self, use: Callable[[Pass], Found], *given: Any, keep: bool = False, **options: Any) -> Found:
+        """What ``use`` makes of a forward pass; where relevance was lost, of another that keeps its values."""
+        try:
+            return use(self.forward(*given, keep=keep, **options))
+        except ForgottenSourceError:
+            return use(self.forward(*given, keep=True, **options))
 
     def forward(
         self, inputs: Any, arguments: Arguments, target: Any = None, *, select: bool = True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -137,6 +138,10 @@ class Chooser:
         self._by_operation: dict[Operation, Choice] = {}
         self._linear: dict[Operation, Choice] = {}
         self._located = any(selector.located for selector, _ in composite.pairs)
+        self._idle = {place for place, (selector, _) in enumerate(composite.pairs) if selector.pattern is not None}
+        self._fitting: set[int] = set()
+        self._unfit: dict[int, set[str]] = {}
+        self._paths: set[str] = set()
         for _, spec in composite.pairs:
             self._check(spec)
 
@@ -199,13 +204,39 @@ class Chooser:
         return choice
 
     def _search(self, site: Site) -> Choice:
-        for selector, spec in self.composite.pairs:
+        if self._idle - self._fitting:
+            self._paths.add(site.path)
+        for place, (selector, spec) in enumerate(self.composite.pairs):
             if selector.matches(site):
                 found = self.registry.find(site.operation, spec.name)
-                if found is not None:
+                if found is None:
+                    self._unfit.setdefault(place, set()).add(site.name)
+                else:
+                    self._fitting.add(place)
                     given = {key: value for key, value in spec.parameters.items() if key in found.parameters}
                     return Choice(found, given, str(selector))
         return Choice(self._defaults[site.operation], {}, "default")
+
+    def mistakes(self) -> list[str]:
+        """What the passes so far show of the composite to be no use, each said once.
+
+        A named path or module type that nothing has, and a rule that none of the operations it is meant for has.
+        """
+        found = []
+        for place in sorted((self._idle | set(self._unfit)) - self._fitting):
+            selector, spec = self.composite.pairs[place]
+            self._fitting.add(place)  # said once
+            if names := self._unfit.pop(place, set()):
+                if selector.pattern is not None or selector.text.startswith("operation "):
+                    legal = "; ".join(f"{name}: {', '.join(self.registry.names(name))}" for name in sorted(names))
+                    found.append(f"{selector}: no operation there has rule {spec.name!r}; legal are {legal}")
+            elif selector.pattern is not None:
+                parts = [path.split(".") for path in sorted(self._paths)]
+                known = dict.fromkeys(".".join(names[:n]) for names in parts for n in range(1, len(names) + 1))
+                near = get_close_matches(selector.pattern.rstrip("*."), [*known], n=3, cutoff=0.5)
+                hint = f"; near are {', '.join(map(repr, near))}" if near else ""
+                found.append(f"{selector} matches no operation of the model{hint}")
+        return found
 
     def _check(self, spec: RuleSpec) -> None:
         rules = [known for known in self.registry if known.name == spec.name]

@@ -39,6 +39,7 @@ class Selector:
         counted: It needs the number of linear maps of the whole pass, so a forward pass is made first.
         final: The number of the last linear map that it may match, counted from 0; None where that is not known.
         made: The function and the arguments that make it again.
+        pattern: The module path it names, or what else the user wrote out: to match nothing is a mistake then.
     """
 
     text: str
@@ -47,6 +48,7 @@ class Selector:
     counted: bool = False
     final: int | None = field(default=None, compare=False)
     made: tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
+    pattern: str | None = field(default=None, compare=False)
 
     def __reduce__(self) -> Any:
         """Pickled by the call that made it: a test may be no function of a module."""
@@ -58,6 +60,7 @@ class Selector:
             f"{self} and {other}", lambda site: self.matches(site) and other.matches(site),
             self.located or other.located, self.counted or other.counted,
             min((end for end in (self.final, other.final) if end is not None), default=None),
+            pattern=self.pattern or other.pattern,
         )  # fmt: skip
 
     @remembered
@@ -66,6 +69,7 @@ class Selector:
             f"({self} or {other})", lambda site: self.matches(site) or other.matches(site),
             self.located or other.located, self.counted or other.counted,
             None if self.final is None or other.final is None else max(self.final, other.final),
+            pattern=self.pattern or other.pattern,
         )  # fmt: skip
 
     @remembered
@@ -85,7 +89,7 @@ def _check(fine: bool, given: str, legal: str) -> None:
 def path(pattern: str) -> Selector:
     """Operations run by modules whose path matches a glob: ``path("layer1.*.conv1")``."""
     _check(isinstance(pattern, str), f"path({told(pattern)})", "a glob of module paths, path('layer1.*')")
-    return Selector(f"path {pattern}", lambda site: fnmatchcase(site.path, pattern))
+    return Selector(f"path {pattern}", lambda site: fnmatchcase(site.path, pattern), pattern=pattern)
 
 
 @remembered
@@ -96,7 +100,7 @@ def module(*types: type[nn.Module]) -> Selector:
         "classes, module(nn.Conv2d); a module of the model by name is path('layer1.conv1')",
     )  # fmt: skip
     names = ", ".join(kind.__name__ for kind in types)
-    return Selector(f"module {names}", lambda site: isinstance(site.module, types))
+    return Selector(f"module {names}", lambda site: isinstance(site.module, types), pattern=names)
 
 
 @remembered

@@ -19,15 +19,16 @@ from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWar
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
-from lrp_plugin.propagation.functions import by_name
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Records, Signals, Storages
 from lrp_plugin.propagation.softmaxes import MAKES, Image, follow
-from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, on_a_clone, opened, spelling_of, writing
+from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, bind, on_a_clone, spelling_of, writing
 from lrp_plugin.propagation.tokens import ids_of, is_constant, propagate
-from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
+from lrp_plugin.propagation.unruled import handed_on, shown, unregistered, unseen_signal
+from lrp_plugin.propagation.unseen import is_handed_on
 from lrp_plugin.propagation.waiting import Waiting, constant_of
 from lrp_plugin.propagation.writes import Writes
+from lrp_plugin.propagation.written_out import WITH_SIGNAL_ADDED
 from lrp_plugin.registry import Operation
 
 _REMEDY = (
@@ -70,14 +71,18 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self.plan = plan
         self.keep = keep
         self.paths = ModulePaths(model)
+        if weights is not None:
+            weights.begin(self.paths.state)
         self.signals = Signals()
         self.storages = Storages()
         self.images: Records[Image] = Records()
         self.linear_maps = 0
         self._parted = False
         self.suspended = self.follows = False
+        self._depth = 0
         self._model = model
         self.constants = Signals()
+        self.aliases = Signals()
         self._warned = warned if warned is not None else set()
         # Unseen work is found by the autograd nodes of what it read: those tensors must outlive their last reader.
         self._kept: list[Tensor] = []
@@ -103,6 +108,21 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
     def depends_on_input(self, tensor: Tensor) -> bool:
         """Whether a tensor the model returned is a signal."""
         return self._find(tensor) is not None
+
+    def __enter__(self) -> Propagation:
+        self._depth += 1
+        super().__enter__()
+        return self
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        self._depth -= 1
+        super().__exit__(kind, *rest)
+        if self._depth or kind is not None:
+            return
+        for mistake in self.chooser.mistakes():
+            if self.strict:
+                raise ValueError(f"composite: {mistake}")
+            warn(f"composite: {mistake}")
 
     # ---- interception ------------------------------------------------------------------------------------------
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -140,15 +160,28 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 f"operation {spelling.operation!r} in {self.where()} writes a signal into out=; "
                 "assign its result instead"
             )
+        if is_handed_on(func, args) and not self.storages:
+            return handed_on(self, func, args, found[id(args[0])])
+        if spelling.observes:
+            return func(*map_tensors(args, partial(shown, found)), **kwargs)
         rule = self.chooser.default(spelling.operation)
-        if rule is None and not spelling.writes:
-            return self._unregistered(func, spelling, args, kwargs, tensors, found)
+        if rule is None:
+            function = (
+                func if not spelling.writes else on_a_clone(spelling.function) if spelling.clones else spelling.function
+            )
+            value = unregistered(self, function, spelling, args, kwargs, tensors, found)
+            return self.write(args[0], value) if spelling.writes else value
+        added = WITH_SIGNAL_ADDED.get(spelling.operation)
+        if added is not None and id(args[0] if args else kwargs["input"]) in found:
+            with self:
+                value = added(*args, **kwargs)
+            return self.write(args[0], value) if spelling.writes else value
         for signal in found.values():
             signal.reads += 1
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
             spelling = writing(spelling)
-        if self.storages and rule is not None and rule.port == "routes" and not spelling.writes:
+        if self.storages and rule.port == "routes" and not spelling.writes:
             views = self.views(func, args, kwargs, tensors, found)
             if views is not None:
                 return views
@@ -168,36 +201,12 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         place = tensor if signal is None or signal.value is None else signal.value
         if self.storages.holds(place):
             current, port = self.storages.read(place), self.storages.port(place)
-            if port is None:
-                return Signal(current) if current.requires_grad else None
             written = Signal(current)
-            written.port, written.token = port, True
-            return written
+            written.port, written.token = port, port is not None and not tensor.is_floating_point()
+            return written if written.token or current.requires_grad else None
         if signal is not None or tensor.grad_fn is None or self.constants.get(tensor) is not None:
             return signal
-        return self._unseen(tensor)
-
-    def _unseen(self, tensor: Tensor) -> Signal | None:
-        sources = find_sources(tensor, [t for t, _ in self.signals.live()])
-        if not sources:
-            self.constants.set(tensor, Signal())
-            return None
-        node = tensor.grad_fn.name() if tensor.grad_fn is not None else "?"
-        refuse_reentrant_checkpoint(node, self.where())
-        if by_name(self, tensor, sources):
-            return self.signals.get(tensor)
-        what = f"{node} (a custom autograd.Function, or a scripted or traced part)"
-        row = self._unknown(what)
-        receivers = [self.value_of(source) for source in sources]
-        if row is not None and self.recorder is not None:
-            tapped = [tap(receiver, self.recorder.input_sink(row)) for receiver in receivers]
-            signal = Signal(tap(cut(tensor, sources, tapped), self.recorder.output_sink(row, 0)))
-        elif any(source is not receiver for source, receiver in zip(sources, receivers)):
-            signal = Signal(cut(tensor, sources, receivers))
-        else:
-            signal = Signal()
-        self.signals.set(tensor, signal)
-        return signal
+        return unseen_signal(self, tensor)
 
     def _constant(self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         if (
@@ -208,6 +217,9 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         ):
             function = on_a_clone(spelling.function) if spelling.clones else spelling.function
             value = function(*map_tensors(args, self._current), **map_tensors(kwargs, self._current))
+            if isinstance(value, Tensor) and value.shape != args[0].shape:  # resize_
+                self.signals.set(args[0], Signal(value))
+                return args[0]
             return self.write(args[0], value)
         if self.storages:
             args, kwargs = map_tensors(args, self._current), map_tensors(kwargs, self._current)
@@ -218,34 +230,13 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         return value
 
     # ---- operations on signals ---------------------------------------------------------------------------------
-    def _unregistered(
-        self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
-    ) -> Any:
-        inner = opened(func)
-        if inner is not None:
-            with self:
-                return inner(*args, **{name: value for name, value in kwargs.items() if name != "out"})
-
-        def plain(tensor: Tensor) -> Tensor:  # a pending map's value is right already: nothing need be settled
-            signal = found.get(id(tensor))
-            return tensor if signal is None or signal.value is None else signal.value
-
-        value = func(*map_tensors(args, plain), **map_tensors(kwargs, plain))
-        outputs = [t for t in tensors_in(value, []) if t.requires_grad]
-        if not outputs or all(any(t is given for given in tensors) for t in outputs):
-            return value
-        for signal in found.values():  # autograd may keep what it reads
-            signal.reads += 1
-        operation = spelling.operation
-        return self._run(Choice.native(operation), spelling, args, kwargs, tensors, found, self._unknown(operation))
-
     def _apply(
         self, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
     ) -> Any:
         operation = spelling.operation
         default = self.chooser.default(operation)
         if default is None:
-            return self._run(Choice.native(operation), spelling, args, kwargs, tensors, found, self._unknown(operation))
+            return self.carry(Choice.native(operation), spelling, args, kwargs, tensors, found, self.unknown(operation))
         if default.transparent is not None and default.transparent(bind(spelling.function, args, kwargs)):
             return args[0]
         # Not a product of two signals, nor an einsum of one tensor alone.
@@ -254,12 +245,11 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                     count=self.chooser.linear_maps)  # fmt: skip
         choice = self.chooser.choose(site)
         waiting = found.get(id(args[0])) if default.follows is not None and args else None
-        # A map that was settled already (a hook asked for its value) has its own relevance: nothing is folded into it.
         if (
             default.follows is not None
             and waiting is not None
             and waiting.pending is not None
-            and not waiting.settled
+            and not waiting.watched
             and default.follows(bind(spelling.function, args, kwargs), waiting.pending.operation)
         ):
             return self._follow(spelling, args, kwargs, waiting, site, choice)
@@ -272,7 +262,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 if id(tensor) in found:
                     self._settled(tensor, found[id(tensor)], choice.rule.rectifies)
         row = self._row(site.path, site.name, choice) if self.recorder is not None else None
-        return self._run(choice, spelling, args, kwargs, tensors, found, row)
+        return self.carry(choice, spelling, args, kwargs, tensors, found, row)
 
     def _count(self, part: bool) -> int:
         """Counts a linear map and gives its place; the parts of one share theirs, which ends with the next map."""
@@ -280,10 +270,11 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         self.linear_maps, self._parted = place + (not part), part
         return place
 
-    def _run(
+    def carry(
         self, choice: Choice, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor],
         found: dict[int, Signal], row: Row | None,
     ) -> Any:  # fmt: skip
+        """Carries one call out by the rule chosen."""
         call = self.make_call(choice, spelling, args, kwargs, tensors, found, row)
         value = call.native() if choice.rule.formula is None else choice.rule.formula(call, **choice.parameters)
         return self._register(value, call, choice, [(t, found[id(t)]) for t in tensors if id(t) in found])
@@ -324,7 +315,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
             row=row, ports=self.ports, weights=self.weights,
             port_of=lambda tensor: self._port(sources[id(tensor)], signals[id(tensor)], row),
         )  # fmt: skip
-        call.rectified, call.overwrites = rectified, spare
+        call.rectified, call.overwrites = rectified and not self.ports, spare  # a port reaches the others too
         if spelling.clones:
             call.function = on_a_clone(spelling.function)
         return call
@@ -388,7 +379,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         path = self.paths.current()[0]
         return f"module {path!r}" if path else "the model's own forward"
 
-    def _unknown(self, kind: Operation) -> Row | None:
+    def unknown(self, kind: Operation) -> Row | None:
+        """Says that an operation has no rule: raises under ``strict``, else warns and gives its row."""
         operation = str(kind)
         where = self.where()
         message = f"no rule carries relevance through operation {operation!r} in {where}: {_REMEDY}"

@@ -26,9 +26,10 @@ class Ports:
             if self.recorder is not None:
                 ended = self.recorder.open_row(row.path if row else "", "port", "end")
                 value, bound = tensor.detach(), self.port_stabilizer
-                taken = value / torch.where(value >= 0, value + bound, value - bound)
-                ended.absorptions.append(("port:no_receiver", 0, lambda r: r * (value == 0)))
-                ended.absorptions.append(("port:stabilizer", 0, lambda r: r * (1 - taken) * (value != 0)))
+                closed = (value == 0) | torch.isinf(value)
+                taken = torch.where(closed, 1, value / torch.where(value >= 0, value + bound, value - bound))
+                ended.absorptions.append(("port:no_receiver", 0, lambda r: r * closed))
+                ended.absorptions.append(("port:stabilizer", 0, lambda r: r * (1 - taken)))
                 source = tap(tensor, self.recorder.input_sink(ended))
                 signal.port = tap(end_port(source, bound), self.recorder.output_sink(ended, 0, port=True))
         if row is not None and self.recorder is not None:
@@ -86,7 +87,7 @@ class Ports:
         if rule.affine:  # what a constant adds (the value of padding) is not relevance's way
             with torch.no_grad():
                 added = tensors_in(call.replaced(emptied), [])
-            found = [port - zero for port, zero in zip(found, added)]
+            found = [torch.where(zero.isfinite(), port - zero, 0) for port, zero in zip(found, added)]
         return [self._tap_out_port(port, call, place) for place, port in enumerate(found)]
 
     def _passed(self, port: Tensor | LazyPort | None, call: Call) -> Tensor | LazyPort | None:

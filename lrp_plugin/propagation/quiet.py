@@ -6,7 +6,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -16,43 +16,62 @@ from lrp_plugin.errors import warn
 
 _LOCK = threading.Lock()
 _EAGER: list[Any] = [0, None]
-_HELD: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = weakref.WeakKeyDictionary()
+# How many passes hold a module that was in training mode.
+_HELD: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Every module's ``training`` flag off, restored afterwards; warns where one was on.
 
-    Several threads may explain one model: the last to leave restores the flags.
+    A callable's modules are found as they run, in this thread, however it holds them. Several threads may explain one
+    model: the last to leave restores the flags.
     """
-    if not isinstance(model, nn.Module):
+    with ExitStack() as stack:
+        if isinstance(model, nn.Module):
+            _quiet(model, stack)
+        else:
+            stack.callback(_as_they_run(stack).remove)
         yield
-        return
+
+
+def _as_they_run(stack: ExitStack) -> Any:
+    thread, seen = threading.get_ident(), set[int]()
+
+    def enter(module: nn.Module, _: Any) -> None:
+        if threading.get_ident() == thread and id(module) not in seen:
+            seen.update(map(id, module.modules()))
+            _quiet(module, stack)
+
+    return nn.modules.module.register_module_forward_pre_hook(enter)
+
+
+def _quiet(model: nn.Module, stack: ExitStack) -> None:
     with _LOCK:
-        holders, training = _HELD.get(model, (0, []))
         found = [module for module in model.modules() if module.training]
-        for module in found:
+        held = found if not _HELD else [module for module in model.modules() if module.training or module in _HELD]
+        for module in held:
             module.training = False
-        _HELD[model] = (holders + 1, training + found)
-    try:
-        # A wrapper made a moment ago (Captum's, for language models) around a model in evaluation mode tells nothing.
-        wrapper = found == [model] and next(model.children(), None) is not None
-        exported = "eval" in vars(model)  # by torch.export: it refuses eval(), its operations say whether they train
-        if found and not wrapper and not exported:
-            warn(
-                f"{type(model).__name__} is in training mode: it is explained as in evaluation mode (BatchNorm uses its "
-                "running statistics, dropout drops nothing) and left as it was; call model.eval() first"
-            )
-        yield
-    finally:
-        with _LOCK:
-            holders, training = _HELD[model]
-            if holders > 1:
-                _HELD[model] = (holders - 1, training)
+            _HELD[module] = _HELD.get(module, 0) + 1
+    stack.callback(_restore, held)
+    # A wrapper made a moment ago (Captum's, for language models) around a model in evaluation mode tells nothing.
+    wrapper = found == [model] and next(model.children(), None) is not None
+    exported = "eval" in vars(model)  # by torch.export: it refuses eval(), its operations say whether they train
+    if found and not wrapper and not exported:
+        warn(
+            f"{type(model).__name__} is in training mode: it is explained as in evaluation mode (BatchNorm uses its "
+            "running statistics, dropout drops nothing) and left as it was; call model.eval() first"
+        )
+
+
+def _restore(held: list[nn.Module]) -> None:
+    with _LOCK:
+        for module in held:
+            left = _HELD.pop(module) - 1
+            if left:
+                _HELD[module] = left
             else:
-                del _HELD[model]
-                for module in training:
-                    module.training = True
+                module.training = True
 
 
 @contextmanager

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy
 import torch
+from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
 from lrp_plugin.call import Signal
@@ -55,6 +57,20 @@ class Signals(Records[Signal]):
         return [(tensor, signal) for tensor, signal in found if tensor is not None]
 
 
+class _Content(NamedTuple):
+    """What a written storage holds now.
+
+    Args:
+        holder: Keeps the storage, so that its address stays its own.
+        flat: All entries, shape (n,), differentiable.
+        alive: Which of them are signals, shape (n,); read on every access, so it stays on the host.
+    """
+
+    holder: Tensor
+    flat: Tensor
+    alive: Any
+
+
 class Storages:
     """In-place writes made functional where views share memory: memory is never written, every view sees the write.
 
@@ -63,11 +79,11 @@ class Storages:
     """
 
     def __init__(self) -> None:
-        self._flat: dict[int, tuple[Tensor, Tensor]] = {}
+        self._contents: dict[int, _Content] = {}
         self._ports: dict[int, Tensor] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._flat)
+        return bool(self._contents)
 
     @staticmethod
     def _key(tensor: Tensor) -> int:
@@ -75,15 +91,20 @@ class Storages:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor's memory was written to."""
-        return bool(self._flat) and tensor.layout is torch.strided and self._key(tensor) in self._flat
+        return bool(self._contents) and tensor.layout is torch.strided and self._key(tensor) in self._contents
 
     def read(self, tensor: Tensor) -> Tensor:
-        """The tensor's current value."""
-        flat = self._flat[self._key(tensor)][1]
-        return flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        """The tensor's current value; without a graph where all of its entries are constants."""
+        content = self._contents[self._key(tensor)]
+        current = content.flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        return current if _region(content.alive, tensor).any() else current.detach()
+
+    def has_port(self, tensor: Tensor) -> bool:
+        """Whether a port was written to the tensor's memory."""
+        return self._key(tensor) in self._ports
 
     def port(self, tensor: Tensor) -> Tensor | None:
-        """The current port of integers among which tokens were written, or None."""
+        """The current port of the entries, or None."""
         flat = self._ports.get(self._key(tensor))
         return None if flat is None else flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
 
@@ -94,14 +115,12 @@ class Storages:
             tensor: Where.
             port: Of ``tensor``'s shape, or broadcastable to it.
             root: The tensor whose port ``content`` is.
-            content: The port of the memory before its first write, where it held tokens.
+            content: The port of the memory before its first write, where it had one.
         """
-        key, known = self._key(tensor), next((p for p in (port, content) if p is not None), None)
-        if known is None and key not in self._ports:
-            return
+        key = self._key(tensor)
         if key not in self._ports:
-            assert known is not None
-            flat = torch.zeros(self._flat[key][1].shape, dtype=known.dtype, device=tensor.device)
+            dtype = next(p.dtype for p in (port, content) if p is not None)
+            flat = torch.zeros(self._contents[key].flat.shape, dtype=dtype, device=tensor.device)
             self._ports[key] = flat if content is None else overwrite(flat, content, root)
         flat = self._ports[key]
         held = flat.new_zeros(tensor.shape) if port is None else port.expand(tensor.size())
@@ -117,15 +136,23 @@ class Storages:
             content: Gives the root's value before the memory's first write.
         """
         key = self._key(tensor)
-        if key in self._flat:
-            flat = self._flat[key][1]
+        if key in self._contents:
+            _, flat, alive = self._contents[key]
         else:
             if self._key(root) != key:
                 root, content = tensor, tensor.detach
-            whole = torch.empty(0, dtype=root.dtype, device=root.device).set_(root.untyped_storage())
-            flat = overwrite(whole.detach(), content(), root) if whole.numel() else whole
+            whole, before = torch.empty(0, dtype=root.dtype, device=root.device).set_(root.untyped_storage()), content()
+            flat = overwrite(whole.detach(), before, root) if whole.numel() else whole
+            alive = numpy.zeros(whole.numel(), dtype=bool)
+            _region(alive, root)[...] = before.requires_grad
         value = value.to(tensor.dtype).expand(tensor.size())
-        self._flat[key] = (tensor, overwrite(flat, value, tensor))
+        _region(alive, tensor)[...] = value.requires_grad
+        self._contents[key] = _Content(tensor, overwrite(flat, value, tensor), alive)
+
+
+def _region(alive: Any, tensor: Tensor) -> Any:
+    """The part of an array over a storage where a tensor lies."""
+    return as_strided(alive[tensor.storage_offset() :], tensor.shape, tensor.stride())
 
 
 def shares_memory(one: Tensor, other: Tensor) -> bool:

@@ -33,8 +33,17 @@ _ALIASES = {
 }  # fmt: skip
 _COPIES = ("index_copy", "foreach_copy")  # operations of their own; view_copy and its like are views that are copied
 _TABLE_FIRST = ("embedding", "embedding_bag")  # torch's own functions of these names take their arguments in this order
+_VIEWS = ("T", "mT", "H", "mH", "real", "imag", "data")  # properties that are tensors
 _REFLECTED = ("add", "mul")
 _IN_PLACE = ("add", "sub", "mul", "and", "or", "xor", "mod")
+
+
+# Methods that look at a tensor, or hang something on it, and compute nothing.
+_OBSERVERS = (
+    "register_hook", "register_post_accumulate_grad_hook", "retain_grad", "backward", "dim_order", "is_shared",
+    "share_memory_", "storage", "storage_type", "__len__", "__repr__", "__format__", "__deepcopy__", "__reduce_ex__",
+    "__array__", "__dlpack__", "__dlpack_device__",
+)  # fmt: skip
 
 
 class Spelling(NamedTuple):
@@ -46,6 +55,7 @@ class Spelling(NamedTuple):
         writes: The callable writes to its first argument.
         clones: ``function`` still writes: it is to be given a clone.
         part: It is a part of one operation with those before and after it (an attention's packed projections).
+        observes: It looks at a tensor and computes nothing: ``register_hook``, ``grad_fn``.
     """
 
     operation: str | type
@@ -53,6 +63,7 @@ class Spelling(NamedTuple):
     writes: bool
     clones: bool
     part: bool = False
+    observes: bool = False
 
 
 def _plain_name(name: str) -> tuple[str, bool]:
@@ -80,6 +91,8 @@ def _plain_name(name: str) -> tuple[str, bool]:
 def _out_of_place(operation: str, name: str, function: Callable[..., Any]) -> Callable[..., Any] | None:
     if name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}"):
         return getattr(torch.Tensor, f"__{name[3:]}")  # type: ignore[no-any-return]
+    if operation in ("resize", "resize_as"):  # Tensor.resize is another operation
+        return None
     stem = name.rstrip("_")
     for owner in (torch.Tensor, torch, functional):
         found = getattr(owner, stem, None)
@@ -126,7 +139,8 @@ def spelling_of(function: Callable[..., Any]) -> Spelling:
     name = getattr(function, "__name__", type(function).__name__)
     owner = getattr(function, "__self__", None)
     if name == "__get__" and owner is not None:  # a property: x.T, x.shape
-        return Spelling(getattr(owner, "__name__", "get"), function, False, False)
+        operation = getattr(owner, "__name__", "get")
+        return Spelling(operation, function, False, False, observes=operation not in _VIEWS)
     if name == "__set__" and owner is not None:
         return Spelling(f"set_{getattr(owner, '__name__', 'property')}", function, False, False)
     operation, writes = _plain_name(overloads.aten_name(function) if overloads.is_overload(function) else name)
@@ -134,6 +148,8 @@ def spelling_of(function: Callable[..., Any]) -> Spelling:
         return Spelling("copy", torch.Tensor.copy_, False, True)
     if operation in _TABLE_FIRST and function is not getattr(functional, operation):
         operation += "_of_table"
+    if name in _OBSERVERS:
+        return Spelling(operation, function, False, False, observes=True)
     if not writes:
         return Spelling(operation, _linear if function is functional.linear else function, False, False)
     twin = (

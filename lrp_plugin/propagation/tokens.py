@@ -153,7 +153,9 @@ def _routed(
             return tensor
         held = tensor.detach()
         floating = substitute(held, lambda m: (held * m).to(port.dtype), port)
-        mode.signals.set(floating, Signal())
+        signal = Signal()
+        signal.port = port.to(floating.dtype) if mode.ports else None
+        mode.signals.set(floating, signal)
         return floating
 
     value = map_tensors(value, record)

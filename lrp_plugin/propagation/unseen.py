@@ -4,20 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.primitives import Mark, substitute
+from lrp_plugin.primitives import ForgottenSourceError, Mark, substitute
+
+if TYPE_CHECKING:
+    pass
 
 
-class ForgottenSourceError(BaseException):
-    """Unseen work read a map's value that is gone: the pass must run again and keep such values.
+_COPIES = (Tensor.clone, torch.clone)
 
-    No ``Exception``: the model's own ``except`` must not swallow it.
+
+def is_handed_on(function: Any, args: Any) -> bool:
+    """Whether the call may be a custom autograd.Function's that returns a tensor as it was given, or a copy of it.
+
+    For a tensor returned as it is torch itself calls ``x.view_as(x)`` there.
     """
+    if torch.is_grad_enabled():
+        return False
+    return function in _COPIES or (function is Tensor.view_as and len(args) == 2 and args[0] is args[1])
 
 
 def find_sources(tensor: Tensor, known: list[Tensor]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +24,18 @@ def constant_of(tensor: Tensor) -> Tensor:
     if tensor.is_inference():
         return tensor.clone()
     return tensor.detach() if tensor.requires_grad else tensor
+
+
+def cast_of(device: str) -> torch.dtype | None:
+    """What autocast casts to on a kind of device; None where it does not."""
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+
+
+def casting(device: str, cast: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast as it was then, where that is not how it is now."""
+    if cast_of(device) == cast:
+        return nullcontext()
+    return torch.autocast(device, dtype=cast, enabled=cast is not None)
 
 
 class Waiting(Ports):
@@ -59,6 +72,8 @@ class Waiting(Ports):
         kwargs = map_tensors(kwargs, lambda t: held[id(t)])
         settled_signals = {key: signal.standing() for key, signal in records.items()}
         path, name = (site.path, site.name) if self.recorder is not None else ("", "")
+        device = tensors[0].device.type
+        cast = cast_of(device)
 
         def settle(
             value: Tensor, rectified: bool, followers: tuple[Call, ...] = ()
@@ -68,7 +83,8 @@ class Waiting(Ports):
             call = self.make_call(choice, spelling, args, kwargs, list(held.values()), settled_signals, row, rectified)
             call.value, call.followers = value, followers
             assert choice.rule.formula is not None
-            out = choice.rule.formula(call, **choice.parameters)
+            with casting(device, cast):  # the reader may stand behind the end of a region, or at the start of one
+                out = choice.rule.formula(call, **choice.parameters)
             return self._tapped(out, call, 0), self._tapped_port(call), call
 
         native = spelling.function(*self._detached(args, records), **self._detached(kwargs, records))
@@ -104,7 +120,7 @@ class Waiting(Ports):
     def _settled(self, tensor: Tensor, signal: Signal, rectified: bool, spare: bool = False) -> Tensor:
         if signal.pending is None:
             return tensor if signal.value is None else signal.value
-        for known in (rectified, False):
+        for known in (rectified, False) if signal.watched else (rectified,):
             if known in signal.settled:
                 return signal.settled[known]
         held = tensor.detach()

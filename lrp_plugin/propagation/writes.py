@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Signal, map_tensors, tensors_in
+from lrp_plugin.ledger import Row
+from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Signals, Storages, shares_memory
 
 
@@ -18,8 +20,7 @@ class Writes:
     signals: Signals
     storages: Storages
     keep: bool
-    _model: Any
-    _state: set[int] | None = None
+    paths: ModulePaths
 
     @property
     def ports(self) -> bool:
@@ -30,6 +31,9 @@ class Writes:
         raise NotImplementedError
 
     def _settled(self, tensor: Tensor, signal: Signal, rectified: bool, spare: bool = False) -> Tensor:
+        raise NotImplementedError
+
+    def _port(self, tensor: Tensor, signal: Signal, row: Row | None) -> Tensor:
         raise NotImplementedError
 
     def value_of(self, tensor: Tensor) -> Tensor:
@@ -50,20 +54,17 @@ class Writes:
                 known.value = value
                 self.signals.set(target, known)
                 return target
-        if signal is None or signal.viewed or signal.root is not None or target._is_view():
+        known = self.signals.get(value)
+        if known is None or signal is None or signal.viewed or signal.root is not None or target._is_view():
             root = signal.root if signal is not None and signal.root is not None else target
             if signal is None and target._base is not None:
                 root = target._base
             place, current = self._place(target), self.value_of(value)
-            held, held_root = self._token_port(value), self._token_port(root)
-            self.storages.write(place, current, self._place(root), lambda: self.value_of(root))
-            self.storages.write_port(place, held, self._place(root), held_root)
-            return target
-        if (known := self.signals.get(value)) is None:  # a constant was written over the whole signal
-            constant = Signal(value)
-            constant.token = signal.token
-            constant.port = torch.zeros_like(value, dtype=torch.float64) if signal.token else None
-            self.signals.set(target, constant)
+            whole = self._place(root)
+            ports = self._written_ports(value, root, place)
+            self.storages.write(place, current, whole, lambda: self.value_of(root))
+            if ports is not None:
+                self.storages.write_port(place, ports[0], whole, ports[1])
             return target
         known.value = known.value if known.value is not None or known.pending is not None else value
         if known.pending is not None:
@@ -88,17 +89,22 @@ class Writes:
 
     def _is_state(self, tensor: Any) -> bool:
         """Whether the tensor lies in the memory of a parameter or buffer of the model."""
-        if not isinstance(tensor, Tensor) or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            return False  # inside vmap no tensor has memory
-        if self._state is None:
-            owner = self._model if isinstance(self._model, nn.Module) else getattr(self._model, "__self__", None)
-            held = [*owner.parameters(), *owner.buffers()] if isinstance(owner, nn.Module) else []
-            self._state = {t.untyped_storage()._cdata for t in held if t.layout is torch.strided}
-        return tensor.untyped_storage()._cdata in self._state
+        if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
+            return False
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # inside vmap no tensor has memory
+            return False
+        return tensor.untyped_storage()._cdata in self.paths.state()
 
-    def _token_port(self, tensor: Any) -> Tensor | None:
-        signal = self._find(tensor) if isinstance(tensor, Tensor) else None
-        return signal.port if signal is not None and signal.token else None
+    def _written_ports(self, value: Any, root: Tensor, place: Tensor) -> tuple[Tensor | None, Tensor | None] | None:
+        """The ports of what is written and of the memory before; None where neither has one: the reader ends it then."""
+        written, before = self._find(value) if isinstance(value, Tensor) else None, self._find(root)
+        sides = [signal for signal in (written, before) if signal is not None and (signal.token or self.ports)]
+        if not self.storages.has_port(place) and not any(signal.port is not None for signal in sides):
+            return None
+        return tuple(  # type: ignore[return-value]
+            None if signal is None else signal.port if signal.token else self._port(self.value_of(tensor), signal, None)
+            for tensor, signal in ((value, written), (root, before))
+        )
 
     def views(self, func: Any, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]) -> Any:
         """Views of memory that was written to, as views of that memory, so that both see later writes; else None."""

@@ -76,6 +76,33 @@ def addbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, al
     return _added(input, (batch1 @ batch2).sum(0), beta, alpha)
 
 
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta input + alpha mat1 mat2``."""
+    return _added(input, mat1 @ mat2, beta, alpha)
+
+
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """``beta input + alpha batch1 batch2``."""
+    return _added(input, batch1 @ batch2, beta, alpha)
+
+
+def lerp(input: Tensor, end: Tensor, weight: Tensor | float) -> Tensor:
+    """``input + weight (end - input)``."""
+    return input + weight * (end - input)
+
+
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """``input + value tensor1 tensor2``."""
+    product = tensor1 * tensor2
+    return input + (product if value == 1 else value * product)
+
+
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """``input + value tensor1 / tensor2``."""
+    quotient = tensor1 / tensor2
+    return input + (quotient if value == 1 else value * quotient)
+
+
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """A product of two vectors divided by their norms, which are divisors and carry nothing."""
     first, second = (x / vector_norm(x, dim=dim, keepdim=True).clamp_min(eps) for x in (x1, x2))
@@ -124,10 +151,20 @@ def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     return _with_mean(torch.std, input, args, kwargs)
 
 
+def broadcast_tensors(*tensors: Tensor) -> list[Tensor]:
+    """Each expanded to the shape of all."""
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+    return [tensor.expand(shape) for tensor in tensors]
+
+
+# Maps of a signal with a constant addend; a signal that is added is another's relevance.
+WITH_SIGNAL_ADDED: dict[Any, Callable[..., Any]] = {"addmm": addmm, "baddbmm": baddbmm}
+
 # By the operation's name in `spelling`.
 WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "tensordot": tensordot, "inner": inner, "dot": dot, "vdot": vdot, "linalg_multi_dot": multi_dot,
     "chain_matmul": chain_matmul, "addmv": addmv, "addr": addr, "addbmm": addbmm, "cosine_similarity": cosine_similarity,
+    "broadcast_tensors": broadcast_tensors, "lerp": lerp, "addcmul": addcmul, "addcdiv": addcdiv,
     "pairwise_distance": pairwise_distance, "cdist": cdist, "dist": dist, "hypot": hypot, "logaddexp": logaddexp,
     "var_mean": var_mean, "std_mean": std_mean,
 }  # fmt: skip

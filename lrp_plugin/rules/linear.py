@@ -80,7 +80,8 @@ def _native(call: Call, epsilon: float) -> tuple[Tensor, Joined | None]:
         return damp(z, epsilon) if epsilon else z, Joined(partial(_rectified, epsilon, None), (z,))
     own = gradient if epsilon == 0 else _behind(gradient, f.z, lambda m, z: damped(m, z, epsilon))
     channels = f.x.dim() == f.weight.dim()  # else the map's outputs are not what BatchNorm takes for channels
-    scaled = partial(_scaled, f, epsilon) if channels else None
+    # A scale costs less on the weight than on the value where it has fewer entries.
+    scaled = partial(_scaled, f, epsilon) if channels and f.z.numel() >= f.weight.numel() else None
     curved = (
         None if epsilon == 0 else lambda function: _behind(gradient, f.z, partial(damped_secant, function, epsilon))
     )
@@ -234,16 +235,13 @@ def gamma_rule(call: Call, *, gamma: float = 0.25, stabilizer: float = 1e-9, bia
     if bias != "distribute":
         return f.redistribute(_favoured(f, gamma) if f.nonnegative else [_favoured_side(f, gamma)], stabilizer)
     whole = f.whole()
-    if call.rectified:
-        return f.redistribute([_combined(whole, f.positive(), gamma)], stabilizer)
     positive, opposed = f.both()
-    side = torch.where(f.z >= 0, positive.value, -opposed.value)
-    return f.redistribute([_combined(whole, Carrier(side), gamma)], stabilizer)
-
-
-def _combined(whole: Carrier, side: Carrier, gamma: float) -> Carrier:
-    bias = None if whole.bias is None or side.bias is None else whole.bias + gamma * side.bias
-    return Carrier(whole.value + gamma * side.value, bias=bias)
+    up = f.z >= 0
+    side = torch.where(up, positive.value, -opposed.value)
+    kept = None
+    if whole.bias is not None and positive.bias is not None and opposed.bias is not None:
+        kept = whole.bias + gamma * torch.where(up, positive.bias, -opposed.bias)
+    return f.redistribute([Carrier(whole.value + gamma * side, bias=kept)], stabilizer)
 
 
 def _favoured(f: LinearMap, gamma: float) -> list[Carrier]:

@@ -300,10 +300,10 @@ class LinearMap:
         if self.mode != "distribute" and call.row is None:
             if call.ports:
                 call.out_port = LazyPort(partial(_port_of, z, list(carriers), stabilizer))
-            if call.rectified:  # without ports the value has no negative entries any more
-                side, call.masked = int(call.ports), True
-                covers = self.nonnegative and self.mode == "absorb" and not call.ports
-                carriers = [c._replace(side=side, covers=covers and c.sign > 0) for c in carriers]
+            if call.rectified:  # the value has no negative entries any more
+                call.masked = True
+                covers = self.nonnegative and self.mode == "absorb"
+                carriers = [c._replace(side=0, covers=covers and c.sign > 0) for c in carriers]
             if call.ports:  # they ask for the carriers' values later
                 carriers = [carrier._replace(owned=False) for carrier in carriers]
             call.free = not call.ports

@@ -11,7 +11,7 @@ from torch import Tensor
 from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
-from lrp_plugin.rules.routing import book_constant, spread_port
+from lrp_plugin.rules.routing import spread_port
 
 
 def is_product(call: Call) -> bool:
@@ -37,7 +37,7 @@ def uniform_product(call: Call) -> Any:
         constant = torch.where(torch.isfinite(constant), constant, 0)  # an addend of -inf is a mask
         call.absorb("bias", lambda m: m * constant)
     addend = call.get("bias")
-    if call.is_signal(addend) or (call.operation in ("addmm", "baddbmm") and call.is_signal(call.get("input"))):
+    if call.is_signal(addend):
         return _added_product(call)
     factors = [t for t in tensors if call.is_signal(t)]
     return scale(value, 1 / len(factors)) if len(factors) > 1 else value
@@ -45,13 +45,11 @@ def uniform_product(call: Call) -> Any:
 
 def _added_product(call: Call) -> Any:
     """``b + f(x, W)`` with a signal b: the sum of b and of the product."""
-    name = "bias" if call.is_signal(call.get("bias")) else "input"
-    addend = call[name]
+    addend = call["bias"]
     product = call.replaced(lambda t: torch.zeros_like(t) if t is addend else t)
-    factors = [t for key, t in call.names.items() if call.is_signal(t) and key != name]
-    beta = call.get("beta", 1) if name == "input" else 1
-    placed = addend if name == "input" or not call.operation.startswith("conv") else addend.view(-1, 1, 1)
-    return (scale(product, 0.5) if len(factors) == 2 else product) + beta * placed
+    factors = [t for key, t in call.names.items() if call.is_signal(t) and key != "bias"]
+    placed = addend if not call.operation.startswith("conv") else addend.view(-1, 1, 1)
+    return (scale(product, 0.5) if len(factors) == 2 else product) + placed
 
 
 register_rule(  # of two factors; an integral's are the values and their spacing
@@ -192,27 +190,3 @@ def reversed_division(call: Call) -> Any:
     """A constant divided by a signal: a divisor carries no relevance."""
     call.constant = True
     return call.native()
-
-
-@register_rule("native", "lerp", "addcmul", "addcdiv")
-def blended(call: Call) -> Tensor:
-    """Written out as the sum and product it is; half to each of two factors that are signals, none to a divisor."""
-    first = call["input"]
-
-    def known(tensor: Any) -> Any:  # the part of a term that no signal stands in
-        return 0 if call.is_signal(tensor) else tensor
-
-    if call.operation == "lerp":
-        end, weight = call["end"], call["weight"]
-        moved = call.is_signal(end) or call.is_signal(first)
-        both, product = moved and call.is_signal(weight), weight * (end - first)
-        constant = (0.5 if both else 1.0) * weight * (known(end) - known(first)) if moved else 0
-    else:
-        left, right = call["tensor1"], call["tensor2"]
-        multiplies = call.operation == "addcmul"
-        both = multiplies and call.is_signal(left) and call.is_signal(right)
-        product = call.get("value", 1) * (left * right if multiplies else left / right.detach())
-        constant = 0 if product.requires_grad else product
-    if call.row is not None:
-        book_constant(call, (torch.zeros_like(product) + constant + known(first)).detach())
-    return first + (scale(product, 0.5) if both else product)  # type: ignore[no-any-return]

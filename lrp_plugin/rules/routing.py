@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lrp_plugin.call import Call, tensors_in
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.factors import reciprocal, widened
+from lrp_plugin.factors import reciprocal, relevance_of, widened
 from lrp_plugin.primitives import hand_on, overwrite
 from lrp_plugin.registry import register_rule
 
@@ -38,7 +38,10 @@ def book_constant(call: Call, constant: Tensor, output: int = 0) -> None:
 def distributed(call: Call, value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor) -> Tensor:
     """``bias="distribute"`` for an operation entry by entry: what the shift would absorb goes to the input's port."""
     x = call["input"]
-    port = call.port(x)
+    port, infinite = call.port(x), torch.isinf(x.detach())
+    if call.row is not None:
+        book_constant(call, torch.where(infinite, widened(value), 0))
+    shift = torch.where(infinite, 0, shift)  # such an entry is a constant (a mask's), nothing is handed to it
     out, call.out_port = hand_on(value, pullback, shift, x, port)
     held = port.detach() != 0  # entries that are constants (a class token) cannot take it up: the shift keeps it
     call.absorb("bias", lambda m: m * shift * ~held)
@@ -83,14 +86,31 @@ def native_strided(call: Call) -> Any:
 
 
 @register_rule(
-    "native", "cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "masked_fill", "setitem",
-    "index_put", "index_copy", "scatter", "masked_scatter", "select_scatter", "slice_scatter", "copy", "zero", "fill",
+    "native", "cat", "stack", "hstack", "vstack", "dstack", "column_stack", "where", "masked_fill",
+    "index_put", "index_copy", "scatter", "masked_scatter", "select_scatter", "slice_scatter",
     "index_fill", "diagonal_scatter", "pad_sequence", "block_diag", "cartesian_prod",
     sign="any", port="routes", affine=True,
 )  # fmt: skip
 def native_assembly(call: Call) -> Any:
     """Entries of several tensors, signals and constants, are put together: native; constants are booked."""
     return native_affine(call)
+
+
+@register_rule("native", "setitem", "copy", "zero", "fill", sign="any", port="routes", affine=True)
+def native_overwriting(call: Call) -> Any:
+    """Entries are written over: native; what a constant was written over whole is a constant."""
+    written = [t for t in tensors_in((call.args[1:], call.kwargs), []) if call.is_signal(t)]
+    whole = call.operation != "setitem" or _is_whole(call.args[1])
+    if whole and not written:
+        call.constant = True
+        return call.valued()
+    return native_affine(call)
+
+
+def _is_whole(index: Any) -> bool:
+    """Whether an index means every entry."""
+    return all(part is Ellipsis or part == slice(None) for part in (index if isinstance(index, tuple) else (index,))
+               if not isinstance(part, Tensor)) and not tensors_in(index, [])  # fmt: skip
 
 
 def added_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
@@ -207,24 +227,58 @@ def native_piecewise(call: Call) -> Any:
     return call.native()
 
 
-_LARGER, _SMALLER = ("max", "maximum", "fmax"), ("min", "minimum", "fmin")
+def selected_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Any:
+    """The port of the entries that were selected, by their places, or of the larger of two."""
+    value = call.valued()
+    if not isinstance(value, Tensor) and value[1].is_floating_point():  # aminmax
+        return [_even_port(call["input"], port_of(call["input"]), one, call.get("dim")) for one in value]
+    if not isinstance(value, Tensor):
+        x, dim, places = call["input"], call.get("dim", -1), value[1]
+        kept = places if places.dim() == x.dim() else places.unsqueeze(dim)
+        return port_of(x).gather(dim, kept).view_as(places)
+    other = call.get("other")
+    if isinstance(other, Tensor):
+        return _port_of_two(call["input"], other, value, call, port_of)
+    return _even_port(call["input"], port_of(call["input"]), value, call.get("dim"), call.get("keepdim", False))
 
 
-@register_rule("native", "amax", "max", "amin", "min", "maximum", "minimum", "median", "sort", "topk", "kthvalue",
-               "cummax", "cummin", "nanmedian", "msort", "fmax", "fmin", "aminmax", "quantile", "nanquantile", "mode",
+def _port_of_two(left: Tensor, right: Tensor, value: Tensor, call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """A tie is shared; with a constant the operation is a function of one entry, whose port passes unchanged."""
+    if not (call.is_signal(left) and call.is_signal(right)):
+        return port_of(left if call.is_signal(left) else right).expand_as(value)
+    ahead = (left.detach() > right.detach()) == (torch.maximum(left, right).detach() == value)
+    share = torch.where(left.detach() == right.detach(), 0.5, ahead.to(value.dtype))
+    return share * port_of(left) + (1 - share) * port_of(right)
+
+
+def _even_port(x: Tensor, port: Tensor, value: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    """The mean port of the entries that have the selected value."""
+    dims = list(range(x.dim())) if dim is None or dim == () else [dim] if isinstance(dim, int) else list(dim)
+    kept = value if keepdim or not dims or value.dim() == x.dim() else _unsqueezed(value, [d % x.dim() for d in dims])
+    taken = (x.detach() == kept).to(x.dtype)
+    weights = taken / taken.sum(dims, keepdim=True).clamp(min=1)
+    return (port * weights).sum(dims).view_as(value)
+
+
+def _unsqueezed(value: Tensor, dims: list[int]) -> Tensor:
+    for d in sorted(dims):
+        value = value.unsqueeze(d)
+    return value
+
+
+@register_rule("native", "amax", "amin", "median", "sort", "topk", "kthvalue", "cummax", "cummin", "aminmax", "mode", "msort",
+               sign="keeps", port=selected_port)  # fmt: skip
+def native_selection(call: Call) -> Any:
+    """The selected entry takes all: native."""
+    return call.native()
+
+
+@register_rule("native", "quantile", "nanquantile", "nanmedian",
                "fractional_max_pool2d", "fractional_max_pool3d", "fractional_max_pool2d_with_indices",
                "fractional_max_pool3d_with_indices", sign="keeps")  # fmt: skip
-def native_selection(call: Call) -> Any:
-    """The selected entry takes all; a constant that wins is booked."""
-    value = call.native()
-    if call.row is not None and len(call.signals) == 1 and call.operation in (*_LARGER, *_SMALLER):
-        other = call.get("other")
-        if isinstance(other, Tensor) and not call.is_signal(other):
-            x = next(t for t in (call["input"], other) if call.is_signal(t))
-            wins = (other > x) if call.operation in _LARGER else (other < x)
-            tied = other == x
-            call.absorb("constant", lambda m: m * other * (wins + 0.5 * tied))
-    return value
+def native_interpolation(call: Call) -> Any:
+    """Entries are selected, or read between two of them: native."""
+    return call.native()
 
 
 def _inactive(names: Any) -> bool:
@@ -271,7 +325,8 @@ def book_the_rest(call: Call, value: Tensor, column: str) -> None:
             free = {key: tensor.clone().requires_grad_() for key, tensor in held.items()}
             again = call.replaced(lambda t: free.get(id(t), widened(t)))
         sent = torch.autograd.grad(again, list(free.values()), widened(m))
-        return (value.detach() * m).sum() - sum((x * part).sum() for x, part in zip(held.values(), sent))  # type: ignore[no-any-return]
+        received = sum(relevance_of(x, part).sum() for x, part in zip(held.values(), sent))
+        return relevance_of(value.detach(), m).sum() - received  # type: ignore[no-any-return]
 
     call.absorb(column, lost)
 

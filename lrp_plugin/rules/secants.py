@@ -19,7 +19,7 @@ from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.factors import HALF, widened
 from lrp_plugin.primitives import substitute
 from lrp_plugin.registry import register_rule
-from lrp_plugin.rules.routing import book_constant, distributed
+from lrp_plugin.rules.routing import book_constant, distributed, selected_port
 
 
 def elementwise(call: Call, *, bias: str = "absorb") -> Tensor:
@@ -44,9 +44,14 @@ def _secant(call: Call, bias: str = "absorb") -> Tensor:
     pullback = _through_secant(_of_one(call), held, origin)
     if bias == "distribute" and at_zero:
         return distributed(call, value, pullback, torch.full_like(held, at_zero))
-    if call.row is not None and at_zero:
-        book_constant(call, torch.full_like(widened(held), at_zero))
+    if call.row is not None:
+        book_constant(call, _absorbed(held, value, torch.full_like(widened(held), at_zero)))
     return substitute(value, pullback, x)
+
+
+def _absorbed(x: Tensor, value: Tensor, at_zero: Tensor) -> Tensor:
+    """f(0), and all of f(x) where x is infinite (a mask's): such an entry is a constant."""
+    return torch.where(torch.isinf(x), widened(value), at_zero)
 
 
 def _limited(call: Call) -> Tensor:
@@ -63,7 +68,8 @@ def _limited(call: Call) -> Tensor:
 
 def _by_entry(call: Call, bias: str) -> Tensor:
     """The secant of a function whose other arguments are tensors: f(0) and f'(0) differ from entry to entry."""
-    x, value, constant = call["input"], call.valued(), call.at_zero()
+    x = next(t for t in tensors_in((call.args, call.kwargs), []) if call.is_signal(t))
+    value, constant = call.valued(), call.at_zero()
     wide = widened(x.detach())
     with torch.enable_grad():
         zero = torch.zeros_like(x, requires_grad=True)
@@ -75,8 +81,8 @@ def _by_entry(call: Call, bias: str) -> Tensor:
     if bias == "distribute" and x.shape == value.shape:
         dtype = x.dtype
         return distributed(call, value, lambda m: (m * factor).to(dtype), constant)
-    book_constant(call, constant)
-    return _valued(value, x, factor)
+    book_constant(call, _absorbed(wide, value, constant))
+    return _valued(value, x, torch.where(torch.isinf(wide), 0, factor))
 
 
 def _of_one(call: Call) -> Callable[[Tensor], Tensor]:
@@ -180,6 +186,15 @@ register_rule(
 )(elementwise)
 
 
+@register_rule("native", "max", "min", "maximum", "minimum", "fmax", "fmin", sign="keeps", port=selected_port)
+def extreme(call: Call) -> Any:
+    """The larger or smaller entry takes all; beside a constant it is a function of one entry, as ``clamp`` is: its secant."""
+    other = call.get("other")
+    if isinstance(other, Tensor) and not (call.is_signal(other) and call.is_signal(call["input"])):
+        return _by_entry(call, "absorb")
+    return call.native()
+
+
 @register_rule("identity", "pow", "float_power", port="keeps")
 def power(call: Call) -> Any:
     """A power: ``m * x ** (p - 1)`` for p > 0; entries with p <= 0 are divisors and carry no relevance.
@@ -210,7 +225,7 @@ def _powers(call: Call, exponent: Tensor) -> Tensor:
     wide = widened(x.detach())
     at_zero = (exponent == 1).to(wide.dtype)  # the slope; where it is not finite R is 0 in any case
     secant = torch.where(wide == 0, at_zero, widened(value) / torch.where(wide == 0, 1, wide))
-    book_constant(call, torch.where(exponent > 0, 0, value))
+    book_constant(call, torch.where((exponent > 0) & ~torch.isinf(wide), 0, value))
     return _valued(value, x, torch.where(exponent > 0, secant, 0))
 
 
@@ -219,5 +234,5 @@ def elementwise_of(call: Call, exponent: Tensor) -> Any:
     x = exponent
     value, constant, wide = call.valued(), call.at_zero(), widened(x.detach())
     factor = torch.where(wide == 0, 0, (value - constant) / torch.where(wide == 0, 1, wide))
-    book_constant(call, constant)
+    book_constant(call, _absorbed(wide, value, constant))
     return _valued(value, x, factor)

@@ -2,29 +2,66 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from lrp_plugin.call import Call, tensors_in
+from lrp_plugin.factors import widened
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
+_FEW = 1 << 14  # a product takes 10 us however few they are
 _AFFINE_NAMES = ("running_mean", "running_var", "weight", "bias")
 
 
-class WeightCache:
-    """Results by source tensors and variant, valid while the sources' storage and version stay.
+class _Entry(NamedTuple):
+    stamps: tuple[int, ...]
+    sources: tuple[Tensor, ...]  # kept, so that their memory is not given to another parameter under the same address
+    made: Any
 
-    An edit through ``parameter.data`` does not change a parameter's version (torch's rule): call `clear` after one.
+
+class _Looked:
+    """A source's content, and in which pass it was last looked at."""
+
+    __slots__ = ("at", "content", "stamp", "version")
+
+    def __init__(self, at: int, version: int, content: Tensor, stamp: int) -> None:
+        self.at = at
+        self.version = version
+        self.content = content
+        self.stamp = stamp
+
+
+class WeightCache:
+    """Results by source tensors and variant, for tensors that lie in the model's state, as long as these hold the same.
+
+    An edit through ``parameter.data`` has no version, so the content of every source is looked at once a pass: a product
+    with fixed random numbers reads it once (44 MB: 3 ms, where making such weights anew takes 30). On other devices than
+    the CPU such a look would wait for the device, and making is quick: there results are kept for the length of a pass.
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Any, tuple[tuple[int, ...], tuple[Tensor, ...], Any]] = {}
+        self._entries: dict[Any, _Entry] = {}
+        self._contents: dict[Any, _Looked] = {}
+        self._made: set[Any] = set()
         self._constants: set[int] = set()
+        self._storages: Callable[[], set[int]] | None = None
+        self._passes = 0
+        self._stamps = itertools.count(1)
+
+    def __reduce__(self) -> tuple[type[WeightCache], tuple[()]]:
+        return WeightCache, ()  # a copy's parameters lie elsewhere
+
+    def begin(self, storages: Callable[[], set[int]]) -> None:
+        """A pass begins; ``storages`` tells where the model's state lies."""
+        self._storages = storages
+        self._passes += 1
 
     @contextmanager
     def constants(self, tensors: Sequence[Tensor]) -> Iterator[None]:
@@ -47,31 +84,81 @@ class WeightCache:
                 made = self.get(sources, variant, make)
             self._constants.update(tensor.data_ptr() for tensor in tensors_in(made, []))
             return made
-        key = (variant, *[(s.data_ptr(), s.shape, s.dtype, s.device) for s in sources])
-        try:
-            versions = tuple([s._version for s in sources])
-        except RuntimeError:  # made in inference mode: they do not track versions
-            versions = tuple([0 if s.is_inference() else s._version for s in sources])
+        places = [_place(source) for source in sources]
+        key = (variant, *places)
         entry = self._entries.get(key)
-        if entry is not None and entry[0] == versions:
-            return entry[2]
+        if entry is None and not all(map(self._is_kept, sources, places)):
+            with torch.no_grad():
+                return make()
+        stamps = tuple(map(self._stamp, sources, places))
+        if entry is not None and entry.stamps == stamps:
+            return entry.made
         with torch.no_grad():
             made = make()
         if entry is not None:
-            self._forget(entry[2])
-        # The sources are kept, so their memory cannot be given to another parameter under the same address.
-        self._entries[key] = (versions, tuple(s.detach() for s in sources), made)
+            self._forget(entry.made)
+        self._entries[key] = _Entry(stamps, tuple(source.detach() for source in sources), made)
+        self._made.update(map(_place, tensors_in(made, [])))
         return made
+
+    def _is_kept(self, source: Tensor, place: Any) -> bool:
+        """Whether it lies in the model's state, or was made from that here: what a pass computes is new in each."""
+        if self._storages is None or place in self._made:
+            return True
+        return source.untyped_storage()._cdata in self._storages()
+
+    def _stamp(self, source: Tensor, place: Any) -> int:
+        """A number that is another one when the source's content is."""
+        if place in self._made:
+            return 0
+        if source.device.type != "cpu":
+            return self._passes
+        known, version = self._contents.get(place), 0 if source.is_inference() else source._version
+        if known is not None:
+            if known.version == version and known.at == self._passes:
+                return known.stamp
+            if torch.equal(_content(source), known.content):
+                known.at, known.version = self._passes, version
+                return known.stamp
+        found = _content(source)
+        self._contents[place] = _Looked(self._passes, version, found.clone(), next(self._stamps))
+        return self._contents[place].stamp
 
     def _forget(self, outdated: Any) -> None:
         """Drops what was made from a result that is made anew: its address will not come again."""
-        gone = {tensor.data_ptr() for tensor in tensors_in(outdated, [])}
-        for key in [key for key in self._entries if any(part[0] in gone for part in key[1:])]:
-            del self._entries[key]
+        gone = set(map(_place, tensors_in(outdated, [])))
+        self._made -= gone
+        for key in list(self._entries):
+            if not gone.isdisjoint(key[1:]):
+                self._entries.pop(key, None)
 
     def clear(self) -> None:
         """Forgets everything."""
         self._entries.clear()
+        self._contents.clear()
+        self._made.clear()
+
+
+def _place(tensor: Tensor) -> Any:
+    """Where a tensor lies, and how: a square weight and its transpose lie in one memory."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device()
+
+
+def _content(source: Tensor) -> Tensor:
+    """What stands for a tensor's entries: themselves where they are few, else their sums with fixed weights, by rows."""
+    held = source.detach()
+    if held.dim() < 2 or held.numel() <= _FEW or not held.is_floating_point():
+        return held
+    rows = held.flatten(1)
+    return torch.mv(
+        widened(rows), _weights(rows.shape[1], torch.float64 if rows.dtype == torch.float64 else torch.float32)
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _weights(count: int, dtype: torch.dtype) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return torch.rand(count, generator=generator, dtype=dtype, device="cpu") + 0.5
 
 
 def batch_norm_affine(cache: WeightCache | None, names: Mapping[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:

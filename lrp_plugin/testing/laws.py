@@ -130,7 +130,7 @@ def assert_linear_in_output(
 
     mixed = copy.copy(attribution)
     # Bound to the model, so that selectors by module path find what they found before.
-    mixed.model = types.MethodType(combined, model)
+    mixed.session = attribution.session.explaining(types.MethodType(combined, model))
     found = _as_tuple(mixed.attribute(inputs, None, additional_forward_args))
     singles = [_as_tuple(attribution.attribute(inputs, t, additional_forward_args)) for t in targets]
     for place, one in enumerate(found):

@@ -117,7 +117,9 @@ def test_futures_are_refused_as_captums_lrp_does() -> None:
 def test_the_arguments_of_layer_lrp_stand_in_its_order() -> None:
     theirs = list(inspect.signature(LayerLRP.attribute).parameters)
     assert list(inspect.signature(LayerUnifiedLRP.attribute).parameters)[: len(theirs)] == theirs
-    assert list(inspect.signature(UnifiedLRP.attribute).parameters)[:6] == list(inspect.signature(LRP.attribute).parameters)
+    assert list(inspect.signature(UnifiedLRP.attribute).parameters)[:6] == list(
+        inspect.signature(LRP.attribute).parameters
+    )
     model = network(bias=False)
     for inside in (False, True):
         mine = LayerUnifiedLRP(model, [model[2], model[4]], epsilon=1e-9)
@@ -207,7 +209,9 @@ def test_captums_rules_on_layers_are_honoured(theirs: PropagationRule, ours: Any
     assert torch.equal(lrp.attribute(X, 1), wanted)
     assert not torch.equal(wanted, plain) or isinstance(theirs, EpsilonRule)
     assert model[2].rule is theirs and torch.equal(pickle.loads(pickle.dumps(lrp)).attribute(X, 1), wanted)
-    if not isinstance(theirs, EpsilonRule):  # behind biases Captum's own gamma differs from its formula by as much as it is
+    if not isinstance(
+        theirs, EpsilonRule
+    ):  # behind biases Captum's own gamma differs from its formula by as much as it is
         return
     mine = LayerUnifiedLRP(model, model[2], epsilon=1e-9).attribute(X, 1, attribute_to_layer_input=True)
     for place in (0, 4):

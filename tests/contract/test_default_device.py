@@ -85,7 +85,15 @@ def test_a_default_device_changes_nothing(elsewhere: None, kind: str, options: d
         unit = NeuronUnifiedLRP(model, first, **options).attribute(
             x, lambda out: (out[0] if isinstance(out, tuple) else out).flatten(1)[:, 1]
         )
-        return [found, delta, ledger.input, ledger.absorbed, targets, *(layer if isinstance(layer, tuple) else [layer]), unit]
+        return [
+            found,
+            delta,
+            ledger.input,
+            ledger.absorbed,
+            targets,
+            *(layer if isinstance(layer, tuple) else [layer]),
+            unit,
+        ]
 
     expected = everything()
     torch.set_default_device("meta")

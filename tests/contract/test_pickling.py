@@ -70,7 +70,9 @@ def attribute_there(pickled: bytes, x: Tensor) -> Tensor:
     return pickle.loads(pickled).attribute(x, 1)
 
 
-@pytest.mark.parametrize("again", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy], ids=["pickle", "deepcopy"])
+@pytest.mark.parametrize(
+    "again", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_an_explainer_explains_the_same(again: Any, options: dict[str, Any]) -> None:
     lrp = UnifiedLRP(network(), **options)
@@ -86,7 +88,9 @@ def test_an_explainer_explains_the_same(again: Any, options: dict[str, Any]) -> 
     assert account.table() == lrp.ledger(X, 1).table() and torch.equal(account.gap, lrp.ledger(X, 1).gap)
 
 
-@pytest.mark.parametrize("again", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy], ids=["pickle", "deepcopy"])
+@pytest.mark.parametrize(
+    "again", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy], ids=["pickle", "deepcopy"]
+)
 def test_layers_units_and_pyhealths(again: Any) -> None:
     model = network()
     for kind, place in ((LayerUnifiedLRP, 1), (NeuronUnifiedLRP, (1, 2, 2))):

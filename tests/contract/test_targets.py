@@ -61,7 +61,9 @@ def test_one_for_each_example_in_every_form(target: Any, size: int | None) -> No
     torch.testing.assert_close(at_input, expected)
 
 
-@pytest.mark.parametrize("target", [1, -3, (1,), [1], [-3], np.int64(1), np.array(1), torch.tensor(1), torch.tensor([1])])
+@pytest.mark.parametrize(
+    "target", [1, -3, (1,), [1], [-3], np.int64(1), np.array(1), torch.tensor(1), torch.tensor([1])]
+)
 @pytest.mark.parametrize("size", [None, 2])
 def test_one_for_all_in_every_form(target: Any, size: int | None) -> None:
     weight = torch.zeros(C, dtype=torch.float64).index_fill_(0, torch.tensor(1), 1)
@@ -142,7 +144,9 @@ def test_what_is_no_target_is_refused_in_one_line(target: Any) -> None:
         assert isinstance(caught.value, (ValueError, AssertionError))
 
 
-@pytest.mark.parametrize("target", [(1, MASK[0]), (1, MASK & False), (0, 0, 0, 0), 1, (1, 2), MASK[None], (1, EACH[:2])])
+@pytest.mark.parametrize(
+    "target", [(1, MASK[0]), (1, MASK & False), (0, 0, 0, 0), 1, (1, 2), MASK[None], (1, EACH[:2])]
+)
 def test_masks_and_places_of_another_shape_are_refused(target: Any) -> None:
     with pytest.raises(TargetError, match="shape|False everywhere|places"):
         UnifiedLRP(segmenter()).attribute(IMAGES, target)
@@ -172,7 +176,9 @@ def test_one_number_needs_no_target(shape: tuple[int, ...]) -> None:
 
 def test_an_image_without_a_batch_dimension_is_named() -> None:
     torch.manual_seed(0)
-    through = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(0), nn.Linear(4, 10)).eval()
+    through = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(0), nn.Linear(4, 10)
+    ).eval()
     image = torch.rand(3, 8, 8)
     for target in (None, 3):
         with pytest.raises(TargetError, match=r"batch dimension.*\[None\]"):

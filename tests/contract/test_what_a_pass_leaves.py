@@ -259,7 +259,9 @@ def test_a_language_models_cache_is_not_grown() -> None:
         length = given["past_key_values"].get_seq_length()
         shown = ids[:, 2:] if length else ids
         pick = lambda out: out.logits[:, -1]  # noqa: E731
-        found = UnifiedLRP(model, composite=COUNTING, output=pick).attribute({"input_ids": shown}, 5, forward_kwargs=given)
+        found = UnifiedLRP(model, composite=COUNTING, output=pick).attribute(
+            {"input_ids": shown}, 5, forward_kwargs=given
+        )
         ledger = UnifiedLRP(model, "zero", output=pick).ledger({"input_ids": shown}, 5, forward_kwargs=given)
         assert given["past_key_values"].get_seq_length() == length
         torch.testing.assert_close(ledger.input, found["input_ids"].sum(1))
