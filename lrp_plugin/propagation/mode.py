@@ -201,6 +201,8 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
         place = tensor if signal is None or signal.value is None else signal.value
         if self.storages.holds(place):
             current, port = self.storages.read(place), self.storages.port(place)
+            if self.recorder is not None and current.requires_grad:
+                current = self.booking_constants(current, self.storages.constants(place))
             written = Signal(current)
             written.port, written.token = port, port is not None and not tensor.is_floating_point()
             return written if written.token or current.requires_grad else None

@@ -99,6 +99,11 @@ class Storages:
         current = content.flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
         return current if _region(content.alive, tensor).any() else current.detach()
 
+    def constants(self, tensor: Tensor) -> Tensor | None:
+        """Which of the tensor's entries are constants, of its shape; None where none is."""
+        alive = _region(self._contents[self._key(tensor)].alive, tensor)
+        return None if alive.all() else torch.as_tensor(~alive).to(tensor.device)
+
     def has_port(self, tensor: Tensor) -> bool:
         """Whether a port was written to the tensor's memory."""
         return self._key(tensor) in self._ports

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Signal, map_tensors, tensors_in
-from lrp_plugin.ledger import Row
+from lrp_plugin.factors import relevance_of
+from lrp_plugin.ledger import Recorder, Row
+from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Signals, Storages, shares_memory
 
@@ -17,6 +19,7 @@ from lrp_plugin.propagation.signals import Signals, Storages, shares_memory
 class Writes:
     """The part of `Propagation` that follows in-place writes; memory itself is never written."""
 
+    recorder: Recorder | None
     signals: Signals
     storages: Storages
     keep: bool
@@ -76,6 +79,16 @@ class Writes:
         ):  # nobody else sees it: its own record would keep it, and itself, to the end of the pass
             self.signals.drop(known.value)
         return target
+
+    def booking_constants(self, current: Tensor, constants: Tensor | None) -> Tensor:
+        """A written tensor's value; what reaches its constant entries is booked, each time it is read."""
+        if constants is None or self.recorder is None:
+            return current
+        row = self.recorder.open_row(self.paths.current()[0], "write", "constants")
+        held = current.detach()
+        row.absorptions.append(("constant", 0, lambda m: relevance_of(held, m) * constants))
+        signals = tap(torch.where(constants, 0, current), self.recorder.input_sink(row))
+        return tap(signals + torch.where(constants, held, 0), self.recorder.output_sink(row, 0))
 
     def is_spare(self, tensor: Tensor, signal: Signal) -> bool:
         """Whether a call that asks to write there may: the memory is a rule's own, and this call is its first reader."""

@@ -50,7 +50,13 @@ NODES, EDGES = drawn(6, 4), drawn(10, 2, seed=2)
 ENDS = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 2, 4, 1], [1, 2, 0, 4, 5, 3, 2, 1, 3, 0]])
 GRAPH = torch.tensor([0, 0, 0, 1, 1, 1])
 FURTHER = (ENDS, GRAPH)
-RULES = [{"rule": "zero"}, {"rule": "epsilon"}, {"rule": "zplus"}, {"rule": "flat"}, {"rule": "gamma", "bias": "distribute"}]
+RULES = [
+    {"rule": "zero"},
+    {"rule": "epsilon"},
+    {"rule": "zplus"},
+    {"rule": "flat"},
+    {"rule": "gamma", "bias": "distribute"},
+]
 
 
 def check(model: nn.Module, inputs: Any, target: Any, options: dict[str, Any], further: Any, output: Tensor) -> None:
@@ -118,7 +124,9 @@ def test_images_and_captions(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("options", RULES, ids=str)
 def test_one_number_of_all_rows(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     net = Graphs().node
-    check(lambda x: torch.relu(net(x)).sum().reshape(shape), (NODES,), None, options, None, net(NODES).relu().sum()[None])
+    check(
+        lambda x: torch.relu(net(x)).sum().reshape(shape), (NODES,), None, options, None, net(NODES).relu().sum()[None]
+    )
 
 
 def test_one_row_shared_by_many() -> None:
