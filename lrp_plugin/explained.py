@@ -86,7 +86,6 @@ class ExplainedInputs:
         self, mode: Propagation, selected: Tensor, seed: Tensor | None = None, retain: bool = False
     ) -> tuple[Tensor, ...]:
         """One backward pass: ``R = x m(x) + p m(p)`` for each input."""
-        mode.forget()
         wanted = [t for t in (*self.leaves, *self.ports) if t is not None]
         seed = torch.ones_like(selected) if seed is None else seed
         gradients = torch.autograd.grad(selected, wanted, seed, retain_graph=retain, allow_unused=True)

@@ -125,6 +125,7 @@ def nothing_lost(mode: Propagation) -> Iterator[None]:
         ForgottenSourceError: Where it did not, in a pass that kept no values: it is to be made again.
         UnsupportedOperationError: In one that kept them.
     """
+    mode.forget()
     try:
         yield
     except ForgottenSourceError:

@@ -160,7 +160,7 @@ class Propagation(Waiting, Writes, TorchFunctionMode):
                 f"operation {spelling.operation!r} in {self.where()} writes a signal into out=; "
                 "assign its result instead"
             )
-        if is_handed_on(func, args) and not self.storages:
+        if is_handed_on(func, args):
             return handed_on(self, func, args, found[id(args[0])])
         if spelling.observes:
             return func(*map_tensors(args, partial(shown, found)), **kwargs)
