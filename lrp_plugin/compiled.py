@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lrp_plugin.arguments import Arguments
@@ -20,6 +20,7 @@ from lrp_plugin.call import map_tensors, tensors_in
 from lrp_plugin.errors import warn
 from lrp_plugin.explained import check_finite
 from lrp_plugin.graphs import simplify
+from lrp_plugin.propagation.paths import modules_behind
 from lrp_plugin.propagation.quiet import evaluating
 from lrp_plugin.session import Explained, Session, recording
 from lrp_plugin.targets import Places, is_missing, read_target
@@ -82,7 +83,7 @@ class CompiledPass:
             self._shapes[form] = expected.shape
         places = None if is_missing(target) else read_target(target, self._shapes[form]).of_all(self._shapes[form][0])
         key = form, None if places is None else (places.entry.shape, None if places.mask is None else places.mask.shape)
-        versions = _versions(self.session.model)
+        versions = self.session.weights.stamps(_state(self.session.model))
         graph = self._graphs.get(key)
         if key in self._graphs and graph is None:
             return expected or eager()
@@ -173,12 +174,7 @@ def _opaque(value: Any) -> str | None:
 
 
 def _state(model: Any) -> list[Tensor]:
-    owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-    return [*owner.parameters(), *owner.buffers()] if isinstance(owner, nn.Module) else []
-
-
-def _versions(model: Any) -> tuple[Any, ...]:
-    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in _state(model))
+    return [tensor for root in modules_behind(model) for tensor in (*root.parameters(), *root.buffers())]
 
 
 def _compare(found: Explained, expected: Explained) -> None:

@@ -101,6 +101,20 @@ class WeightCache:
         self._made.update(map(_place, tensors_in(made, [])))
         return made
 
+    def stamps(self, state: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+        """For each tensor where it lies, and a number that is another one when its content is.
+
+        On other devices than the CPU the number is its version, which an edit through ``data`` does not change.
+        """
+        self._passes += 1
+        return tuple(
+            (
+                t.data_ptr(),
+                self._stamp(t, _place(t)) if t.device.type == "cpu" else 0 if t.is_inference() else t._version,
+            )
+            for t in state
+        )
+
     def _is_kept(self, source: Tensor, place: Any) -> bool:
         """Whether it lies in the model's state, or was made from that here: what a pass computes is new in each."""
         if self._storages is None or place in self._made:

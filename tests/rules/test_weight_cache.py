@@ -101,3 +101,17 @@ def test_batch_norms_eps_is_part_of_what_is_kept(eps: float) -> None:
     lrp.attribute(x, target=1)
     net[1].eps = eps
     assert torch.equal(lrp.attribute(x, target=1), UnifiedLRP(net, rule="zplus").attribute(x, target=1))
+
+
+def test_an_edit_through_data_is_seen_by_a_compiled_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda graph, **_: graph)  # the graph alone: compiling takes long
+    net, x = _network(), torch.randn(2, 2, 6, 6, dtype=torch.float64)
+    lrp = UnifiedLRP(lambda v: net(v), rule="zplus", compile=True)
+    for name in ("0.weight", "1.running_mean", "4.weight"):
+        lrp.attribute(x, target=1)
+        (dict(net.named_parameters()) | dict(net.named_buffers()))[name].data.mul_(-1)
+        found = lrp.attribute(x, target=1)
+        wanted = UnifiedLRP(net, rule="zplus").attribute(x, target=1)
+        assert (found - wanted).abs().max() <= 1e-12 * wanted.abs().max().clamp(min=1)
+        again = lrp.attribute(x, target=1)
+        assert (again - wanted).abs().max() <= 1e-12 * wanted.abs().max().clamp(min=1)
