@@ -121,7 +121,11 @@ def _understood(
 
 
 def _one_root(one: Image, other: Image) -> bool:
-    return one.root[0] is other.root[0] and one.root[1] is other.root[1]
+    """Whether both were made of one tensor, or of two that hold the same: ``exp(t - c) / exp(t - c).sum()``."""
+    (z, known), (twin, also) = one.root, other.root
+    if z is twin:
+        return known is also
+    return not observed() and z.dtype == twin.dtype and torch.equal(z.detach(), twin.detach())
 
 
 def _image_of(known: Image, tensor: Tensor, function: Any, args: Any, kwargs: Any) -> Image:
