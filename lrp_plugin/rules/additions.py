@@ -12,11 +12,9 @@ from lrp_plugin.blockwise import observed
 from lrp_plugin.call import Call, Joined, Signal
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.factors import Carrier, where_positive
-from lrp_plugin.primitives import redistribute, redistribute_with_port, scale, substitute
+from lrp_plugin.primitives import redistribute_with_port, scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import native_affine
-
-STABILIZER = 1e-9
 
 
 def _operands(call: Call) -> tuple[Any, Any]:
@@ -102,8 +100,6 @@ def _shared(call: Call, share: Tensor | float) -> Any:
     if not (call.is_signal(left) and call.is_signal(right)):
         return native_affine(call)
     value = call.native().detach()
-    if not call.ports:
-        return _by_multiplier(call, value, share)
     first, second = (call.port(operand).expand_as(value) for operand in (left, right))
     carriers = [Carrier(first, share), Carrier(second, 1 - share)]
     for carrier in carriers:  # an entry that is a constant (a class token) has no port to take its share up
@@ -112,19 +108,6 @@ def _shared(call: Call, share: Tensor | float) -> Any:
         call.absorb("port:no_receiver", lambda r, lost=lost: r * lost)
     out, call.out_port = redistribute_with_port(value, carriers, 0.0)
     return out
-
-
-def _by_multiplier(call: Call, value: Tensor, share: Tensor | float) -> Any:
-    left, right = _operands(call)
-    terms = _terms(call, left.expand_as(value), right.expand_as(value))
-    carriers = [Carrier(terms[0], share), Carrier(terms[1], 1 - share)]
-    if call.row is not None:
-        for carrier in carriers:
-            c, part = carrier.value.detach(), carrier.share
-            call.absorb("no_receiver", lambda m, c=c, part=part: m * value * part * (c == 0))
-            taken = c / torch.where(c >= 0, c + STABILIZER, c - STABILIZER)
-            call.absorb("stabilizer", lambda m, c=c, part=part, taken=taken: m * value * part * (1 - taken) * (c != 0))
-    return redistribute(value, carriers, STABILIZER)
 
 
 @register_rule("ratio", "add", "sub")
