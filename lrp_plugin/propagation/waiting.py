@@ -120,7 +120,7 @@ class Waiting(Ports):
     def _settled(self, tensor: Tensor, signal: Signal, rectified: bool, spare: bool = False) -> Tensor:
         if signal.pending is None:
             return tensor if signal.value is None else signal.value
-        for known in (rectified, False) if signal.watched else (rectified,):
+        for known in (rectified, False):
             if known in signal.settled:
                 return signal.settled[known]
         held = tensor.detach()

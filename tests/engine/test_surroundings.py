@@ -23,7 +23,7 @@ from lrp_plugin.primitives import ForgottenSourceError
 from lrp_plugin.testing import assert_same_as
 from lrp_plugin.testing.networks import GraphNetwork
 from lrp_plugin.testing.strategies import explanations, inputs
-from lrp_plugin.testing.surroundings import MASKS, Attach, hooks, identities, in_bfloat16, masks, wrappers
+from lrp_plugin.testing.surroundings import HOOKS, MASKS, Attach, hooks, identities, in_bfloat16, masks, wrappers
 
 OPTIONS: list[dict[str, Any]] = [
     *({"rule": name} for name in ("epsilon", "zplus", "gamma", "alphabeta", "flat", "wsquare")),
@@ -246,3 +246,59 @@ def test_every_way_to_mask_gives_one_map() -> None:
     made = [UnifiedLRP(lambda v, mask=mask: mask(lower(v), closed).exp() @ mix) for mask in MASKS.values()]
     for other in made[1:]:
         assert_same_as(made[0], other, x, 1)
+
+
+# ---- each kind once, on a network in which every way is taken -------------------------------------------------------
+def _folding() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
+    )
+    with torch.no_grad():
+        net[1].running_mean.normal_()
+        net[1].running_var.uniform_(0.5, 2)
+    return net.double().eval()
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+@pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[1], OPTIONS[8]], ids=str)  # epsilon, zplus, gamma distribute
+def test_a_hook_of_each_kind_on_every_module_changes_nothing(kind: str, options: Any) -> None:
+    """Reading the value of a map before its BatchNorm or ReLU neither unfolds it nor gives the ReLU another formula."""
+    plain, hooked, x = _folding(), _folding(), torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    for inner in hooked:
+        HOOKS[kind](inner)
+    assert_same_as(UnifiedLRP(plain, **options), UnifiedLRP(hooked, **options), x, 1)
+
+
+CONSTANT_FORMS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Any]]] = {
+    "reciprocal": (torch.reciprocal, lambda d: d.reciprocal_()),
+    "rsqrt": (torch.rsqrt, lambda d: d.rsqrt_()),
+    "sign": (torch.sign, lambda d: d.sign_()),
+    "pow": (lambda d: d**-1, lambda d: d.pow_(-1)),
+    "gt": (lambda d: d.gt(1).double(), lambda d: d.gt_(1)),
+    "remainder": (lambda d: d.remainder(0.7), lambda d: d.remainder_(0.7)),
+    "detach": (torch.detach, lambda d: d.detach_()),
+    "fill": (lambda d: torch.full_like(d, 2.0), lambda d: d.fill_(2.0)),
+    "item": (torch.ones_like, lambda d: d.__setitem__(slice(None), 1)),
+    "copy": (torch.ones_like, lambda d: d.copy_(torch.ones_like(d))),
+    "parts": (torch.ones_like, lambda d: (d[:1].fill_(1.0), d[1:].fill_(1.0))),
+}
+
+
+@pytest.mark.parametrize("rule_name", ["epsilon", "zplus"])
+@pytest.mark.parametrize("form", CONSTANT_FORMS)
+def test_what_is_made_constant_in_place_takes_no_share(form: str, rule_name: str) -> None:
+    """A dead signal would take half of its product with a live one."""
+    out_of_place, in_place = CONSTANT_FORMS[form]
+    index, w = torch.tensor([0, 1, 0]), torch.tensor([[0.7, 1.2, 0.9]], dtype=torch.float64)
+
+    def summed(given: Tensor) -> Tensor:
+        return torch.zeros(2, dtype=given.dtype).index_add(0, index, given[0])
+
+    def written(given: Tensor) -> Tensor:
+        d = summed(given)
+        in_place(d)
+        return (d * given[0, :2]).sum()[None]
+
+    plain = UnifiedLRP(lambda given: (out_of_place(summed(given)) * given[0, :2]).sum()[None], rule=rule_name)
+    assert_same_as(plain, UnifiedLRP(written, rule=rule_name), w)
