@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -57,6 +59,48 @@ def test_imports_point_one_way() -> None:
             if below is not None and own is not None and below < own:
                 wrong.append(f"{inside} imports {module}")
     assert not wrong
+
+
+def _name(path: Path, top: Path) -> str:
+    parts = path.relative_to(top.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """What runs when a file is imported: not under TYPE_CHECKING, not inside functions."""
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        yield node
+        for part in ("body", "orelse", "handlers", "finalbody"):
+            if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield from _statements(getattr(node, part, []) if isinstance(getattr(node, part, []), list) else [])
+
+
+def _imports_of(path: Path, top: Path, known: set[str]) -> set[str]:
+    """The modules among ``known`` that a file imports, relative imports too."""
+    package = _name(path, top).split(".")
+    package = package if path.name == "__init__.py" else package[:-1]
+    found = set()
+    for node in _statements(ast.parse(path.read_text()).body):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            stem = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*stem, *([node.module] if node.module else [])])
+            found |= {full if (full := f"{base}.{name.name}") in known else base for name in node.names}
+    return found & known - {_name(path, top)}
+
+
+@pytest.mark.parametrize("top", [ROOT, ROOT.parent / "benchmarks"], ids=lambda top: top.name)
+def test_imports_run_in_no_circle(top: Path) -> None:
+    if not top.is_dir():
+        pytest.skip("not in an installed package")
+    paths = sorted(top.rglob("*.py"))
+    known = {_name(path, top) for path in paths}
+    assert len(known) > 5
+    graph = {_name(path, top): _imports_of(path, top, known) for path in paths}
+    tuple(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
