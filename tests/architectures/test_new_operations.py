@@ -73,7 +73,7 @@ def test_cross_entropy_written_out_is_torchs(target: Tensor, reduction: str, smo
 @pytest.mark.parametrize("loss", [functional.cross_entropy, functional.mse_loss, functional.l1_loss])
 def test_a_loss_beside_the_logits_is_not_warned_about(loss: Any) -> None:
     """As language models with ``labels=`` compute it; and explained itself, its account closes."""
-    layer = nn.Linear(4, 3).double()
+    layer = nn.Linear(4, 3).double().eval()
     labels = torch.tensor([2]) if loss is functional.cross_entropy else drawn(1, 3, seed=5)
 
     def model(x: Tensor) -> tuple[Tensor, Tensor]:
