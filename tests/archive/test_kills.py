@@ -87,6 +87,7 @@ def kill_at_random_moments(
     return files
 
 
+@pytest.mark.slow
 def test_a_killed_driver_goes_on_where_it_was(tmp_path: Path, weights: str, ray: object) -> None:
     source, killed = write_radiographs(tmp_path / "data", 40), tmp_path / "killed"
     (files,) = kill_at_random_moments(source, killed, weights, kill_driver, 1, (2, 4))
