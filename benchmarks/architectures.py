@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import RESULTS, choose_device, describe_machine, paired, table, write_json
 from lrp_plugin import UnifiedLRP
-from lrp_plugin.explained import OUTPUT_NAMES, chosen_output
+from lrp_plugin.attribution.inputs import OUTPUT_NAMES, chosen_output
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "architectures"))
 import huggingface

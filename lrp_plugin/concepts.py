@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.arguments import Arguments, read_arguments
+from lrp_plugin.algebra.call import map_tensors, tensors_in
 from lrp_plugin.attribution import UnifiedLRP
-from lrp_plugin.call import map_tensors, tensors_in
-from lrp_plugin.layer import LayerUnifiedLRP, Seen, Watcher
-from lrp_plugin.targets import is_function
+from lrp_plugin.attribution.arguments import Arguments, read_arguments
+from lrp_plugin.attribution.layers import LayerUnifiedLRP, Seen, Watcher
+from lrp_plugin.attribution.targets import is_function
 
 Condition = Mapping[str, "int | Sequence[int] | Callable[[Tensor], Tensor]"]
 """Layer's name -> the channels that relevance may pass through; or a function of the layer's output that returns a mask."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.factors import relevance_of
+from lrp_plugin.algebra.formulas import relevance_of
 from lrp_plugin.tables import html_table, text_table
 
 if TYPE_CHECKING:

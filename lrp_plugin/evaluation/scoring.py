@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.explained import OutputChoice, chosen_output
+from lrp_plugin.attribution.inputs import OutputChoice, chosen_output
+from lrp_plugin.attribution.targets import pick_target
 from lrp_plugin.propagation.quiet import evaluating
-from lrp_plugin.targets import pick_target
 
 OUTPUTS = ("auto", "logit", "probability", "log_probability")
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.attribution.inputs import OUTPUT_NAMES, chosen_output
 from lrp_plugin.composites import Composite
 from lrp_plugin.explain.explanation import IN_WORDS, Explanation, Guess
 from lrp_plugin.explain.methods import GRADIENTS, Bounds, automatic, gradient_for, lrp_for, takes_bias, unknown
-from lrp_plugin.explained import OUTPUT_NAMES, chosen_output
 from lrp_plugin.ledger import ABSORBED
 from lrp_plugin.propagation.quiet import evaluating
 

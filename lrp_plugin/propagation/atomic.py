@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrp_plugin.call import map_tensors
+from lrp_plugin.algebra.call import map_tensors
 from lrp_plugin.propagation.mode import Propagation
 from lrp_plugin.propagation.spelling import Spelling
 from lrp_plugin.registry import Operation, Registry, qualified_name

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lrp_plugin.call import Signal
+from lrp_plugin.algebra.call import Signal
 from lrp_plugin.propagation.spelling import Spelling
 from lrp_plugin.propagation.unseen import cut
 from lrp_plugin.registry import qualified_name

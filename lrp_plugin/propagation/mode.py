@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lrp_plugin.call import Call, Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.call import Call, Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.primitives import tap
 from lrp_plugin.composites.composite import Choice, Chooser
 from lrp_plugin.composites.site import LINEAR_MAPS, Site
 from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning, warn
 from lrp_plugin.ledger import Recorder, Row
-from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Records, Signals, Storages

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
-from lrp_plugin.call import Call, LazyPort, Signal, tensors_in
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.call import Call, LazyPort, Signal, tensors_in
+from lrp_plugin.algebra.primitives import end_port, tap
 from lrp_plugin.ledger import Recorder, Row
-from lrp_plugin.primitives import end_port, tap
 
 
 class Ports:

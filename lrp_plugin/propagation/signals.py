@@ -11,8 +11,8 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
-from lrp_plugin.call import Signal
-from lrp_plugin.primitives import overwrite
+from lrp_plugin.algebra.call import Signal
+from lrp_plugin.algebra.primitives import overwrite
 
 Known = TypeVar("Known")
 

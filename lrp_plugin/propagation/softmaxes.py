@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
-from lrp_plugin.call import Signal, map_tensors
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.call import Signal, map_tensors
 from lrp_plugin.propagation.spelling import Spelling
 
 if TYPE_CHECKING:

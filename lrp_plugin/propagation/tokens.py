@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, LazyPort, Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.call import Call, LazyPort, Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.primitives import substitute
 from lrp_plugin.composites.composite import Choice
-from lrp_plugin.primitives import substitute
 from lrp_plugin.propagation.spelling import opened
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from torch._functorch.vmap import _process_batched_inputs
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._pytree import _broadcast_to_and_flatten, tree_flatten, tree_unflatten
 
-from lrp_plugin.call import tensors_in
+from lrp_plugin.algebra.call import tensors_in
 
 _LOCK = threading.Lock()
 _ENTERED: list[Any] = [0, None]

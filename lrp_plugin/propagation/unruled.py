@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lrp_plugin.call import Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.call import Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.primitives import tap
 from lrp_plugin.composites.composite import Choice
-from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.functions import by_name
 from lrp_plugin.propagation.spelling import Spelling, opened
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint

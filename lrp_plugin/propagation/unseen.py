@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.algebra.primitives import ForgottenSourceError, Mark, substitute
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.primitives import ForgottenSourceError, Mark, substitute
 
 if TYPE_CHECKING:
     pass

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
-from lrp_plugin.call import Call, LazyPort, Pending, Signal, map_tensors
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.call import Call, LazyPort, Pending, Signal, map_tensors
+from lrp_plugin.algebra.primitives import mark
 from lrp_plugin.composites.composite import Choice, Chooser
 from lrp_plugin.composites.site import Site
 from lrp_plugin.ledger import Row
-from lrp_plugin.primitives import mark
 from lrp_plugin.propagation.ports import Ports
 from lrp_plugin.propagation.signals import Signals
 from lrp_plugin.propagation.spelling import Spelling, bind

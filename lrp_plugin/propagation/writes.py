@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
-from lrp_plugin.call import Signal, map_tensors, tensors_in
-from lrp_plugin.factors import relevance_of
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.call import Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.formulas import relevance_of
+from lrp_plugin.algebra.primitives import tap
 from lrp_plugin.ledger import Recorder, Row
-from lrp_plugin.primitives import tap
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.signals import Signals, Storages, shares_memory
 

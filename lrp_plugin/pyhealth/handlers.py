@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from lrp_plugin import attribution
-from lrp_plugin.call import Call
+from lrp_plugin.algebra.call import Call
 from lrp_plugin.composites import Composite, Site, predicate
 from lrp_plugin.composites import rule as rule_spec
 from lrp_plugin.propagation.paths import ModulePaths

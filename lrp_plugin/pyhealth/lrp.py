@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin import attribution
-from lrp_plugin.arguments import Arguments
-from lrp_plugin.explained import OutputChoice, chosen_output
+from lrp_plugin.attribution.arguments import Arguments
+from lrp_plugin.attribution.inputs import OutputChoice, chosen_output
 from lrp_plugin.ledger import Ledger, Recorder, Row
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation.quiet import evaluating

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
-from lrp_plugin.call import Call, Joined, Signal
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.call import Call, Joined, Signal
+from lrp_plugin.algebra.formulas import Carrier, where_positive
+from lrp_plugin.algebra.primitives import redistribute_with_port, scale, substitute
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.factors import Carrier, where_positive
-from lrp_plugin.primitives import redistribute_with_port, scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import native_affine
 

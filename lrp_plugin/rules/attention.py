@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
-from lrp_plugin.call import Call
-from lrp_plugin.primitives import scale, substitute
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
 
 _PART = 1 << 18  # entries of an attention matrix at a time: they stay in a core's cache

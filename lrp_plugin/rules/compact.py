@@ -14,8 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import blockwise, observed, pieces
-from lrp_plugin.primitives import keeps_graph, substitute
+from lrp_plugin.algebra.blockwise import blockwise, observed, pieces
+from lrp_plugin.algebra.primitives import keeps_graph, substitute
 from lrp_plugin.rules.linear_maps import LinearMap
 from lrp_plugin.rules.parts import empty_units
 

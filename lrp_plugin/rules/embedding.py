@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lrp_plugin.call import Call, tensors_in
+from lrp_plugin.algebra.call import Call, tensors_in
+from lrp_plugin.algebra.primitives import scale, substitute
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import native_routing
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call
-from lrp_plugin.factors import widened
-from lrp_plugin.primitives import substitute
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.formulas import widened
+from lrp_plugin.algebra.primitives import substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_the_rest
 

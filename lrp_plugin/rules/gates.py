@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lrp_plugin.factors import widened
+from lrp_plugin.algebra.formulas import widened
 
 PRODUCTS = ("signal", "uniform", "ratio", "gradient")
 """The rules of a gate times a signal; ``signal`` gives the gate nothing."""

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
-from lrp_plugin.call import Call
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.formulas import Carrier
 from lrp_plugin.errors import warn
-from lrp_plugin.factors import Carrier
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.linear import MAPS
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal

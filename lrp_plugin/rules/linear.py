@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, Joined
-from lrp_plugin.factors import Carrier, damped, damped_behind_relu, damped_secant, where_positive, widened
-from lrp_plugin.primitives import damp, scale, substitute
+from lrp_plugin.algebra.call import Call, Joined
+from lrp_plugin.algebra.formulas import Carrier, damped, damped_behind_relu, damped_secant, where_positive, widened
+from lrp_plugin.algebra.primitives import damp, scale, substitute
+from lrp_plugin.fast.weights import scaled_weight
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.compact import compact_alphabeta, compact_gamma
 from lrp_plugin.rules.linear_maps import LinearMap, is_map_of_one_signal
 from lrp_plugin.rules.products import is_product, uniform_product
-from lrp_plugin.rules.weights import scaled_weight
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PRODUCTS = ("matmul", "mm", "bmm", "mv", "einsum")

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, LazyPort
+from lrp_plugin.algebra.call import Call, LazyPort
+from lrp_plugin.algebra.formulas import Carrier, reciprocal, widened
+from lrp_plugin.algebra.primitives import redistribute, redistribute_with_port, substitute
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.factors import Carrier, reciprocal, widened
-from lrp_plugin.primitives import redistribute, redistribute_with_port, substitute
-from lrp_plugin.rules.input_gradients import input_gradient
+from lrp_plugin.fast.gradients import input_gradient
+from lrp_plugin.fast.weights import WeightCache, folded_weights
 from lrp_plugin.rules.parts import magnitude, part
-from lrp_plugin.rules.weights import WeightCache, folded_weights
 
 BIAS_MODES = ("absorb", "ignore", "distribute")
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lrp_plugin.call import Call, Joined
-from lrp_plugin.factors import where_positive, widened
-from lrp_plugin.primitives import substitute
+from lrp_plugin.algebra.call import Call, Joined
+from lrp_plugin.algebra.formulas import where_positive, widened
+from lrp_plugin.algebra.primitives import substitute
+from lrp_plugin.fast.weights import batch_norm_affine
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import distributed
-from lrp_plugin.rules.weights import batch_norm_affine
 
 INSTANCE_NAMES = ("input", "weight", "bias", "running_mean", "running_var", "use_input_stats", "momentum", "eps")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import blockwise
-from lrp_plugin.factors import where_positive
-from lrp_plugin.primitives import substitute
+from lrp_plugin.algebra.blockwise import blockwise
+from lrp_plugin.algebra.formulas import where_positive
+from lrp_plugin.algebra.primitives import substitute
 
 # A part that rounding alone fills: |z+| or |z-| below this many units in the last place of A counts as empty.
 # Half precision is summed in float32 and rounded once: 64 units of bfloat16 would be half of A.

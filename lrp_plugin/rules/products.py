@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, tensors_in
-from lrp_plugin.primitives import scale, substitute
+from lrp_plugin.algebra.call import Call, tensors_in
+from lrp_plugin.algebra.primitives import scale, substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import spread_port
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lrp_plugin.factors import widened
+from lrp_plugin.algebra.formulas import widened
 from lrp_plugin.rules.gates import Gate, Gates, Step, excess, opening, product_shares
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call
+from lrp_plugin.algebra.call import Call
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.recurrence import Known, Layout, Rule, Weights, directed

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.call import Call, tensors_in
+from lrp_plugin.algebra.call import Call, tensors_in
+from lrp_plugin.algebra.formulas import reciprocal, relevance_of, widened
+from lrp_plugin.algebra.primitives import hand_on, overwrite
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.factors import reciprocal, relevance_of, widened
-from lrp_plugin.primitives import hand_on, overwrite
 from lrp_plugin.registry import register_rule
 
 

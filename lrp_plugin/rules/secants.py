@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import blockwise, observed
-from lrp_plugin.call import Call, tensors_in
+from lrp_plugin.algebra.blockwise import blockwise, observed
+from lrp_plugin.algebra.call import Call, tensors_in
+from lrp_plugin.algebra.formulas import HALF, widened
+from lrp_plugin.algebra.primitives import substitute
 from lrp_plugin.errors import UnsupportedOperationError
-from lrp_plugin.factors import HALF, widened
-from lrp_plugin.primitives import substitute
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_constant, distributed, selected_port
 

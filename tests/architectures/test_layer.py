@@ -9,7 +9,7 @@ from captum.attr._core.llm_attr import LLMGradientAttribution
 from torch import Tensor, nn
 
 from lrp_plugin import UnifiedLRP
-from lrp_plugin.layer import LayerUnifiedLRP, NeuronUnifiedLRP
+from lrp_plugin.attribution.layers import LayerUnifiedLRP, NeuronUnifiedLRP
 
 
 def network() -> nn.Sequential:

@@ -24,7 +24,7 @@ from networks_tried import (
 from torch import Tensor, nn
 
 from lrp_plugin import UnifiedLRP
-from lrp_plugin.explained import chosen_output
+from lrp_plugin.attribution.inputs import chosen_output
 
 
 def closes(model: nn.Module, x: Tensor, target: Any, **options: Any) -> None:

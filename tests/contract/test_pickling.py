@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin import Composite, LayerUnifiedLRP, NeuronUnifiedLRP, UnifiedLRP, registry, rule
+from lrp_plugin.algebra.primitives import scale
 from lrp_plugin.composites import (
     anything,
     convolutions,
@@ -28,7 +29,6 @@ from lrp_plugin.composites import (
 )  # fmt: skip
 from lrp_plugin.composites.ready import READY
 from lrp_plugin.composites.site import Site
-from lrp_plugin.primitives import scale
 from lrp_plugin.pyhealth import UnifiedLRP as PyHealthLRP
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from lrp_plugin import Composite, LayerUnifiedLRP, NeuronUnifiedLRP, UnifiedLRP, registry, rule
+from lrp_plugin.algebra.primitives import scale
 from lrp_plugin.composites import anything, epsilon_gamma_box, epsilon_plus, first, linear_maps
-from lrp_plugin.primitives import scale
 from lrp_plugin.pyhealth import UnifiedLRP as PyHealthLRP
 
 MODEL = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()

@@ -15,14 +15,14 @@ import lrp_plugin
 
 ROOT = Path(lrp_plugin.__file__).parent
 LAYERS = (
-    ("attribution", "layer", "testing"),
-    ("compiled", "batches", "plan"),
-    ("session",),
-    ("propagation", "explained", "arguments", "targets"),
+    ("testing",),
+    ("attribution", "plan"),
+    ("propagation",),
     ("composites",),
     ("rules",),
+    ("fast",),
     ("registry",),
-    ("call", "primitives", "factors", "ledger", "errors", "blockwise"),
+    ("algebra", "ledger", "errors"),
 )
 """The engine from top to bottom: a file imports from its own layer and from those below it."""
 

@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
 from lrp_plugin import Composite, UnifiedLRP, UnsupportedOperationError, registry, rule
+from lrp_plugin.algebra.primitives import ForgottenSourceError
 from lrp_plugin.composites import convolutions, first, linear_maps, module, operation, path
-from lrp_plugin.primitives import ForgottenSourceError
 from lrp_plugin.testing import assert_same_as
 from lrp_plugin.testing.networks import GraphNetwork
 from lrp_plugin.testing.strategies import explanations, inputs

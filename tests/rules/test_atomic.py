@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin import UnifiedLRP, registry
-from lrp_plugin.call import Call
-from lrp_plugin.primitives import scale, substitute
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.primitives import scale, substitute
 from lrp_plugin.registry import Registry, qualified_name
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import lrp_plugin.blockwise
+import lrp_plugin.algebra.blockwise
 from lrp_plugin import UnifiedLRP
 from lrp_plugin.rules import linear
 
@@ -67,8 +67,8 @@ def test_one_tensor_tells_what_two_do(
 ) -> None:
     model = network(signed, behind)
     want = general(monkeypatch, model, X, name, options)
-    for block in (lrp_plugin.blockwise.BLOCK, 100):  # 100 entries: pieces, the last one shorter
-        monkeypatch.setattr(lrp_plugin.blockwise, "BLOCK", block)
+    for block in (lrp_plugin.algebra.blockwise.BLOCK, 100):  # 100 entries: pieces, the last one shorter
+        monkeypatch.setattr(lrp_plugin.algebra.blockwise, "BLOCK", block)
         found = UnifiedLRP(model, name, **options).attribute(X, target=1)
         torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12 * float(want.abs().max()))
     assert compact.count(True) >= (2 if name == "alphabeta" or signed else 0)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from lrp_plugin import UnifiedLRP
-from lrp_plugin.rules.strided import gains_from_phases, phase_gradient, phase_kernel
+from lrp_plugin.fast.strided import gains_from_phases, phase_gradient, phase_kernel
 
 
 @settings(deadline=None, max_examples=60)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrp_plugin import Composite, UnifiedLRP, UnsupportedOperationError, registry, rule
-from lrp_plugin.call import Signal
+from lrp_plugin.algebra.call import Signal
 from lrp_plugin.composites import anything, linear_maps, operation
 from lrp_plugin.rules.additions import path_lengths
 

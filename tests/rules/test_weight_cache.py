@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from lrp_plugin import UnifiedLRP
-from lrp_plugin.rules.weights import WeightCache
+from lrp_plugin.fast.weights import WeightCache
 
 RULES = ("epsilon", "zplus", "gamma", "gamma_montavon", "alphabeta", "flat", "wsquare")
 EDITS: dict[str, Callable[[Tensor], Any]] = {

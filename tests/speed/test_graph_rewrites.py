@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lrp_plugin import UnifiedLRP
-from lrp_plugin.graphs import simplify
+from lrp_plugin.fast.graphs import simplify
 
 IMAGES = torch.randn(2, 3, 20, 20, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 

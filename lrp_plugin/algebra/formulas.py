@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from lrp_plugin.blockwise import blockwise, observed
+from lrp_plugin.algebra.blockwise import blockwise, observed
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -11,20 +11,20 @@ from captum.attr import GradientAttribution
 from torch import Tensor, nn
 
 from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
-from lrp_plugin.arguments import check_flags, read_arguments
-from lrp_plugin.batches import parts
-from lrp_plugin.compiled import CompiledPass
+from lrp_plugin.attribution.arguments import check_flags, read_arguments
+from lrp_plugin.attribution.batches import parts
+from lrp_plugin.attribution.compiled import CompiledPass
+from lrp_plugin.attribution.inputs import OutputChoice, check_choice, checked
+from lrp_plugin.attribution.session import Explained, Pass, Session, recording, total
+from lrp_plugin.attribution.targets import Part, is_function, pick_target
 from lrp_plugin.composites import Composite, Site
 from lrp_plugin.composites.asked import asked_composite
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.errors import TargetError, told
-from lrp_plugin.explained import OutputChoice, check_choice, checked
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.registry import Registry, registry
-from lrp_plugin.session import Explained, Pass, Session, recording, total
 from lrp_plugin.tables import html_table
-from lrp_plugin.targets import Part, is_function, pick_target
 
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 RULES = ("epsilon", "zero", "zplus", "gamma", "gamma_montavon", "alphabeta", "flat", "wsquare", "uniform")

@@ -10,15 +10,17 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from lrp_plugin.arguments import Arguments
-from lrp_plugin.blockwise import observed
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.primitives import ForgottenSourceError
+from lrp_plugin.attribution.arguments import Arguments
+from lrp_plugin.attribution.inputs import ExplainedInputs, OutputChoice, explained_value
+from lrp_plugin.attribution.targets import pick_target
 from lrp_plugin.composites import Chooser, Composite, Site, anything, rule
 from lrp_plugin.composites.captum_rules import at, captum_rules
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.errors import UnsupportedOperationError, warn
-from lrp_plugin.explained import ExplainedInputs, OutputChoice, explained_value
+from lrp_plugin.fast.weights import WeightCache
 from lrp_plugin.ledger import Recorder
-from lrp_plugin.primitives import ForgottenSourceError
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.atomic import atomic_modules
 from lrp_plugin.propagation.nans import FirstNan
@@ -27,8 +29,6 @@ from lrp_plugin.propagation.restored import BuffersWritten, restored
 from lrp_plugin.propagation.tokens import PortsNeededError
 from lrp_plugin.propagation.transforms import vmap_as_loop
 from lrp_plugin.registry import Registry
-from lrp_plugin.rules.weights import WeightCache
-from lrp_plugin.targets import pick_target
 
 Found = TypeVar("Found")
 Watch = Callable[[Propagation], AbstractContextManager[Any]]

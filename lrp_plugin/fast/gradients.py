@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lrp_plugin.blockwise import observed
-from lrp_plugin.call import Call
-from lrp_plugin.rules.strided import gains_from_phases, per_axis, phase_gradient, phase_kernel
-from lrp_plugin.rules.weights import WeightCache
+from lrp_plugin.algebra.blockwise import observed
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.fast.strided import gains_from_phases, per_axis, phase_gradient, phase_kernel
+from lrp_plugin.fast.weights import WeightCache
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _LARGE_MAP = 512  # pixels

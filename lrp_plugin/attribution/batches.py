@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from lrp_plugin.call import map_tensors, tensors_in
+from lrp_plugin.algebra.call import map_tensors, tensors_in
+from lrp_plugin.attribution.targets import Part
 from lrp_plugin.errors import told
-from lrp_plugin.targets import Part
 
 
 def parts(inputs: Any, target: Any, additional: Any, size: int) -> Iterator[tuple[Any, Any, Any]]:

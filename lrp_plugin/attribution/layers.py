@@ -15,15 +15,15 @@ from captum.attr._utils.attribution import LayerAttribution
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
 
-from lrp_plugin.arguments import check_flags, read_arguments
-from lrp_plugin.attribution import Inputs, UnifiedLRP
-from lrp_plugin.call import map_tensors, tensors_in
+from lrp_plugin.algebra.call import map_tensors, tensors_in
+from lrp_plugin.attribution.arguments import check_flags, read_arguments
+from lrp_plugin.attribution.session import Explained, nothing_lost, recording
+from lrp_plugin.attribution.unified import Inputs, UnifiedLRP
 from lrp_plugin.composites import Choice, Site
 from lrp_plugin.errors import told
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.tokens import port_of_tokens
-from lrp_plugin.session import Explained, nothing_lost, recording
 
 
 class Seen(NamedTuple):

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lrp_plugin.arguments import Arguments
-from lrp_plugin.call import map_tensors, tensors_in
+from lrp_plugin.algebra.call import map_tensors, tensors_in
+from lrp_plugin.attribution.arguments import Arguments
+from lrp_plugin.attribution.inputs import check_finite
+from lrp_plugin.attribution.session import Explained, Session, recording
+from lrp_plugin.attribution.targets import Places, is_missing, read_target
 from lrp_plugin.errors import warn
-from lrp_plugin.explained import check_finite
-from lrp_plugin.graphs import simplify
+from lrp_plugin.fast.graphs import simplify
 from lrp_plugin.propagation.paths import modules_behind
 from lrp_plugin.propagation.quiet import evaluating
-from lrp_plugin.session import Explained, Session, recording
-from lrp_plugin.targets import Places, is_missing, read_target
 
 _LOG = logging.getLogger(__name__)
 COMPILE_MODES = (False, True, "reduce-overhead")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from lrp_plugin.call import Call, tensors_in
-from lrp_plugin.factors import widened
+from lrp_plugin.algebra.call import Call, tensors_in
+from lrp_plugin.algebra.formulas import widened
 
 _PLAIN = frozenset((Tensor, torch.nn.Parameter))
 _FEW = 1 << 14  # a product takes 10 us however few they are

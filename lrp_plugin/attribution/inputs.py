@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.arguments import Arguments
-from lrp_plugin.primitives import ForgottenSourceError
+from lrp_plugin.algebra.primitives import ForgottenSourceError
+from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.propagation.tokens import port_of_tokens
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""How a rule is computed quickly: nothing here changes what a rule says. ``LRP_FAST=0`` in the environment rules it out."""
