@@ -231,6 +231,16 @@ def test_imputation_solves_its_linear_system(seed: int, share: float) -> None:
     torch.testing.assert_close(found[1], x[1].mean((1, 2), keepdim=True).expand(2, 6, 5))
 
 
+def test_imputation_neither_knows_the_batch_nor_overflows_in_half() -> None:
+    torch.manual_seed(0)
+    x, removed = 300 * torch.rand(5, 2, 40, 40), torch.rand(5, 1, 40, 40) < 0.5
+    whole, alone = impute(x, removed), torch.cat([impute(x[n : n + 1], removed[n : n + 1]) for n in range(5)])
+    torch.testing.assert_close(whole, alone, rtol=1e-4, atol=1e-2)
+    half = impute(x.half(), removed)
+    assert half.dtype == torch.float16 and len(impute(x[:0], removed[:0])) == 0
+    torch.testing.assert_close(half.float(), whole, rtol=2e-3, atol=0.3)
+
+
 def test_road_shows_less_of_the_mask_s_shape_than_zero() -> None:
     """A model that sees nothing but dark places: zero-filling a bright smooth picture feeds it the mask, ROAD does not."""
 
