@@ -52,6 +52,8 @@ def add_cxr(commands: Any) -> None:
     report = _action(actions, "report", _report, "one HTML page: metrics, examples, evidence, shortcuts", opens=True)
     _methods(report)
     report.add_argument("--examples", type=_at_least(1), default=2, help="right pictures of each class (default 2)")
+    report.add_argument("--compare", type=_at_least(0), default=24, metavar="N",
+                        help="measure the methods against each other on N test pictures, 0 on none (default 24)")  # fmt: skip
 
 
 def _at_least(least: int) -> Callable[[str], int]:
@@ -208,7 +210,14 @@ def _report(options: argparse.Namespace) -> None:
 
     settings, parts, model = _opened(options)
     methods = options.methods or DEFAULT_METHODS
-    findings = examine(model, parts, methods, batch_size=settings.batch_size, progress=not options.no_progress)
+    findings = examine(
+        model,
+        parts,
+        methods,
+        compared=options.compare,
+        batch_size=settings.batch_size,
+        progress=not options.no_progress,
+    )
     examples = explain_examples(model, parts, findings, options.examples)
     command = " ".join(["lrp-plugin cxr report --out", str(options.out), "--methods", *methods])
     report = build_report(model, settings, parts, findings, examples, command)

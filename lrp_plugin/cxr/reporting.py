@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
+from lrp_plugin.evaluation import Comparison
 from lrp_plugin.evidence import bootstrap_mean, mask_share
 from lrp_plugin.files import write_atomically
 from lrp_plugin.gradients import AttributionMethod
@@ -31,19 +32,16 @@ from lrp_plugin.report import (
     suspicions,
     write_report,
 )
-from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
 
 from .explaining import ALL_CLASSES, EvidenceScores, build_explainer, evidence_csv, score_evidence
 from .loaders import get_dataloader
+from .measuring import compare_methods, marker_tests
 from .models import CXRClassifier
 from .parts import picture_name
 from .radiographs import read_radiograph
 from .runfolder import Parts, RunSettings
-from .splits import CXRSubset
 from .trainer import Trainer
-
-MARKER_REGION = "text marker in the upper left corner"
 
 # Shown in a picture's caption where relevance sums to the logit; a gradient's sum says nothing.
 _WITHOUT_TOTAL = ("saliency", "smoothgrad", "gradcam", "guided_gradcam", "occlusion")
@@ -59,6 +57,7 @@ class Findings:
         probabilities: ``(N, K)``.
         scores: where each method's relevance lies.
         marker_tests: accuracy with and without the planted marker; empty where none was planted.
+        comparison: the methods measured against each other; None where that was not asked for.
     """
 
     metrics: Mapping[str, Any]
@@ -66,17 +65,20 @@ class Findings:
     probabilities: NDArray[np.float32]
     scores: EvidenceScores
     marker_tests: Sequence[RemovalTest]
+    comparison: Comparison | None = None
 
 
 def examine(
-    model: CXRClassifier, parts: Parts, methods: Sequence[str], *, batch_size: int = 32, progress: bool = True
-) -> Findings:
+    model: CXRClassifier, parts: Parts, methods: Sequence[str], *, compared: int = 24, batch_size: int = 32,
+    progress: bool = True,
+) -> Findings:  # fmt: skip
     """Evaluate a model, explain its test pictures, and remove the planted marker where there is one.
 
     Args:
         model: the classifier; its device is where it runs.
         parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
         methods: names of :func:`lrp_plugin.cxr.explaining.method_names`.
+        compared: on how many pictures at most the methods are measured against each other; 0: on none.
         batch_size: pictures at once.
         progress: show bars.
     """
@@ -89,33 +91,10 @@ def examine(
         probabilities,
         score_evidence(model, parts.test, methods, batch_size=batch_size, progress=progress),
         marker_tests(trainer, parts.test, batch_size),
+        compare_methods(model, parts, methods, compared, batch_size=batch_size, progress=progress)
+        if compared
+        else None,
     )
-
-
-def marker_tests(trainer: Trainer, test: CXRSubset, batch_size: int = 32) -> list[RemovalTest]:
-    """Accuracy on each class's marked pictures, and on the same pictures without the marker.
-
-    Returns:
-        One test for each class that has marked pictures; none for data without a planted marker.
-    """
-    planted = test.dataset
-    if not isinstance(planted, SyntheticCXR) or planted.shortcut is None:
-        return []
-    marked = [index for index in test.indices if planted[index]["marker"].any()]
-    if not marked:
-        return []
-    right = []
-    for dataset in (planted, planted.without_shortcut()):
-        labels, probabilities, _ = trainer.inference(get_dataloader(CXRSubset(dataset, marked), batch_size))
-        right.append((probabilities.argmax(1) == labels).astype(float))
-    tests = []
-    for label, name in enumerate(planted.classes):
-        chosen = labels == label
-        if chosen.any():
-            before, after = right[0][chosen], right[1][chosen]
-            intervals = (bootstrap_mean(values) for values in (before, after, before - after))
-            tests.append(RemovalTest(name, MARKER_REGION, *intervals))
-    return tests
 
 
 def choose_examples(findings: Findings, per_class: int = 2) -> list[int]:
@@ -255,6 +234,7 @@ def build_report(
             if row.class_name != ALL_CLASSES
         ],
         removal_tests=findings.marker_tests,
+        comparison=findings.comparison,
         minimum_inside=_chance_inside(findings),
         class_metrics={
             **_by_class(matrix.double()),

@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from lrp_plugin.evaluation.comparison import Comparison
 
 STYLE = """
-.lrp-comparison { font: 15px/1.45 system-ui, sans-serif; color: #1c2430; }
+.lrp-comparison { font: 15px/1.45 system-ui, sans-serif; color: var(--ink, #1c2430); padding: 0; border: 0; }
 .lrp-comparison .scroll { overflow-x: auto; }
 .lrp-comparison table { border-collapse: collapse; font-size: 13px; white-space: nowrap; }
-.lrp-comparison th, .lrp-comparison td { padding: 4px 10px; text-align: right; border-bottom: 1px solid #dfe4ea; }
+.lrp-comparison th, .lrp-comparison td { padding: 4px 7px; text-align: right; border-bottom: 1px solid var(--line, #dfe4ea); }
 .lrp-comparison th:first-child, .lrp-comparison td:first-child {
-  text-align: left; position: sticky; left: 0; background: #fff; }
-.lrp-comparison td.leads { font-weight: 650; background: #eef4ff; }
-.lrp-comparison td.reason { text-align: left; color: #8a1020; white-space: normal; }
-.lrp-comparison td small { color: #5f6b7a; font-weight: 400; }
-.lrp-comparison img { max-width: 100%; height: auto; display: block; margin: 12px 0; }
-.lrp-comparison p.note { color: #5f6b7a; font-size: 13px; max-width: 70em; }
+  text-align: left; position: sticky; left: 0; background: var(--page, #fff); }
+.lrp-comparison td.leads { font-weight: 650; background: var(--good-bg, #eef4ff); }
+.lrp-comparison td.reason { text-align: left; color: var(--bad, #8a1020); white-space: normal; }
+.lrp-comparison td small { color: var(--soft, #5f6b7a); font-weight: 400; }
+.lrp-comparison img { max-width: 100%; height: auto; display: block; margin: 12px 0; background: #fff;
+  border-radius: 6px; padding: 6px; box-sizing: border-box; }
+.lrp-comparison p.note { color: var(--soft, #5f6b7a); font-size: 13px; max-width: 70em; }
 """
 
 
@@ -34,7 +35,11 @@ ARROWS = {True: "\u2191", False: "\u2193"}
 
 def comparison_fragment(comparison: Comparison) -> str:
     """Table, curves, ranks and agreement inside one ``<section class="lrp-comparison">``, with its own style."""
-    parts = [f'<section class="lrp-comparison"><style>{STYLE}</style>', _table(comparison), _notes(comparison)]
+    parts = [
+        f'<section class="lrp-comparison" aria-label="Methods compared"><style>{STYLE}</style>',
+        _table(comparison),
+        _notes(comparison),
+    ]
     for figure, text in _figures(comparison):
         parts.append(f'<img alt="{escape(text)}" src="{_url(figure)}">')
     return "\n".join([*parts, "</section>"])
@@ -79,7 +84,8 @@ def _table(comparison: Comparison) -> str:
             cells = [f'<td class="reason" colspan="{len(comparison.metrics)}">{escape(reason or "")}</td>']
         figures = f"<td>{1000 * cost.seconds:.1f}</td><td>{cost.mebibytes:.1f}</td>" if cost else "<td></td><td></td>"
         lines.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}{figures}</tr>")
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>'
+    around = '<div class="scroll" tabindex="0" role="region" aria-label="Methods and measures">'
+    return f"{around}<table>{''.join(lines)}</table></div>"
 
 
 def _notes(comparison: Comparison) -> str:

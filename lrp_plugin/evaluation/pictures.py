@@ -132,7 +132,8 @@ def plot_agreement(comparison: Comparison) -> Figure:
         ax.set_yticks(range(len(names)), names)
         for row, column in np.argwhere(~np.isnan(table)):
             value = table[row, column]
-            ax.text(column, row, f"{value:.2f}".replace("0.", ".", 1), ha="center", va="center", fontsize=5.5,
+            shown = f"{round(float(value), 2) + 0.0:.2f}".replace("0.", ".", 1)  # + 0.0: no -.00
+            ax.text(column, row, shown, ha="center", va="center", fontsize=5.5,
                     color="white" if abs(value) > 0.6 else "black")  # fmt: skip
         figure.colorbar(image, ax=ax, shrink=0.6, label="mean rank correlation of maps")
     return figure

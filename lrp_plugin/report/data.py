@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lrp_plugin.evaluation import Comparison
 from lrp_plugin.evidence import Interval
 from lrp_plugin.visualization.arrays import Array, ArrayLike
 
@@ -156,6 +157,7 @@ class Report:
         localisation: For each class and method at most one.
         removal_tests: None were made if empty, and the page says so.
         class_metrics: Metric's name to one value for each class, such as ``{"AUROC": [0.98, ...]}``.
+        comparison: Methods measured against each other (`lrp_plugin.evaluation.compare`): table, curves, ranks.
         sections: Further sections, after the examples.
         minimum_inside: A warning is given where the interval of `Localisation.inside` lies wholly below this.
         minimum_drop: A shortcut is suspected where the interval of `RemovalTest.drop` lies wholly above this.
@@ -180,6 +182,7 @@ class Report:
     localisation: Sequence[Localisation] = ()
     removal_tests: Sequence[RemovalTest] = ()
     class_metrics: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    comparison: Comparison | None = None
     sections: Sequence[Section] = ()
     minimum_inside: float = 0.5
     minimum_drop: float = 0.05

@@ -8,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lrp_plugin.evaluation.page import comparison_fragment
 from lrp_plugin.evidence import Interval
 from lrp_plugin.files import write_atomically
 from lrp_plugin.report.data import Example, Report
@@ -102,6 +103,8 @@ def render_report(report: Report) -> str:
         linked=any(view["linked"] or not url.startswith("data:") for view in every for _, url in view["maps"]),
         warnings=outside(report),
         suspicions=suspicions(report),
+        # Our own page part, which escapes what it holds.
+        comparison=None if report.comparison is None else Markup(comparison_fragment(report.comparison)),
         css=_asset("report.css"),
         script=_asset("report.js"),
     )

@@ -292,6 +292,24 @@ def test_further_sections_hold_tables_and_figures():
         report(sections=[section] * 2)
 
 
+def test_methods_compared_have_their_table_and_pictures():
+    """The last picture is the agreement's; a method's name from outside is escaped, a failed one says why."""
+    from lrp_plugin.evaluation import compare
+
+    class Broken:
+        def attribute(self, inputs, target=None):
+            raise ValueError("no <map>")
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)).eval()
+    found = compare(model, torch.rand(6, 1, 8, 8), {"epsilon": "epsilon", "<b>": Broken()}, ["srg"], progress=False)
+    page = Page(render_report(report(comparison=found)))
+    assert (
+        "Which map can be trusted?" in page.text and "SRG \u2191" in page.text and "ValueError: no <map>" in page.text
+    )
+    assert "<b>" in page.text and len([url for url in page.loads if url.startswith("data:image/png")]) >= 3
+    assert "Which map" not in Page(render_report(report())).text
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
