@@ -8,21 +8,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lrp_plugin.pyhealth.shapes import IGNORED, CXRClassification, CXRDataset, Event, Patient, TaskDataset
+from lrp_plugin.images import IGNORED, LabelledImages
 from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 from lrp_plugin.visualization.classes import plot_class_examples, plot_class_histogram, plot_confusion_matrix
 
 from .checkpoints import CheckpointError, load_model, load_weights, save_weights
 from .folders import COVID19_COUNTS, COVID19CXRDataset, CXRFolder, DataWarning
 from .loaders import EpochSampler, get_dataloader
-from .memory import InMemory
 from .metrics import DEFAULT_METRICS, METRICS
 from .models import CXRClassifier, build_model, list_models
 from .processes import join_processes
 from .radiographs import RadiographError, read_lung_mask, read_radiograph
 from .reference import ReferenceCNN
 from .settings import History, TrainSettings
-from .splits import CXRSubset, split_by_patient, split_by_sample
+from .splits import CXRSubset, InMemory, split_by_patient, split_by_sample
 from .transforms import cxr_transforms
 
 if TYPE_CHECKING:
@@ -48,23 +47,19 @@ __all__ = [
     "IGNORED",
     "METRICS",
     "COVID19CXRDataset",
-    "CXRClassification",
     "CXRClassifier",
-    "CXRDataset",
     "CXRFolder",
     "CXRSubset",
     "CheckpointError",
     "DataWarning",
     "EpochSampler",
-    "Event",
     "History",
     "InMemory",
-    "Patient",
+    "LabelledImages",
     "RadiographError",
     "ReferenceCNN",
     "Shortcut",
     "SyntheticCXR",
-    "TaskDataset",
     "TrainSettings",
     "Trainer",
     "build_model",

@@ -19,7 +19,7 @@ from lrp_plugin.composites.ready import READY
 from lrp_plugin.evidence import Interval, bootstrap_mean, mask_area, mask_share
 from lrp_plugin.files import csv_bytes
 from lrp_plugin.gradients import METHODS, AttributionMethod, build_method
-from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.images import IGNORED
 
 from .loaders import get_dataloader
 from .models import CXRClassifier

@@ -13,8 +13,14 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
-from lrp_plugin.images import DICOM_SUFFIXES, IMAGE_SUFFIXES, declared_shape, is_image_file
-from lrp_plugin.pyhealth.shapes import IGNORED, CXRDataset, Event
+from lrp_plugin.images import (
+    DICOM_SUFFIXES,
+    IGNORED,
+    IMAGE_SUFFIXES,
+    LabelledImages,
+    declared_shape,
+    is_image_file,
+)
 
 from .metadata import read_urls
 from .radiographs import RadiographError, read_lung_mask, read_radiograph
@@ -41,7 +47,7 @@ class _Record:
     url: str
 
 
-class CXRFolder(CXRDataset):
+class CXRFolder(LabelledImages):
     """Radiographs in ``root/CLASS/``, or in ``root/CLASS/images/`` with lung masks in ``root/CLASS/masks/``.
 
     Files are found at construction and read one at a time when indexed. PNG, JPEG, BMP, TIFF and DICOM may
@@ -147,10 +153,13 @@ class CXRFolder(CXRDataset):
             raise RadiographError(message)
         warnings.warn(message, DataWarning, stacklevel=4)
 
-    def event(self, index: int) -> Event:
-        """The examination at ``index``."""
-        record = self._records[self.position(index)]
-        return Event(str(self.root / record.image), self.classes[record.label], record.url, self.position(index))
+    def path(self, index: int) -> str:
+        """The file of picture ``index``."""
+        return str(self.root / self._records[self.position(index)].image)
+
+    def url(self, index: int) -> str:
+        """Where picture ``index`` came from, as the lists say."""
+        return self._records[self.position(index)].url
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read picture ``index`` and its lung mask."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lrp_plugin.files import write_atomically
-from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.images import IGNORED
 
 from .checkpoints import load_state, restore_rng_state, rng_state, save_state, save_weights
 from .loaders import EpochSampler

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from lrp_plugin.files import write_atomically
-from lrp_plugin.pyhealth.shapes import CXRDataset
+from lrp_plugin.images import LabelledImages
 from lrp_plugin.synthetic import SyntheticCXR
 
 from .folders import CXRFolder, DataWarning
-from .splits import DEFAULT_RATIOS, split_by_sample
+from .splits import DEFAULT_RATIOS, split_by_group
 
 PARTS_FILE = "parts.json"
 _NAMES = ("train", "val", "test")
@@ -37,34 +37,31 @@ class StoredParts:
     parts: Mapping[str, Mapping[str, str]]
 
     @classmethod
-    def cut(cls, dataset: CXRDataset, seed: int) -> StoredParts:
-        """Cut 70/10/20, stratified, by ``seed``; copies of one file go where the first of them is.
+    def cut(cls, dataset: LabelledImages, seed: int) -> StoredParts:
+        """Cut 70/10/20, stratified, by ``seed``; copies of one file go into one part.
 
         Raises:
             ValueError: a part would be empty.
         """
         names = [picture_name(dataset, index) for index in range(len(dataset))]
         contents = [_content(dataset, index) for index in range(len(dataset))]
-        owner: dict[str, str] = {}
-        for part, subset in zip(_NAMES, split_by_sample(dataset, DEFAULT_RATIOS, seed, stratify=True)):
-            for index in subset.indices:
-                owner.setdefault(contents[index], part)
-        doubled = len(contents) - len(owner)
+        doubled = len(contents) - len(set(contents))
         if doubled:
             warnings.warn(
                 f"{doubled} pictures of {dataset.name} are copies of others; copies are kept in one part",
                 DataWarning,
                 stacklevel=3,
             )
-        parts: dict[str, dict[str, str]] = {name: {} for name in _NAMES}
-        for name, content in zip(names, contents):
-            parts[owner[content]][name] = content
-        if not all(parts.values()):
-            sizes = [len(parts[name]) for name in _NAMES]
+        try:
+            dealt = split_by_group(dataset.labels, contents, DEFAULT_RATIOS, seed)
+        except ValueError as error:
             raise ValueError(
-                f"{len(dataset)} pictures make {sizes[0]} to train, {sizes[1]} to validate and {sizes[2]} to test: "
-                "each part needs some (about 10 pictures of each class)"
-            )
+                f"{len(dataset)} pictures are too few to train, validate and test: each part needs some (about 10 pictures "
+                f"of each class); {error}"
+            ) from error
+        parts = {part: {names[index]: contents[index] for index in own} for part, own in zip(_NAMES, dealt)}
+        if not all(parts.values()):
+            raise ValueError(f"{len(dataset)} pictures leave a part empty: each part needs some, of several pictures")
         return cls(parts)
 
     def save(self, folder: Path) -> None:
@@ -91,7 +88,7 @@ class StoredParts:
             raise ValueError(f"{path} is no list of parts of this version: {error}") from error
         return cls(parts)
 
-    def indices(self, dataset: CXRDataset, part: str, *, strict: bool = True) -> list[int]:
+    def indices(self, dataset: LabelledImages, part: str, *, strict: bool = True) -> list[int]:
         """Positions in ``dataset`` of a part's pictures, found by name, else by content.
 
         Args:
@@ -142,27 +139,27 @@ class StoredParts:
             raise ValueError(f"{dataset.name} holds no picture of the run's {part} part")
         return found[part]
 
-    def by_name(self, dataset: CXRDataset, part: str) -> list[int]:
+    def by_name(self, dataset: LabelledImages, part: str) -> list[int]:
         """Positions of a part's pictures by their names alone; no file is read."""
         return [index for index in range(len(dataset)) if picture_name(dataset, index) in self.parts[part]]
 
 
-def picture_name(dataset: CXRDataset, index: int) -> str:
+def picture_name(dataset: LabelledImages, index: int) -> str:
     """What a picture is called in the data: its path below the data's folder, or ``synthetic:17``."""
-    path = dataset.event(index).path
+    path = dataset.path(index)
     return Path(path).relative_to(dataset.root).as_posix() if isinstance(dataset, CXRFolder) else path
 
 
-def _content(dataset: CXRDataset, index: int) -> str:
+def _content(dataset: LabelledImages, index: int) -> str:
     if isinstance(dataset, SyntheticCXR):
         # A picture is its seed and its position.
         recipe = f"{dataset.seed}:{index}:{dataset.images_per_patient}:{dataset.contrast}"
         return hashlib.sha256(recipe.encode()).hexdigest()
     try:
-        with open(dataset.event(index).path, "rb") as file:
+        with open(dataset.path(index), "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
     except OSError as error:
-        return f"unreadable {dataset.event(index).path}: {error.strerror}"
+        return f"unreadable {dataset.path(index)}: {error.strerror}"
 
 
 def _digest(file: Any) -> str:
@@ -178,5 +175,5 @@ def _some(names: list[str]) -> str:
     return ", ".join(list(counted)[:3]) + (", ..." if len(counted) > 3 else "")
 
 
-def _say(dataset: CXRDataset, message: str) -> None:
+def _say(dataset: LabelledImages, message: str) -> None:
     warnings.warn(f"{dataset.name} holds {message}", DataWarning, stacklevel=4)

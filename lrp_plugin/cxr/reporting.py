@@ -21,7 +21,7 @@ from lrp_plugin.evaluation import Comparison
 from lrp_plugin.evidence import bootstrap_mean, mask_share
 from lrp_plugin.files import write_atomically
 from lrp_plugin.gradients import AttributionMethod
-from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.images import IGNORED
 from lrp_plugin.report import (
     Example,
     Explanation,

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from lrp_plugin.files import write_atomically
-from lrp_plugin.pyhealth.shapes import CXRDataset
+from lrp_plugin.images import LabelledImages
 from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 
 from .checkpoints import CheckpointError, load_model
 from .folders import COVID19CXRDataset, CXRFolder
-from .memory import InMemory
 from .models import CXRClassifier, build_model
 from .parts import StoredParts
 from .settings import History
-from .splits import CXRSubset
+from .splits import CXRSubset, InMemory
 from .transforms import cxr_transforms
 
 SETTINGS_FILE = "run.json"
@@ -106,14 +105,14 @@ class RunSettings:
 class Parts:
     """A dataset and its three parts; ``test`` is the part that reports are about."""
 
-    whole: CXRDataset
+    whole: LabelledImages
     train: Any
     val: Any
     test: CXRSubset
     stored: StoredParts
 
 
-def open_dataset(settings: RunSettings, transform: Any = None) -> CXRDataset:
+def open_dataset(settings: RunSettings, transform: Any = None) -> LabelledImages:
     """Open the pictures of a run.
 
     Raises:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.images import IGNORED
 from lrp_plugin.synthetic import CLASSES
 
 from .checkpoints import CheckpointError, load_state, load_weights
@@ -27,7 +27,7 @@ from .module import Classification, Resumable, RunFiles, WholeFiles
 from .processes import gather, join_processes, own_device, rank_and_world
 from .quiet_trainer import QuietTrainer, StderrBar
 from .settings import History, TrainSettings
-from .splits import labels_of
+from .splits import known
 
 _PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
@@ -296,7 +296,7 @@ class Trainer:
         if wanted is None:
             return None
         if wanted == "balanced":
-            labels = torch.tensor(labels_of(getattr(loader.dataset, "dataset", loader.dataset)))
+            labels = torch.tensor(known(getattr(loader.dataset, "dataset", loader.dataset), "labels"))
             counts = torch.bincount(labels[labels != IGNORED], minlength=len(classes)).float()
             # A class without samples weighs nothing, instead of infinitely much.
             weights = torch.where(counts > 0, counts.sum() / (len(classes) * counts), 0.0)

@@ -37,19 +37,14 @@ from lrp_plugin.pyhealth.saliency import BasicGradientSaliencyMaps
 from lrp_plugin.pyhealth.visualizer import SaliencyVisualizer, visualize_attribution
 
 if TYPE_CHECKING:
-    from lrp_plugin.cxr import (
-        COVID19CXRDataset,
-        get_dataloader,
-        split_by_patient,
-        split_by_sample,
-    )
+    from lrp_plugin.cxr import get_dataloader, split_by_patient, split_by_sample
     from lrp_plugin.pyhealth.models import TorchvisionModel
+    from lrp_plugin.pyhealth.shapes import COVID19CXRDataset, SyntheticCXR
     from lrp_plugin.pyhealth.trainer import Trainer
-    from lrp_plugin.synthetic import SyntheticCXR
 
 _LATER = {
-    "COVID19CXRDataset": "lrp_plugin.cxr",
-    "SyntheticCXR": "lrp_plugin.synthetic",
+    "COVID19CXRDataset": "lrp_plugin.pyhealth.shapes",
+    "SyntheticCXR": "lrp_plugin.pyhealth.shapes",
     "get_dataloader": "lrp_plugin.cxr",
     "split_by_patient": "lrp_plugin.cxr",
     "split_by_sample": "lrp_plugin.cxr",

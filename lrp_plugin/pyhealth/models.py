@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
 from lrp_plugin.cxr.models import CXRClassifier, build_model
-from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.images import IGNORED
 
 
 class XRayNetwork(CXRClassifier):

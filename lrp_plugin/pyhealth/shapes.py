@@ -1,24 +1,22 @@
-"""PyHealth's shapes of data: a dataset of patients and their examinations, and the samples of a task in it.
-
-This file imports nothing else of the package: the radiographs of `lrp_plugin.synthetic` and `lrp_plugin.cxr` have these
-shapes.
-"""
+"""PyHealth's shapes of data: patients and their examinations, a task, and its samples; given to the radiographs here."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-#: Label of a picture that could not be read. Losses and metrics leave it out (cross entropy's own default).
-IGNORED = -100
+from lrp_plugin import cxr, synthetic
+
+if TYPE_CHECKING:
+    from lrp_plugin.images import LabelledImages as _Pictures
+else:
+    _Pictures = object
 
 
 @dataclass(frozen=True)
@@ -56,65 +54,30 @@ class Patient:
         return list(self.events)
 
 
-class CXRDataset(Dataset[dict[str, Any]]):
-    """A labelled set of chest X-rays, read one picture at a time.
+@dataclass(frozen=True)
+class CXRClassification:
+    """One disease class per radiograph.
 
-    A sample is a dictionary:
-
-    * ``image``: ``tv_tensors.Image`` float32 ``(C, H, W)`` in [0, 1], C = 1 (mode "L") or 3 ("RGB");
-    * ``disease``: 0-d ``int64`` tensor, or `IGNORED` where the picture could not be read;
-    * ``lungs``: ``tv_tensors.Mask`` uint8 ``(1, H, W)``, 1 inside the lungs; all 0 where no mask is known;
-    * ``patient_id``: string.
-
-    Args:
-        name: Name of the dataset.
-        classes: Class names; the label of a class is its position in sorted order.
-        labels: Label of each picture, length N.
-        patients: Patient of each picture, length N.
+    Attributes:
+        task_name: As PyHealth calls it.
+        input_schema: Name and kind of the inputs.
+        output_schema: Name and kind of the labels.
+        size: Side the pictures are resized to, pixels; None keeps the dataset's.
     """
 
-    def __init__(self, name: str, classes: Sequence[str], labels: Sequence[int], patients: Sequence[str]) -> None:
-        self.name = name
-        self.classes: tuple[str, ...] = tuple(sorted(classes))
-        self.labels = list(labels)
-        self.patients = list(patients)
+    task_name: str = "COVID19CXRClassification"
+    input_schema: dict[str, str] = field(default_factory=lambda: {"image": "image"})
+    output_schema: dict[str, str] = field(default_factory=lambda: {"disease": "multiclass"})
+    size: int | None = None
 
-    @abstractmethod
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read sample ``index``."""
 
-    @abstractmethod
+class Records(_Pictures):
+    """What PyHealth's datasets can do, for a `lrp_plugin.images.LabelledImages`."""
+
     def event(self, index: int) -> Event:
         """The examination at ``index``, without reading the picture."""
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.labels)
-
-    def position(self, index: int) -> int:
-        """Turn an index that may be negative into one in [0, N).
-
-        Raises:
-            IndexError: It lies outside the dataset.
-        """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"{self.name}[{index}]: legal are {-len(self)} to {len(self) - 1} ({len(self)} pictures)")
-        return index % len(self)
-
-    @property
-    def label_vocab(self) -> dict[str, int]:
-        """Class name to label, in label order."""
-        return {name: label for label, name in enumerate(self.classes)}
-
-    @property
-    def id2label(self) -> dict[int, str]:
-        """Label to class name."""
-        return dict(enumerate(self.classes))
-
-    def class_counts(self) -> dict[str, int]:
-        """Pictures of each class, classes without any included."""
-        counts = Counter(self.labels)
-        return {name: counts[label] for label, name in enumerate(self.classes)}
+        index = self.position(index)
+        return Event(self.path(index), self.classes[self.labels[index]], self.url(index), index)
 
     def get_patient(self, patient_id: str | int) -> Patient:
         """Fetch a patient by id.
@@ -156,26 +119,13 @@ class CXRDataset(Dataset[dict[str, Any]]):
         """View the dataset as samples of ``task`` (the default task if None); nothing is read or copied."""
         return TaskDataset(self, task or self.default_task)
 
-    def __repr__(self) -> str:
-        """Name, size and classes."""
-        return f"{type(self).__name__}({len(self)} pictures, classes {', '.join(self.classes)})"
+
+class COVID19CXRDataset(Records, cxr.COVID19CXRDataset):
+    """`lrp_plugin.cxr.COVID19CXRDataset` with PyHealth's records and tasks."""
 
 
-@dataclass(frozen=True)
-class CXRClassification:
-    """One disease class per radiograph.
-
-    Attributes:
-        task_name: As PyHealth calls it.
-        input_schema: Name and kind of the inputs.
-        output_schema: Name and kind of the labels.
-        size: Side the pictures are resized to, pixels; None keeps the dataset's.
-    """
-
-    task_name: str = "COVID19CXRClassification"
-    input_schema: dict[str, str] = field(default_factory=lambda: {"image": "image"})
-    output_schema: dict[str, str] = field(default_factory=lambda: {"disease": "multiclass"})
-    size: int | None = None
+class SyntheticCXR(Records, synthetic.SyntheticCXR):
+    """`lrp_plugin.synthetic.SyntheticCXR` with PyHealth's records and tasks."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +158,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
         output_processors: ``output_processors["disease"].label_vocab`` is the vocabulary.
     """
 
-    def __init__(self, dataset: CXRDataset, task: CXRClassification) -> None:
+    def __init__(self, dataset: Records, task: CXRClassification) -> None:
         self.dataset, self.task = dataset, task
         self.classes, self.labels, self.patients = dataset.classes, dataset.labels, dataset.patients
         self.input_schema, self.output_schema = task.input_schema, task.output_schema
@@ -228,10 +178,6 @@ class TaskDataset(Dataset[dict[str, Any]]):
         """Read sample ``index``."""
         sample = self.dataset[index]
         return self._resize(sample) if self._resize else sample
-
-    def event(self, index: int) -> Event:
-        """The examination at ``index``, without reading the picture."""
-        return self.dataset.event(index)
 
     def __repr__(self) -> str:
         """Task and dataset."""

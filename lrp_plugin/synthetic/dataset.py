@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
-from lrp_plugin.pyhealth.shapes import CXRDataset, Event
+from lrp_plugin.images import LabelledImages
 from lrp_plugin.synthetic.anatomy import Anatomy, draw_thorax
 from lrp_plugin.synthetic.film import Exposure, Field, Grid, smooth_noise
 from lrp_plugin.synthetic.opacities import CLASSES, Shortcut, draw_marker, draw_patches, place_patches
@@ -19,14 +20,14 @@ _GRIDS = (5, 14, 44)  # Knots per side of the layers of smooth noise: film and t
 _PERSON, _PICTURE = 1, 2  # Keys of the two random streams of a picture.
 
 
-class SyntheticCXR(CXRDataset):
+class SyntheticCXR(LabelledImages):
     """Chest radiographs made by formula: four classes, lung mask and evidence mask, no files.
 
     Picture i depends on ``seed`` and ``i`` alone, whatever ``n``, ``size`` samples the same scene more
     finely, and the same picture can be had with and without its shortcut marker. Classes take turns:
     the label of patient p is ``p % 4``.
 
-    Beside the keys of :class:`CXRDataset` a sample has ``evidence`` (the opacities: about 3 % of the
+    Beside the keys of `lrp_plugin.images.LabelledImages` a sample has ``evidence`` (the opacities: about 3 % of the
     picture, nothing for Normal) and ``marker`` (the text marker), both ``tv_tensors.Mask`` uint8 ``(1, H,
     W)``.
 
@@ -78,20 +79,13 @@ class SyntheticCXR(CXRDataset):
 
     def without_shortcut(self) -> SyntheticCXR:
         """The same pictures, no marker drawn: what accuracy is worth when the shortcut is gone."""
-        return SyntheticCXR(
-            len(self),
-            self.seed,
-            size=self.size,
-            mode=self.mode,
-            contrast=self.contrast,
-            images_per_patient=self.images_per_patient,
-            transform=self.transform,
-        )
+        plain = copy.copy(self)
+        plain.shortcut = None
+        return plain
 
-    def event(self, index: int) -> Event:
-        """The examination at ``index``."""
-        index = self.position(index)
-        return Event(f"synthetic:{index}", self.classes[self.labels[index]], "", index)
+    def path(self, index: int) -> str:
+        """Its name, ``synthetic:INDEX``: there is no file."""
+        return f"synthetic:{self.position(index)}"
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Draw picture ``index``."""

@@ -274,7 +274,7 @@ def test_a_training_picture_is_never_tested(own_database, tmp_path, capsys):
     (own_database / moved).rename(own_database / "COVID" / "images" / "COVID-98.png")
     with pytest.warns(UserWarning, match="1 pictures that no part of the run has .*COVID-99"):
         parts = open_parts(settings, out, training=False)
-    names = {Path(parts.whole.event(i).path).relative_to(own_database).as_posix() for i in parts.test.indices}
+    names = {Path(parts.whole.path(i)).relative_to(own_database).as_posix() for i in parts.test.indices}
     assert names == set(stored["test"])
     gone, changed = sorted(stored["test"])[:2]
     Image.new("L", (299, 299), 9).save(own_database / changed)

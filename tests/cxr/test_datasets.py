@@ -15,12 +15,12 @@ from torchvision import tv_tensors
 from lrp_plugin.cxr import (
     COVID19_COUNTS,
     IGNORED,
-    COVID19CXRDataset,
     CXRFolder,
     DataWarning,
     RadiographError,
     cxr_transforms,
 )
+from lrp_plugin.pyhealth import COVID19CXRDataset
 
 #: What the fixture ``database`` writes.
 SMALL_COUNTS = {"COVID": 12, "Lung Opacity": 4, "Normal": 5, "Viral Pneumonia": 3}

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
+import lrp_plugin
 from lrp_plugin.cxr import CXRClassifier, ReferenceCNN, build_model, list_models
 
 SEED_MODELS = (
@@ -179,3 +182,16 @@ def test_each_part_imports_only_what_it_needs() -> None:
     )
     environment = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_the_rooms_of_pictures_import_one_way() -> None:
+    """PyHealth's spelling knows the X-ray module, which knows the synthetic radiographs; never the other way round."""
+    root, rooms = Path(lrp_plugin.__file__).parent, ("pyhealth", "cxr", "synthetic", "images")
+    wrong = [
+        f"{path.relative_to(root)} imports {above}"
+        for place, room in enumerate(rooms)
+        for path in sorted((root / room).rglob("*.py"))
+        for above in rooms[:place]
+        if re.search(rf"^\s*(from|import) lrp_plugin(\.| import .*\b){above}\b", path.read_text(), re.MULTILINE)
+    ]
+    assert not wrong

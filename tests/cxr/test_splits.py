@@ -49,7 +49,7 @@ def test_split_is_reproducible_and_seeded() -> None:
 
 
 @given(
-    labels=st.lists(st.integers(0, 3), max_size=60),
+    labels=st.lists(st.integers(0, 3), max_size=60).map(lambda drawn: drawn + 10 * [0, 1, 2, 3]),
     ratios=st.sampled_from([(0.7, 0.1, 0.2), (0.7, 0.2, 0.1), (0.6, 0.3, 0.1), (0.5, 0.5), (1.0,), (0.0, 1.0)]),
     seed=st.integers(0, 5),
     way=st.sampled_from(["plain", "stratified", "patient", "patient stratified"]),

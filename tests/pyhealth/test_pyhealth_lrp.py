@@ -306,7 +306,7 @@ def test_no_account_is_kept_where_validation_is_off(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a recorder was made")
 
-    monkeypatch.setattr("lrp_plugin.attribution.Recorder", refuse)
+    monkeypatch.setattr("lrp_plugin.ledger.Recorder.__init__", refuse)
     lrp = UnifiedLRP(cnn, validate_conservation=False)
     lrp.attribute({"x": images}, 0)
     assert lrp.get_conservation_summary() == {"total_validations": 0}
