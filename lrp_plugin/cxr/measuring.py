@@ -9,7 +9,7 @@ from torch.utils.data import Subset
 
 from lrp_plugin.evaluation import Comparison, compare
 from lrp_plugin.evidence import bootstrap_mean
-from lrp_plugin.pyhealth.shapes import IGNORED
+from lrp_plugin.images import IGNORED
 from lrp_plugin.report import RemovalTest
 from lrp_plugin.synthetic import SyntheticCXR
 
