@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ def test_another_s_file_is_never_written_over_where_asked(tmp_path: Path, monkey
     path = write_atomically(tmp_path / "x", b"theirs", replace=False)
     with pytest.raises(FileExistsError, match="left as it was"):
         write_atomically(path, b"ours", replace=False)
+    with pytest.raises(FileExistsError), open_atomically(path, replace=False):
+        raise AssertionError("refused before anything is computed for it")
     # Theirs comes while ours is being written: the look beforehand saw nothing.
     monkeypatch.setattr(os.path, "lexists", lambda _: False)
     with pytest.raises(FileExistsError):
@@ -81,11 +83,9 @@ def test_no_symbolic_link_is_followed(tmp_path: Path) -> None:
 
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     contents = [bytes([number]) * 200_000 for number in range(8)]
-    threads = [threading.Thread(target=write_atomically, args=(tmp_path / "x", content)) for content in contents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda content: write_atomically(tmp_path / "x", content), contents))
+    assert done == [tmp_path / "x"] * 8, "none is refused for another's sake"
     assert (tmp_path / "x").read_bytes() in contents
     assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
 
@@ -98,6 +98,9 @@ def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
         ("胸部X線", "胸部X線"),
         ("../../etc/passwd", "etc-passwd"),
         ("A $x^2$", "A-x-2"),
+        ("Cafe\u0301", "Caf\u00e9"),  # as macOS spells it
+        (66 * "胸", 66 * "胸"),
+        (67 * "胸", 63 * "胸" + "-83d9f73f"),
     ],
 )
 def test_a_stem_keeps_letters_of_any_script(name: str, stem: str) -> None:

@@ -91,8 +91,6 @@ def _has_dicom_mark(path: Path) -> bool:
 def _with_channels(values: Tensor, mode: str | None) -> Tensor:
     if mode == "RGB" and values.shape[0] == 1:
         return values.expand(3, -1, -1).contiguous()
-    if mode == "L" and values.shape[0] == 3:
-        return (values * values.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0, keepdim=True)
     return values
 
 

@@ -180,3 +180,12 @@ def test_layers_and_channels_that_are_not_there_are_named() -> None:
         lrp.attribute_conditions(X, [], target=0)
     with pytest.raises(TypeError, match="verbose"):
         lrp.attribute(X, target=0, condition={"second": 0}, verbose=True)
+
+
+@pytest.mark.parametrize("place", [-6, 5, [0, -6]])
+def test_classes_that_are_not_there_are_named_in_a_contrast(place: object) -> None:
+    value = torch.randn(2, 5)
+    for contrast in (LogOdds(place), Difference(place, 0), Difference(0, place)):
+        with pytest.raises(ValueError, match=r"out of range: legal are 0 to 4"):
+            contrast(value)
+    torch.testing.assert_close(LogOdds(-5)(value), LogOdds(0)(value))

@@ -151,3 +151,23 @@ def test_compiled_passes_see_atomic_modules() -> None:
     for _ in range(2):
         torch.testing.assert_close(compiled.attribute(X.double(), 1), expected)
     assert not torch.allclose(UnifiedLRP(model).attribute(X.double(), 1), expected)
+
+
+def test_a_rule_is_registered_once() -> None:
+    mine = registry.copy()
+
+    def other(call: Any) -> torch.Tensor:
+        return scale(call.native(), 0.5)
+
+    before = mine.find("relu", mine.names("relu")[0])
+    assert before is not None
+    with pytest.raises(ValueError, match=r"registered already; pass override=True"):
+        mine.register(before.name, "relu")(other)
+    assert mine.find("relu", before.name) is before
+    mine.register(before.name, "relu", override=True)(other)
+    assert mine.find("relu", before.name).formula is other  # type: ignore[union-attr]
+    assert registry.find("relu", before.name) is before, "a copy is one's own"
+    mine.register("other", "relu")(other)
+    assert mine.defaults()["relu"].name != "other"
+    mine.register("last", "relu", default=True)(other)
+    assert mine.defaults()["relu"].name == "last" == mine.find("relu").name  # type: ignore[union-attr]

@@ -141,7 +141,7 @@ def test_what_is_no_target_is_refused_in_one_line(target: Any) -> None:
             call(X, target)
         message = str(caught.value)
         assert "\n" not in message and len(message) < 500 and "target" in message
-        assert isinstance(caught.value, (ValueError, AssertionError))
+        assert isinstance(caught.value, ValueError) and isinstance(caught.value, AssertionError)
 
 
 @pytest.mark.parametrize(
@@ -202,3 +202,22 @@ def test_any_place_of_any_output_is_that_entry(data: st.DataObject) -> None:
     wanted = torch.stack([model(x)[(row, *one)] for row, one in enumerate(each)])
     found = UnifiedLRP(model, "zero").attribute(x, chosen)
     torch.testing.assert_close(found.sum(1), wanted)
+
+
+@pytest.mark.parametrize("place", [0, C - 1])
+@pytest.mark.parametrize("count", [1, N])
+@pytest.mark.parametrize("size", [None, 1, 2])
+def test_a_target_counts_from_the_end_down_to_the_first(place: int, count: int, size: int | None) -> None:
+    """``-C`` is class 0 and ``-1`` the last, as one for all, as a list of one and as one for each, whole or divided."""
+    model, weight = classifier(), torch.zeros(C, dtype=torch.float64)
+    weight[place] = 1
+    expected = by_hand(model, X, weight)
+    lrp, inner = UnifiedLRP(model, "zero"), LayerUnifiedLRP(model, model[0], rule="zero")
+    for target in (place, place - C, [place - C], [place - C] * count, (place - C,), torch.tensor([place - C] * count)):
+        torch.testing.assert_close(lrp.attribute(X, target, internal_batch_size=size), expected)
+        torch.testing.assert_close(lrp.attribute_targets(X, [target])[0], expected)
+        torch.testing.assert_close(lrp.ledger(X, target).output, model(X)[:, place])
+        torch.testing.assert_close(inner.attribute(X, target, attribute_to_layer_input=True), expected)
+    for beyond in (-C - 1, [-C - 1], [place] * (N - 1) + [-C - 1], C, [C]):
+        with pytest.raises(TargetError, match=f"legal are 0 to {C - 1}, and -{C} to -1"):
+            lrp.attribute(X, beyond, internal_batch_size=size)

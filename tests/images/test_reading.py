@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lrp_plugin.images import ImageError, declared_shape, is_image_file, read_image
+from lrp_plugin.images import LARGEST_PICTURE, ImageError, declared_shape, is_image_file, read_image
+from lrp_plugin.images.errors import refuse_bomb
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "bmp", "gif", ""])
@@ -117,6 +118,21 @@ def test_a_decompression_bomb_is_refused_unopened(tmp_path: Path, side: int) -> 
     with pytest.raises(ImageError, match=r"bomb\.png has .*too large to be unpacked safely"):
         read_image(tmp_path / "bomb.png")
     assert declared_shape(tmp_path / "bomb.png") is None
+
+
+def test_a_bomb_is_measured_by_its_pixels() -> None:
+    """DICOM and declared sizes come to this check alone; Pillow measures its own."""
+    refuse_bomb("x", LARGEST_PICTURE, 1)
+    refuse_bomb("x", 10_000, LARGEST_PICTURE // 10_000)
+    for width, height in ((LARGEST_PICTURE + 1, 1), (20_000, 20_000), (1, 10**9)):
+        with pytest.raises(ImageError, match=f"x has {width} x {height} pixels"):
+            refuse_bomb("x", width, height)
+
+
+def test_colour_becomes_luma(tmp_path: Path) -> None:
+    """ITU-R 601: 0.299, 0.587, 0.114."""
+    Image.fromarray(255 * np.eye(3, dtype=np.uint8)[None]).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png", mode="L").flatten().tolist() == pytest.approx([0.299, 0.587, 0.114], abs=2e-3)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -289,3 +289,41 @@ def test_a_map_rectified_before_and_after_the_last_port(below: str) -> None:
         output = relevance.flatten(1).sum(1) + delta
         torch.testing.assert_close(output, model(X).detach())
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_subclass_is_of_its_module_s_type() -> None:
+    class Own(nn.Linear):
+        """A user's."""
+
+    model = nn.Sequential(Own(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    plan = UnifiedLRP(model, composite=Composite([(module(Own), "zero"), (module(nn.Linear), "flat")])).plan(
+        X[:, 0, 0, :4].float()
+    )
+    assert [choice.rule.name for site, choice in plan.entries if site.linear] == ["zero", "flat"]
+    every = UnifiedLRP(model, composite=Composite([(module(nn.Linear), "flat")])).plan(X[:, 0, 0, :4].float())
+    assert [choice.rule.name for site, choice in every.entries if site.linear] == ["flat", "flat"]
+
+
+def test_attnlrp_gamma_gives_attention_s_projections_epsilon() -> None:
+    """Achtibat et al. 2024, appendix B: gamma elsewhere."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(12, 2)).double().eval()
+    plan = UnifiedLRP(model, composite="attnlrp_gamma").plan(torch.randn(1, 2, 6, dtype=torch.float64))
+    inside = {choice.rule.name for site, choice in plan.entries if site.linear and "self_attn" in site.path}
+    outside = {choice.rule.name for site, choice in plan.entries if site.linear and "self_attn" not in site.path}
+    assert (inside, outside) == ({"epsilon"}, {"gamma"})
+
+
+def test_distribute_passes_a_batch_norm() -> None:
+    """A BatchNorm behind a pooling layer is folded into nothing; its shift is handed on all the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AvgPool2d(2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)
+    )
+    model = model.double()
+    model(4 + torch.randn(16, 1, 6, 6, dtype=torch.float64))
+    nn.init.uniform_(model[3].bias, 1, 2)
+    for composite in ("epsilon_plus", "attnlrp"):
+        account = UnifiedLRP(model.eval(), composite=composite, bias="distribute").ledger(X + 4, target=1)
+        torch.testing.assert_close(account.input, account.output, rtol=1e-4, atol=1e-5)

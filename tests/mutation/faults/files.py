@@ -1,0 +1,23 @@
+"""Faults of the one writer of files."""
+
+from tests.mutation.fault import fault
+
+_FILES = "test_files.py"
+FAULTS = [
+    fault("files.py", "an existing file is replaced unasked", "if not replace and os.path.lexists(target):", "if False:", _FILES),
+    fault("files.py", "a race for a name is lost in silence", "_take_free_name(temporary, target)\n        _flush",
+          "os.replace(temporary, target)\n        _flush", _FILES),
+    fault("files.py", "two writers share a neighbour", 'f".{uuid.uuid4().hex}.tmp"', '".partial.tmp"', _FILES),
+    fault("files.py", "a planted link is followed", "os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr", "os.O_WRONLY | os.O_CREAT | getattr",
+          _FILES),
+    fault("files.py", "a crash leaves the neighbour", "temporary.unlink(missing_ok=True)", "pass", _FILES),
+    fault("files.py", "files are their owner's alone", "getattr(os, \"O_BINARY\", 0), 0o666)", "getattr(os, \"O_BINARY\", 0), 0o600)",
+          _FILES, "visualization/test_saving.py"),
+    fault("files.py", "a hidden name stays hidden", '.strip("-_")', "", _FILES),
+    fault("files.py", "the longest stem is counted in letters", "len(stem.encode()) <= _LONGEST", "len(stem) <= _LONGEST", _FILES),
+    fault("files.py", "names that differ by case share a file", "owners.setdefault(stem.casefold(), set())", "owners.setdefault(stem, set())",
+          _FILES),
+    fault("files.py", "decomposed letters are others", 'unicodedata.normalize("NFC", name)', "name", _FILES),
+    fault("files.py", "a formula may begin with @", '("=", "+", "-", "@", "\\t", "\\r")', '("=", "+", "-", "\\t", "\\r")', _FILES),
+    fault("files.py", "a negative number gets a quote", "float(text)\n", "int(text)\n", _FILES),
+]  # fmt: skip
