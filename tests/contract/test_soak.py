@@ -86,7 +86,7 @@ def test_many_calls_in_four_threads(calls: int) -> None:
             assert not wrong, f"{len(wrong)} of {calls // 3} calls differ from one thread's"
             held.append(Held.now())
     print(f"\n{calls} calls: " + "; ".join(f"{one.tensors} tensors, {one.resident / 2**20:.1f} MiB" for one in held))
-    assert held[2].tensors == held[1].tensors == held[0].tensors
+    assert held[2].tensors <= held[0].tensors, "fewer may be left: what earlier tests held is let go"
     assert held[2].resident - held[0].resident < GROWTH
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
