@@ -18,7 +18,7 @@ GRADIENTS = tuple(name for name in METHODS if name != "lrp")
 Bounds = tuple[Any, Any]
 
 FAMILIES = {
-    "recurrent": "arras",
+    "recurrent": "recurrent",
     "vision transformer": "attnlrp_gamma",
     "transformer": "attnlrp",
     "convolutional": "epsilon_plus_flat",

@@ -53,7 +53,7 @@ def explain_text(
         tokenizer: A Hugging Face tokenizer, or a function from the text to ids (a list, or a tensor ``(T,)``).
         text: The text, or a list of words for a tokenizer that takes words.
         target: The class by number or name, or the next token by number or as text; the best one if None.
-        method: As in `explain_image`; ``"auto"`` is AttnLRP for transformers, ``arras`` for recurrent networks.
+        method: As in `explain_image`; ``"auto"`` is AttnLRP for transformers, ``recurrent`` for recurrent networks.
         generate: Let a language model go on by so many tokens (the likeliest each time) and explain each of them;
             relevance then is a matrix ``(generated, prompt and generated)``.
         labels, bias, output, probabilities, topk, ledger, name: See `lrp_plugin.explain`, as for further options.

@@ -169,7 +169,7 @@ def test_auto_follows_the_family(operations, family):
 
 def test_auto_is_the_families_method():
     assert KINDS["image"]().method == "epsilon_plus_flat"
-    assert KINDS["text"]().method == "arras"
+    assert KINDS["text"]().method == "recurrent"
     assert KINDS["table"]().method == "epsilon"
 
 

@@ -156,7 +156,7 @@ WRITTEN = {
     ],
     "cp_lrp": ["epsilon(epsilon=1e-06)"] * 3,
     "arras": ["epsilon(epsilon=0.001)"] * 3,
-    "recurrent": ["epsilon(epsilon=0.001)"] * 3,
+    "recurrent": ["epsilon(epsilon=0.1)"] * 3,
     "mamba_lrp": ["epsilon(epsilon=1e-06)"] * 3,
     "guided_backprop": ["zero"] * 3,
     "deconvnet": ["zero"] * 3,
