@@ -7,6 +7,7 @@ python -m benchmarks.evaluation tables --networks lite0
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 
@@ -43,6 +44,13 @@ def run_spelling(_: argparse.Namespace) -> None:
     measure()
 
 
+def run_speech(options: argparse.Namespace) -> None:
+    """Rules of recurrent networks, where speech starts."""
+    from benchmarks.evaluation.speech import measure
+
+    measure(options.sounds)
+
+
 def run_recommend(options: argparse.Namespace) -> None:
     """What is chosen for each network, and how far it is from the best of all candidates."""
     from benchmarks.evaluation.choices import choose
@@ -66,6 +74,9 @@ def main() -> None:
     peers.set_defaults(run=run_peers)
     spelling = commands.add_parser("spelling", help="rules of recurrent networks on g2p-en's GRUs (extra real)")
     spelling.set_defaults(run=run_spelling)
+    speech = commands.add_parser("speech", help="rules of recurrent networks on silero-vad's LSTM cell")
+    speech.add_argument("--sounds", type=Path, default=Path("/usr/share/sounds/alsa"), help="of Debian's alsa-utils")
+    speech.set_defaults(run=run_speech)
     recommend = commands.add_parser("recommend", help="the rule chosen for each network")
     recommend.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     recommend.add_argument("--metric", default="srg")

@@ -35,13 +35,14 @@ def methods(model: Any) -> dict[str, Callable[[Tensor, int], Tensor]]:
     found = {"input_x_gradient": gradient_x_input(model)}
     for products in PRODUCTS:
         for epsilon in (0.001, 0.1, 1.0):
-            found[f"{products}, epsilon {epsilon:g}"] = _by(model, recurrent(products, epsilon))
+            found[f"{products}, epsilon {epsilon:g}"] = by(model, recurrent(products, epsilon))
     zplus = Composite([(operation("gru"), rule("signal", epsilon=0.001)), (linear_maps(), rule("zplus"))])
-    found["signal, z+ head"] = _by(model, zplus)
+    found["signal, z+ head"] = by(model, zplus)
     return found
 
 
-def _by(model: Any, composite: Composite) -> Callable[[Tensor, int], Tensor]:
+def by(model: Any, composite: Composite) -> Callable[[Tensor, int], Tensor]:
+    """LRP with a composite, as a function."""
     lrp = UnifiedLRP(model, composite=composite)
     return lambda x, target: lrp.attribute(x, target=target)
 
