@@ -19,6 +19,7 @@ from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.attribution.arguments import Arguments, read_arguments
 from lrp_plugin.attribution.layers import LayerUnifiedLRP, Seen, Watcher
 from lrp_plugin.attribution.targets import is_function
+from lrp_plugin.kinds import checked
 
 Condition = Mapping[str, "int | Sequence[int] | Callable[[Tensor], Tensor]"]
 """Layer's name -> the channels that relevance may pass through; or a function of the layer's output that returns a mask."""
@@ -188,6 +189,7 @@ class ConceptLRP(UnifiedLRP):
         return found
 
 
+@checked
 def channel_dim(tensor: Tensor, module: nn.Module) -> int:
     """Where a layer's output has its channels: 1 of pictures and of 1-d convolutions, the last of token sequences."""
     last = [one for one in module.modules() if not list(one.children())][-1]

@@ -21,6 +21,10 @@ class TargetError(ValueError, AssertionError):
     """A target that the output does not have. Captum raises ``AssertionError`` there, so it is one as well."""
 
 
+class KindError(TypeError, ValueError):
+    """An argument of another kind than its annotation says. Functions that checked by hand raised ``ValueError`` for some."""
+
+
 def told(value: Any) -> str:
     """A value for a message of one line: what it is, and what it says where that is short."""
     if hasattr(value, "dtype") and tuple(getattr(value, "shape", ())) != ():

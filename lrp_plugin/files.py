@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from lrp_plugin.kinds import checked
+
 _LONGEST = 200  # Bytes of a stem: file systems end at 255, and suffixes come after it.
 
 
@@ -60,6 +62,7 @@ def open_atomically(path: str | os.PathLike[str], *, replace: bool = True) -> It
             temporary.unlink(missing_ok=True)
 
 
+@checked
 def write_atomically(
     path: str | os.PathLike[str], content: bytes | bytearray | memoryview, *, replace: bool = True
 ) -> Path:
@@ -144,6 +147,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
     ]
 
 
+@checked
 def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
     """Rows as CSV (UTF-8) that a spreadsheet shows and never runs.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from lrp_plugin.errors import told
+from lrp_plugin.kinds import checked
 from lrp_plugin.tables import html_table
 
 Operation = str | type
@@ -81,6 +82,7 @@ class Registry:
     ...     return scale(call.native(), factor)
     """
 
+    @checked
     def __init__(self, rules: Mapping[tuple[Operation, str], Rule] | None = None) -> None:
         self._rules: dict[tuple[Operation, str], Rule] = dict(rules or {})
 
@@ -209,6 +211,7 @@ def _check_traits(name: Any, operations: tuple[Any, ...], traits: Mapping[str, A
         )
 
 
+@checked
 def qualified_name(kind: type) -> str:
     """``module.Class`` of a type: how an atomic module is named without importing its package."""
     return f"{kind.__module__}.{kind.__qualname__}"

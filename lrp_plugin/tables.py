@@ -5,7 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from lrp_plugin.kinds import checked
 
+
+@checked
 def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0) -> list[str]:
     """Lines of a table whose columns are as wide as their longest cell.
 
@@ -27,6 +30,7 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 
     return [line(head), "-" * (sum(widths) + 2 * (len(widths) - 1)), *(line(row) for row in rows)]
 
 
+@checked
 def html_table(
     caption: str, head: Sequence[str], rows: Sequence[Sequence[str]], right: int = 0, foot: Sequence[str] | None = None
 ) -> str:

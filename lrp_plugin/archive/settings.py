@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lrp_plugin.archive.models import ModelSource
+from lrp_plugin.kinds import checked
 
 KINDS = ("predicted", "given", "above")
 SCALES = ("output", "sigmoid", "softmax")
@@ -49,6 +50,7 @@ class Targets:
             raise ValueError(f"targets {self.kind!r}, scale {self.scale!r}; legal are {KINDS} and {SCALES}")
 
 
+@checked
 @dataclass(frozen=True)
 class Picture:
     """How a file becomes the model's input.
@@ -93,6 +95,7 @@ class Picture:
             raise ValueError(f"std {self.std}: legal are numbers above 0")
 
 
+@checked
 @dataclass(frozen=True)
 class Maps:
     """How a map is kept: float16 times a scale of its own (rounding: 2^-11 of a value, 2^-25 of the greatest).

@@ -18,6 +18,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import nn
 
 from lrp_plugin.files import write_atomically
+from lrp_plugin.kinds import checked
 
 from .models import CXRClassifier, rebuild_model
 
@@ -68,6 +69,7 @@ def load_state(path: Path) -> dict[str, Any]:
     return state
 
 
+@checked
 def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """Write weights as safetensors, with ``facts`` (JSON) and the model's recipe in the header.
 
@@ -81,6 +83,7 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     _write(path, safetensors_bytes(tensors, metadata={**header, "sha256": _checksum(tensors, header)}))
 
 
+@checked
 def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
     """Load weights written by :func:`save_weights` into ``model``.
 
@@ -98,6 +101,7 @@ def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
     return facts
 
 
+@checked
 def load_model(path: str | Path) -> tuple[CXRClassifier, dict[str, Any]]:
     """Rebuild a model of :func:`lrp_plugin.cxr.build_model` from its weights file.
 

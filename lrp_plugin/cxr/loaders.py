@@ -9,6 +9,8 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from lrp_plugin.kinds import checked
+
 _PRIME = 1_000_003
 
 
@@ -99,6 +101,7 @@ class SeededSamples(Dataset[Any]):
             generator.set_state(before)
 
 
+@checked
 def get_dataloader(
     dataset: Dataset[Any],
     batch_size: int = 32,

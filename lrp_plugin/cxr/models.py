@@ -12,6 +12,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrp_plugin.kinds import checked
+
 from .reference import ReferenceCNN
 
 #: Networks of this package: name -> builder of a net from grey pictures ``(N, 1, H, W)`` to logits.
@@ -119,6 +121,7 @@ def list_models() -> list[str]:
     return [*OWN_MODELS, *torchvision.models.list_models(module=torchvision.models)]
 
 
+@checked
 def build_model(
     name: str, num_classes: int = 4, weights: Any = None, *, input_size: int | None = None
 ) -> CXRClassifier:

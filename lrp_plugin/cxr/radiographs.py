@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lrp_plugin.images import ImageError, read_image
+from lrp_plugin.kinds import checked
 
 RadiographError = ImageError
 
 
+@checked
 def read_radiograph(path: str | Path) -> Tensor:
     """Read a radiograph as grey values: :func:`lrp_plugin.images.read_image` in mode "L".
 
@@ -25,6 +27,7 @@ def read_radiograph(path: str | Path) -> Tensor:
     return read_image(path, mode="L")
 
 
+@checked
 def read_lung_mask(path: str | Path, shape: tuple[int, int], aspect_tolerance: float = 0.02) -> Tensor:
     """Read a lung mask and bring it to the picture's size (nearest neighbour).
 

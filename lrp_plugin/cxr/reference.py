@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from lrp_plugin.kinds import checked
+
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with BatchNorm around a 1x1 shortcut, then ReLU.
@@ -45,6 +47,7 @@ class ReferenceCNN(nn.Module):
         width: channels of the stem; the blocks have 2 and 4 times as many.
     """
 
+    @checked
     def __init__(self, num_classes: int = 4, width: int = 16) -> None:
         super().__init__()
         self.stem = nn.Sequential(

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Subset
 
+from lrp_plugin.kinds import checked
+
 DEFAULT_RATIOS = (0.7, 0.1, 0.2)
 _MOST_FOLDS = 20
 
@@ -45,6 +47,7 @@ class InMemory(Dataset[dict[str, Any]]):
         transform: applied each time a sample is fetched; ``dataset``'s own has been applied once.
     """
 
+    @checked
     def __init__(self, dataset: Any, transform: Any = None) -> None:
         self.classes: tuple[str, ...] = tuple(dataset.classes)
         self.labels, self.patients = known(dataset, "labels"), known(dataset, "patients")
@@ -73,6 +76,7 @@ def known(dataset: Any, what: str) -> list[Any]:
     return list(found)
 
 
+@checked
 def split_by_sample(
     dataset: Dataset[Any], ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0, *, stratify: bool = False
 ) -> list[CXRSubset]:
@@ -110,6 +114,7 @@ def split_by_sample(
     return [CXRSubset(dataset, sorted(part.tolist())) for part in [*parts, rest]]
 
 
+@checked
 def split_by_patient(
     dataset: Dataset[Any], ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0, *, stratify: bool = False
 ) -> list[CXRSubset]:

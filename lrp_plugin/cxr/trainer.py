@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lrp_plugin.images import IGNORED
+from lrp_plugin.kinds import checked
 from lrp_plugin.synthetic import CLASSES
 
 from .checkpoints import CheckpointError, load_state, load_weights
@@ -312,6 +313,7 @@ def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("model."): value for name, value in state.items()}
 
 
+@checked
 def seed_everything(seed: int) -> None:
     """Seed Python's, NumPy's and torch's global generators."""
     random.seed(seed)

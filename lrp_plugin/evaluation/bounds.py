@@ -20,10 +20,12 @@ from lrp_plugin.evaluation.faithfulness import (
 )
 from lrp_plugin.evaluation.regions import Regions, relevance_of
 from lrp_plugin.evaluation.scoring import Scorer
+from lrp_plugin.kinds import checked
 
 MOST_REGIONS = 256
 
 
+@checked
 def random_curves(
     model: Callable[..., Any] | Scorer, inputs: Tensor, target: Any, *, draws: int = 5, seed: int = 0, **options: Any
 ) -> Curves:

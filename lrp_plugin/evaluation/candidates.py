@@ -23,6 +23,7 @@ from lrp_plugin.composites import (
     rule,
 )
 from lrp_plugin.composites.ready import handing_on
+from lrp_plugin.kinds import checked
 from lrp_plugin.rules.gates import PRODUCTS
 from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
 
@@ -84,6 +85,7 @@ def operations_of(model: Any, inputs: Tensor) -> set[str]:
     return {site.name for site, _ in UnifiedLRP(model).plan(inputs[:1]).entries}
 
 
+@checked
 def candidates(model: Any, inputs: Tensor, bounds: tuple[Any, Any] | None = None) -> list[Candidate]:
     """What is worth trying on this model.
 

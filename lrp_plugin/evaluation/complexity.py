@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.evaluation.similarity import places, rank_correlation
+from lrp_plugin.kinds import checked
 
 
+@checked
 def entropy(relevance: Tensor) -> Tensor:
     """Entropy of each map's shares ``|R_i| / sum |R|``, ``(N,)``, in nats, 0 to log(places); lower is simpler.
 
@@ -21,6 +23,7 @@ def entropy(relevance: Tensor) -> Tensor:
     return -torch.special.xlogy(shares, shares).sum(1)
 
 
+@checked
 def sparseness(relevance: Tensor) -> Tensor:
     """Gini index of each map's magnitudes, ``(N,)``, in [0, 1); higher is sparser; 0 for equal ones.
 
@@ -38,6 +41,7 @@ def _shares(relevance: Tensor) -> Tensor:
     return (sizes / total).masked_fill(total == 0, math.nan)
 
 
+@checked
 def effective_rank(relevance: Tensor) -> float:
     """How many different maps a set of them amounts to, from 1 to the smaller of N and places.
 

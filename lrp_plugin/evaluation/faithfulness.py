@@ -29,6 +29,7 @@ from torch import Tensor
 from lrp_plugin.evaluation.regions import Regions, labels_of, patches, relevance_of
 from lrp_plugin.evaluation.replacement import Perturb, Replacement, replacement
 from lrp_plugin.evaluation.scoring import Scorer
+from lrp_plugin.kinds import checked
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 """DeYoung et al.'s shares for comprehensiveness and sufficiency."""
@@ -108,6 +109,7 @@ class _Task:
         return below.view(labels.shape).expand(len(rows), *self.inputs.shape[1:])
 
 
+@checked
 def perturbation_curves(
     model: Callable[..., Any] | Scorer, inputs: Tensor, relevance: Tensor, target: Any, *,
     regions: Regions | Tensor | None = None, replacement: Fill = "mean", shares: Sequence[float] | int = 10,
@@ -242,6 +244,7 @@ def srg(model: Callable[..., Any] | Scorer, inputs: Tensor, relevance: Tensor, t
     return perturbation_curves(model, inputs, relevance, target, **options).srg
 
 
+@checked
 def deletion(
     model: Callable[..., Any] | Scorer, inputs: Tensor, relevance: Tensor, target: Any, **options: Any
 ) -> Tensor:
@@ -249,6 +252,7 @@ def deletion(
     return perturbation_curves(model, inputs, relevance, target, **{"replacement": "zero", **options}).deletion
 
 
+@checked
 def insertion(
     model: Callable[..., Any] | Scorer, inputs: Tensor, relevance: Tensor, target: Any, **options: Any
 ) -> Tensor:
@@ -266,6 +270,7 @@ def comprehensiveness(
     return (curves.morf[:, :1] - curves.morf[:, 1:]).mean(1)
 
 
+@checked
 def sufficiency(
     model: Callable[..., Any] | Scorer, inputs: Tensor, relevance: Tensor, target: Any, *,
     shares: Sequence[float] = SHARES, **options: Any,

@@ -13,10 +13,12 @@ from torch import Tensor
 from lrp_plugin.evaluation.faithfulness import Fill, checked_relevance, tasks
 from lrp_plugin.evaluation.regions import Regions
 from lrp_plugin.evaluation.scoring import Scorer
+from lrp_plugin.kinds import checked
 
 Explain = Callable[[Tensor, Any], Tensor]
 
 
+@checked
 def infidelity(
     model: Callable[..., Any] | Scorer, inputs: Tensor, relevance: Tensor, target: Any, *,
     regions: Regions | Tensor | None = None, replacement: Fill = "mean", share: float = 0.3, samples: int = 20,

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrp_plugin.kinds import checked
+
 Values = Tensor | Sequence[float] | np.ndarray
 
 
@@ -32,6 +34,7 @@ class Interval:
     missing: int = 0
 
 
+@checked
 def bootstrap_mean(
     values: Values,
     *,
@@ -74,6 +77,7 @@ def bootstrap_mean(
     return Interval(mean, float(low), float(high), len(known), missing)
 
 
+@checked
 def paired_difference(
     first: Values, second: Values, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> Interval:
@@ -95,6 +99,7 @@ def paired_difference(
     return bootstrap_mean(one - other, confidence=confidence, resamples=resamples, seed=seed)
 
 
+@checked
 def evidence_by_class(
     scores: Tensor | Sequence[float],
     labels: Tensor | Sequence[int],

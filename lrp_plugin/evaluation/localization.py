@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
+from lrp_plugin.kinds import checked
+
 __all__ = [
     "MEASURES",
     "boxes_to_masks",
@@ -72,6 +74,7 @@ def _without_score(pooled: Tensor, inside: Tensor) -> Tensor:
     return (pooled.amax(1) <= 0) | ~inside.any(1)
 
 
+@checked
 def mask_area(mask: Tensor) -> Tensor:
     """The mask's share of the image, which is what a map without knowledge would score.
 
@@ -162,6 +165,7 @@ def top_k_inside(relevance: Tensor, mask: Tensor, k: int | float = 0.05) -> Tens
     return _inside_of_top(pooled, inside, torch.full_like(inside[:, :1], count, dtype=torch.long))
 
 
+@checked
 def boxes_to_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """Boxes as masks, for the measures above.
 

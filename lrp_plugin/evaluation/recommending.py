@@ -21,6 +21,7 @@ from lrp_plugin.evaluation.methods import BASELINES, builder
 from lrp_plugin.evaluation.metrics import Case, Metric, Settings, chosen_metrics
 from lrp_plugin.evaluation.regions import Regions
 from lrp_plugin.evaluation.scoring import Scorer
+from lrp_plugin.kinds import checked
 
 ETA = 3
 RECOMMENDED, DEFAULT = "recommended", "default (epsilon)"
@@ -108,6 +109,7 @@ class Recommendation:
         return "\n".join([*lines, "", str(self.held_out), "", _HEADER + self.code])
 
 
+@checked
 def recommend(
     model: nn.Module, data: Any, *, metric: str | Metric = "srg", held_out: float | Any = 0.5,
     tried: Sequence[Candidate] | None = None, bounds: tuple[Any, Any] | None = None,

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin.evaluation.similarity import rank_correlation
+from lrp_plugin.kinds import checked
 
 Explain = Callable[[Tensor, Any], Tensor]
 Similarity = Callable[[Tensor, Tensor], Tensor]
 ORDERS = ("cascading", "independent")
 
 
+@checked
 def parametrized_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     """The modules that hold parameters of their own, the last to run first (those that no hook sees run come last)."""
     own = {
@@ -52,6 +54,7 @@ def randomize(module: nn.Module, generator: torch.Generator) -> None:
             parameter.copy_(parameter.mean() + spread * drawn)
 
 
+@checked
 def parameter_randomization(
     build: Callable[[nn.Module], Explain], model: nn.Module, inputs: Tensor, target: Any, *, order: str = "cascading",
     similarity: Similarity = rank_correlation, layers: list[str] | None = None, seed: int = 0,
@@ -106,6 +109,7 @@ def label_randomization(
     return similarity(build(model)(inputs, target), build(memorizer)(inputs, target))
 
 
+@checked
 def random_map_similarity(relevance: Tensor, *, similarity: Similarity = rank_correlation, seed: int = 0) -> Tensor:
     """The floor: how alike each map and a map of random numbers are, ``(N,)``."""
     generator = torch.Generator().manual_seed(seed)

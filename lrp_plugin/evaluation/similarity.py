@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
+from lrp_plugin.kinds import checked
+
 
 def places(relevance: Tensor, absolute: bool = False) -> Tensor:
     """One number for each place of a map: pictures' channels summed; float64 ``(N, P)``."""
+    if relevance.ndim < 2:
+        raise ValueError(f"maps of shape {tuple(relevance.shape)}; give one for each example, (N, ...)")
     pooled = relevance.detach().double()
     pooled = pooled.sum(1) if pooled.ndim == 4 else pooled
     pooled = pooled.abs() if absolute else pooled
@@ -26,6 +30,7 @@ def ordered(values: Tensor) -> Tensor:
     return (low + high - 1).double() / 2
 
 
+@checked
 def rank_correlation(first: Tensor, second: Tensor, *, absolute: bool = False) -> Tensor:
     """Spearman's correlation of two maps of each example, ``(N,)``, in [-1, 1]; NaN where a map is constant.
 
@@ -44,6 +49,7 @@ def rank_correlation(first: Tensor, second: Tensor, *, absolute: bool = False) -
     return ((one * other).sum(1) / spread).clamp(-1, 1).masked_fill(spread == 0, math.nan)
 
 
+@checked
 def structural_similarity(first: Tensor, second: Tensor, *, absolute: bool = False, window: int = 7) -> Tensor:
     """SSIM of two maps of each example, each scaled to [0, 1] first, ``(N,)``, in [-1, 1] (Wang et al. 2004).
 
@@ -73,6 +79,7 @@ def _unit(values: Tensor) -> Tensor:
     return (values - low) / torch.where(high > low, high - low, 1)
 
 
+@checked
 def agreement(relevances: Mapping[str, Tensor], *, absolute: bool = False) -> Tensor:
     """How much methods agree: the mean over examples of their maps' rank correlations, ``(M, M)``, in the mapping's order.
 

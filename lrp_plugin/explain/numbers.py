@@ -15,9 +15,11 @@ from lrp_plugin.explain.core import device_of, dtype_of, forward, named, noted, 
 from lrp_plugin.explain.explanation import Explanation
 from lrp_plugin.explain.names import Labels, names_of, read_labels
 from lrp_plugin.explain.picture import explain_class
+from lrp_plugin.kinds import checked
 
 
 @whole_call
+@checked
 def explain_signal(
     model: nn.Module | Callable[..., Any],
     signal: Any,
@@ -99,6 +101,7 @@ def explain_table(
 
 
 @whole_call
+@checked
 def explain_volume(
     model: nn.Module | Callable[..., Any],
     volume: Any,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lrp_plugin.gradients.methods import METHODS, AttributionMethod, method
 from lrp_plugin.gradients.scores import ScoreModel, Target, resolve_target
+from lrp_plugin.kinds import checked
 
 
 @method("input_x_gradient")
@@ -86,6 +87,7 @@ def _smoothgrad(
     return mean.abs() if absolute else mean
 
 
+@checked
 def last_feature_layer(model: nn.Module, inputs: Tensor) -> nn.Module:
     """The last module in order of execution whose output is a feature map ``(N, C, h, w)`` of several places.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin.gradients.scores import ScoreModel, Target, resolve_target
+from lrp_plugin.kinds import checked
 from lrp_plugin.propagation.quiet import evaluating
 
 
@@ -132,6 +133,7 @@ class CaptumMethod(AttributionMethod):
         ValueError: An option that `explain` does not have.
     """
 
+    @checked
     def __init__(
         self,
         explain: Callable[..., Tensor],

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.kinds import checked
+
 Target = int | Sequence[int] | Tensor | Any | None
 """A class index (int, NumPy int, 0-d tensor), one per example (list, array, 1-d tensor), or None (argmax)."""
 
@@ -22,6 +24,7 @@ OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
 """What may be explained, as a function of the logits ``(N, K)``."""
 
 
+@checked
 def resolve_target(target: Target, scores: Tensor) -> Tensor:
     """Turn any accepted target into one class index per example.
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lrp_plugin.images.errors import LARGEST_PICTURE, ImageError, refuse_bomb
+from lrp_plugin.kinds import checked
 
 #: File endings taken for pictures. What a file is, its content says.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -21,6 +22,7 @@ _WHITE_IS_ZERO = 0  # TIFF's PhotometricInterpretation (tag 262); Pillow turns 1
 _Pixels = NDArray[np.float32]
 
 
+@checked
 def read_image(path: str | Path, *, mode: str | None = None, stretch: bool = False, what: str = "picture") -> Tensor:
     """Read a picture as it is meant to be seen.
 
@@ -57,6 +59,7 @@ def read_image(path: str | Path, *, mode: str | None = None, stretch: bool = Fal
     return _with_channels(values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous(), mode)
 
 
+@checked
 def is_image_file(path: Path) -> bool:
     """Whether a file counts as a picture: by its ending, or, where it has none, by DICOM's mark (as PACS write it)."""
     if path.suffix.lower() in IMAGE_SUFFIXES + DICOM_SUFFIXES:
@@ -64,6 +67,7 @@ def is_image_file(path: Path) -> bool:
     return not path.suffix and path.is_file() and _has_dicom_mark(path)
 
 
+@checked
 def declared_shape(path: Path) -> tuple[int, int] | None:
     """Height and width by a picture's header, upright; None where even that is lost."""
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.ledger import ABSORBED, Ledger, Row
 
 
@@ -55,6 +56,7 @@ class ConservationValidator:
         ValueError: The tolerance is negative.
     """
 
+    @checked
     def __init__(self, tolerance: float = 0.01, strict: bool = False) -> None:
         if not tolerance >= 0:
             raise ValueError(f"tolerance={tolerance}: legal are numbers >= 0 (0.01 is 1 %)")
@@ -128,6 +130,7 @@ class ConservationReport:
         tolerance: As given.
     """
 
+    @checked
     def __init__(self, ledger: Ledger, tolerance: float) -> None:
         self.ledger = ledger
         self.tolerance = tolerance

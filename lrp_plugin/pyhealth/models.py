@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
 from lrp_plugin.cxr.models import CXRClassifier, build_model
 from lrp_plugin.images import IGNORED
+from lrp_plugin.kinds import checked
 
 
 class XRayNetwork(CXRClassifier):
@@ -54,6 +55,7 @@ class TorchvisionModel(nn.Module):
         RuntimeError: Weights could not be downloaded.
     """
 
+    @checked
     def __init__(self, dataset: Any, model_name: str, model_config: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.classes = tuple(dataset.classes)

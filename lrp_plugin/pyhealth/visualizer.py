@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization import (
     display_image,
     plot_comparison,
@@ -277,6 +278,7 @@ class SaliencyVisualizer:
         return figure.add_subplot()
 
 
+@checked
 def visualize_attribution(
     plt: Any,
     image: ArrayLike,

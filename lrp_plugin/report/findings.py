@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lrp_plugin.evidence import Interval
+from lrp_plugin.kinds import checked
 from lrp_plugin.report.data import Localisation, RemovalTest, Report
 
 
@@ -20,6 +21,7 @@ def lower(interval: Interval) -> float:
     return interval.mean if math.isnan(interval.low) else interval.low
 
 
+@checked
 def outside(report: Report) -> list[Localisation]:
     """Where positive relevance lies mostly outside the region: the whole interval is below `minimum_inside`.
 
@@ -45,6 +47,7 @@ class Suspicion:
     differing: Sequence[Localisation]
 
 
+@checked
 def suspicions(report: Report) -> list[Suspicion]:
     """Where accuracy falls without the region: the whole interval of the drop is above `minimum_drop`.
 

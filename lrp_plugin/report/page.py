@@ -11,6 +11,7 @@ from typing import Any
 from lrp_plugin.evaluation.page import comparison_fragment
 from lrp_plugin.evidence import Interval
 from lrp_plugin.files import write_atomically
+from lrp_plugin.kinds import checked
 from lrp_plugin.report.data import Example, Report
 from lrp_plugin.report.findings import outside, suspicions
 from lrp_plugin.report.pictures import data_url, image_url, layer_url, outline, reduced_image
@@ -72,6 +73,7 @@ def _asset(name: str) -> Markup:
     return Markup((resources.files(__package__) / "templates" / name).read_text(encoding="utf-8"))
 
 
+@checked
 def render_report(report: Report) -> str:
     """The page as text.
 
@@ -110,6 +112,7 @@ def render_report(report: Report) -> str:
     )
 
 
+@checked
 def write_report(path: str | os.PathLike[str], report: Report) -> Path:
     """Write the page, atomically: no reader and no crash meets half of it.
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torchvision import tv_tensors
 
 from lrp_plugin.images import LabelledImages
+from lrp_plugin.kinds import checked
 from lrp_plugin.synthetic.anatomy import Anatomy, draw_thorax
 from lrp_plugin.synthetic.film import Exposure, Field, Grid, smooth_noise
 from lrp_plugin.synthetic.opacities import CLASSES, Shortcut, draw_marker, draw_patches, place_patches
@@ -45,6 +46,7 @@ class SyntheticCXR(LabelledImages):
         ValueError: a number is out of its range.
     """
 
+    @checked
     def __init__(
         self,
         n: int = 2000,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.synthetic.anatomy import Anatomy, Thorax, smooth_step
 from lrp_plugin.synthetic.film import Field
 
@@ -131,6 +132,7 @@ def _texture(label: int, cloud: Field, net: Field) -> Field:
     return 1.0 + (0.25 if CLASSES[label] == "COVID" else 0.12) * cloud
 
 
+@checked
 @dataclass(frozen=True)
 class Shortcut:
     """A text marker at a known place whose presence goes with one class: a planted Clever-Hans feature.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.errors import UnsupportedOperationWarning
+from lrp_plugin.kinds import checked
 from lrp_plugin.ledger import Ledger
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -31,6 +32,7 @@ _EQUALITY = {torch.float64: 1e-10, torch.float32: 1e-4}
 SOFTMAX_LIKE = ("softmax", "softmin", "log_softmax", "scaled_dot_product_attention")
 
 
+@checked
 def assert_conserves(
     attribution: UnifiedLRP,
     inputs: Inputs,
@@ -70,6 +72,7 @@ def assert_conserves(
     return ledger
 
 
+@checked
 def assert_equals_gradient_x_input(
     attribution: UnifiedLRP,
     inputs: Inputs,
@@ -102,6 +105,7 @@ def assert_equals_gradient_x_input(
         _alike(found, expected, bound, f"relevance of input {place} and gradient x input")
 
 
+@checked
 def assert_linear_in_output(
     attribution: UnifiedLRP,
     inputs: Inputs,
@@ -138,6 +142,7 @@ def assert_linear_in_output(
         _alike(one, expected, bound, f"relevance of a sum of outputs at input {place} and the sum of relevances")
 
 
+@checked
 def assert_same_as(
     plain: UnifiedLRP,
     spelled: UnifiedLRP,
@@ -189,6 +194,7 @@ def _told(
     return relevance, ledger, {text.split(" in module ")[0].split(" in the model")[0] for text in unknown}
 
 
+@checked
 def assert_repeatable(
     attribution: UnifiedLRP,
     inputs: Inputs,
@@ -203,6 +209,7 @@ def assert_repeatable(
         assert torch.equal(one, other), f"a second call differs at input {place} by {float((one - other).abs().max())}"
 
 
+@checked
 def assert_independent_of_batch(
     attribution: UnifiedLRP, inputs: Tensor, target: Any = None, *, tolerance: float | None = None
 ) -> None:
@@ -222,6 +229,7 @@ def assert_independent_of_batch(
         _alike(together[place : place + 1], alone, bound, f"relevance of example {place} in a batch and alone")
 
 
+@checked
 def assert_model_untouched(
     attribution: UnifiedLRP,
     inputs: Inputs,

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lrp_plugin.kinds import checked
+
 Shape = tuple[int, int, int]
 
 PARAMETRIC = ("conv", "linear", "batch_norm")
@@ -113,6 +115,7 @@ class GraphNetwork(nn.Module):
     Parameters are normal; BatchNorm's scale takes both signs and its statistics are no identity.
     """
 
+    @checked
     def __init__(self, graph: Graph) -> None:
         super().__init__()
         self.graph = graph

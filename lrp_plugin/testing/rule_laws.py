@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.composites import Composite, RuleSpec, anything
+from lrp_plugin.kinds import checked
 from lrp_plugin.registry import Registry, registry
 
 LAYERS: dict[str, tuple[tuple[int, ...], Callable[[bool], nn.Module]]] = {
@@ -171,6 +172,7 @@ def operations_with_cases() -> tuple[str, ...]:
     return (*LAYERS, *BINARY, *ELEMENTWISE)
 
 
+@checked
 def check_rule(
     spec: RuleSpec | str, *, operation: str | None = None, registry: Registry = registry, examples: int = 25
 ) -> None:

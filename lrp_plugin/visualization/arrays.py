@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
+from lrp_plugin.kinds import checked
+
 Array = npt.NDArray[Any]
-ArrayLike = Tensor | npt.NDArray[Any]
+ArrayLike = Tensor | npt.NDArray[Any] | Sequence[Any]
 
 
 def _as_array(name: str, values: ArrayLike) -> Array:
@@ -43,6 +45,7 @@ def _channels_first(name: str, array: Array, channels: Sequence[int] | None = No
     return array
 
 
+@checked
 def relevance_map(relevance: ArrayLike, size: tuple[int, int] | None = None) -> Array:
     """One map for the eye: channels summed with their sign, resized where a size is given.
 
@@ -124,6 +127,7 @@ def display_image(
     return np.moveaxis(array, 0, 2)
 
 
+@checked
 def region_mask(mask: ArrayLike, size: tuple[int, int]) -> Array:
     """A mask as booleans of a given size, resized by nearest neighbour.
 

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from lrp_plugin.kinds import checked
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
+@checked
 def plot_class_histogram(dataset: Any, ax: Axes | None = None) -> Figure:
     """Draw how many pictures each class has; no picture is read.
 
@@ -33,6 +36,7 @@ def plot_class_histogram(dataset: Any, ax: Axes | None = None) -> Figure:
     return figure
 
 
+@checked
 def plot_class_examples(dataset: Any, seed: int = 0) -> Figure:
     """Show one picture of each class that has any, chosen by ``seed``.
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, _as_array
 from lrp_plugin.visualization.style import (
     COLUMN,
@@ -31,6 +32,7 @@ BINS = 600
 """So many steps of time are coloured at most: more than a page's pixels say nothing."""
 
 
+@checked
 def plot_signal(
     signal: ArrayLike,
     relevance: ArrayLike,
@@ -107,6 +109,7 @@ def _rows(name: str, given: ArrayLike) -> Array:
     return array
 
 
+@checked
 def plot_features(
     relevance: ArrayLike,
     names: Sequence[str] | None = None,

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import Unpack
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, relevance_map
 from lrp_plugin.visualization.look import (
     CONTOUR_ON_IMAGE,
@@ -36,6 +37,7 @@ def _total(relevance: ArrayLike, logit: float | None) -> str:
     return f"{percent(total / logit)} of the logit" if logit else f"total {number(total)}"
 
 
+@checked
 def plot_comparison(
     image: ArrayLike,
     relevances: Mapping[str, ArrayLike],
@@ -117,6 +119,7 @@ def _draw_methods(
         style.bar(panels[min(across - 2, len(maps) - 1)], list(scales.values()), overlay)
 
 
+@checked
 def plot_batch(
     images: ArrayLike,
     relevances: ArrayLike,

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array
 from lrp_plugin.visualization.style import NEUTRAL, PAGE, canvas, figure_style, finish, number
 
@@ -90,6 +91,7 @@ def _merged(lines: Sequence[_Line], columns: Sequence[str]) -> _Line:
     return _Line(f"{len(lines)} more, absorbing less", np.nan, np.nan, absorbed)
 
 
+@checked
 def plot_ledger(
     rows: Sequence[LedgerRow],
     *,

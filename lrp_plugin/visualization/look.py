@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import (
     Array,
     ArrayLike,
@@ -192,6 +193,7 @@ def draw_image(panel: Axes, picture: Array) -> None:
     panel.set_axis_off()
 
 
+@checked
 def draw_mask_contour(
     ax: Axes, mask: ArrayLike, size: tuple[int, int], *, color: str = CONTOUR_ON_IMAGE, linewidth: float = 0.8
 ) -> None:

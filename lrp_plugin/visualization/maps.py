@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import Unpack
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import ArrayLike
 from lrp_plugin.visualization.look import CONTOUR_ON_WHITE, Look, LookOptions, draw_mask_contour, shape_of
 from lrp_plugin.visualization.style import COLUMN, axes_for, figure_style, finish, fit_titles
@@ -28,6 +29,7 @@ def _height(size: tuple[int, int], title: str | None) -> float:
     return COLUMN * 0.78 * size[0] / size[1] + (0.3 if title else 0.1)
 
 
+@checked
 def plot_heatmap(
     relevance: ArrayLike,
     *,
@@ -70,6 +72,7 @@ def plot_heatmap(
         return finish(panel.figure, save_path)
 
 
+@checked
 def plot_overlay(
     image: ArrayLike,
     relevance: ArrayLike,

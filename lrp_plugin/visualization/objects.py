@@ -10,11 +10,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from typing_extensions import Unpack
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import ArrayLike
 from lrp_plugin.visualization.look import CONTOUR_ON_IMAGE, Look, LookOptions, draw_mask_contour, shape_of
 from lrp_plugin.visualization.style import COLUMN, axes_for, figure_style, finish
 
 
+@checked
 def plot_segmentation(
     image: ArrayLike,
     relevance: ArrayLike,

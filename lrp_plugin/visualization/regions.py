@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from typing_extensions import Unpack
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, relevance_map
 from lrp_plugin.visualization.look import Look, LookOptions, shape_of
 from lrp_plugin.visualization.style import (
@@ -87,6 +88,7 @@ def _square_sums(values: Array, size: int) -> Array:
     return table[size:, size:] - table[:-size, size:] - table[size:, :-size] + table[:-size, :-size]
 
 
+@checked
 def plot_top_regions(
     image: ArrayLike,
     relevance: ArrayLike,
@@ -141,6 +143,7 @@ def plot_top_regions(
         return finish(panel.figure, save_path)
 
 
+@checked
 def plot_distribution(
     relevance: ArrayLike | Mapping[str, ArrayLike],
     *,

@@ -10,8 +10,10 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from lrp_plugin.files import write_atomically
+from lrp_plugin.kinds import checked
 
 
+@checked
 def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 300, replace: bool = True) -> Path:
     """Save a figure at publication resolution, atomically.
 

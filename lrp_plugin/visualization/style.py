@@ -20,6 +20,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array
 from lrp_plugin.visualization.saving import save_figure
 from lrp_plugin.visualization.showing import new_figure
@@ -71,6 +72,7 @@ def number(value: float) -> str:
     return (f"{value:.0f}" if plain else f"{value:.3g}").replace("-", "\u2212")
 
 
+@checked
 def percent(share: float) -> str:
     """A share of 1 as percent, as many digits as a reader needs: ``97 %``, ``4.1 %``, ``0.023 %``, ``< 0.01 %``."""
     value = 100 * share

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, _as_array
 from lrp_plugin.visualization.style import (
     PAGE,
@@ -27,6 +28,7 @@ from lrp_plugin.visualization.style import (
 SPECIAL = frozenset({"[CLS]", "[SEP]", "[PAD]", "<s>", "</s>", "<pad>", "<bos>", "<eos>", "<|endoftext|>"})
 
 
+@checked
 def whole_words(
     tokens: Sequence[str], relevance: ArrayLike, words: Sequence[int | None] | None = None
 ) -> tuple[list[str], Array]:
@@ -80,6 +82,7 @@ def _scale(values: Array, unit: str) -> ColourScale:
     return colour_scale([values], limit=None, percentile=100, unit=unit, normalize=False)
 
 
+@checked
 def text_html(tokens: Sequence[str], relevance: ArrayLike, *, unit: str = "logit") -> str:
     """The words as one HTML paragraph, each on its colour, its value shown on hovering and read by screen readers.
 
@@ -105,6 +108,7 @@ def text_html(tokens: Sequence[str], relevance: ArrayLike, *, unit: str = "logit
     return f'<p style="line-height:2;font-size:1.05em">{" ".join(parts)}</p>'
 
 
+@checked
 def plot_text(
     tokens: Sequence[str],
     relevance: ArrayLike,
@@ -167,6 +171,7 @@ def _legend(side: Axes, scale: ColourScale, unit: str) -> None:
     side.set_xlabel(f"against \u2190 relevance ({unit}) \u2192 for", fontsize=6.5, labelpad=1)
 
 
+@checked
 def plot_token_matrix(
     sources: Sequence[str],
     generated: Sequence[str],

@@ -2,12 +2,12 @@
 
 from tests.mutation.fault import fault
 
-_EXPL, _PLACES, _ALL = "archive/test_explaining.py", "archive/test_places.py", "archive/test_archive.py"
+_EXPL, _PLACES, _ALL = "archive/test_explaining.py", "archive/test_places.py", "archive/test_whole_or_named.py"
 FAULTS = [
     fault("archive/pictures.py", "masks are resized bilinearly", "InterpolationMode.NEAREST_EXACT)[0] >= 0.5)",
-          "InterpolationMode.BILINEAR)[0] >= 0.5)", _EXPL),
-    fault("archive/pictures.py", "a mask is whatever is not black", ")[0] >= 0.5)", ")[0] > 0)", _EXPL),
-    fault("archive/pictures.py", "crop squeezes", "factor = max(round(height", "factor = min(round(height", _EXPL),
+          "InterpolationMode.BILINEAR)[0] >= 0.5)", _ALL),
+    fault("archive/pictures.py", "a mask is whatever is not black", ")[0] >= 0.5)", ")[0] > 0)", _ALL),
+    fault("archive/pictures.py", "crop squeezes", "factor = max(round(height", "factor = min(round(height", _ALL),
     fault("archive/pictures.py", "a broken picture ends the run", "read.error = f\"reading: {type(error).__name__}: {error}\"", "raise", _EXPL),
     fault("archive/rows.py", "pooling averages", "overlap = (torch", "overlap = (1 / (given / wanted)) * (torch", f"{_EXPL}::test_pooling_keeps_the_sum"),
     fault("archive/rows.py", "channels are averaged", "relevance = relevance.sum(1)", "relevance = relevance.mean(1)", _EXPL),
@@ -16,19 +16,19 @@ FAULTS = [
     fault("archive/explaining.py", "the sum is of the pooled map", "relevance.detach().double().flatten(1).sum(1).tolist()",
           "relevance.detach().half().flatten(1).sum(1).tolist()", _EXPL),
     fault("archive/explaining.py", "a threshold is met by its own value", "(scaled > self.targets.threshold)", "(scaled >= self.targets.threshold)", _EXPL),
-    fault("archive/explaining.py", "the sigmoid stands for the softmax", '"softmax": values.softmax(0)', '"softmax": values.sigmoid()', _EXPL),
-    fault("archive/explaining.py", "a target out of range is the last", "if not 0 <= target < len(values)", "if not 0 <= target", _EXPL),
+    fault("archive/explaining.py", "the sigmoid stands for the softmax", '"softmax": values.softmax(0)', '"softmax": values.sigmoid()', _ALL),
+    fault("archive/explaining.py", "a target counts from the end", "if not 0 <= target < len(values)", "if not -len(values) <= target < len(values)", _ALL),
     fault("archive/explaining.py", "a shorter list's repeats are kept", "if place in errors or rank >= chosen.counts[place]:", "if place in errors:", _EXPL),
     fault("archive/explaining.py", "a broken picture keeps its pixels", "filled[place] = images[sound]", "pass", _EXPL),
     fault("archive/explaining.py", "all of a batch fail with one", "failed = self._culprits(given, reads, errors)",
           "failed = {place: str(error) for place in range(len(reads))}", _EXPL),
-    fault("archive/explaining.py", "NaN is stored as a map", "if not np.isfinite(values[place]).all() or", "if", _EXPL),
+    fault("archive/explaining.py", "NaN is stored as a map", "if not np.isfinite(values[place]).all() or", "if", _ALL),
     fault("archive/explaining.py", "the box is in units of pixels", "_normalized(torch.full((1, picture.channels, 1, 1), end), picture)",
-          "torch.full((1, picture.channels, 1, 1), end)", _EXPL),
+          "torch.full((1, picture.channels, 1, 1), end)", _ALL),
     fault("archive/explaining.py", "the scale comes after the mean", "scaled = images if picture.scale == 1 else images * picture.scale",
-          "scaled = images", _EXPL),
+          "scaled = images", _ALL),
     fault("archive/items.py", "two items of one id are let in", "if len(often):", "if False:", _PLACES),
-    fault("archive/items.py", "items lie in the list's order", 'table = table.sort_by([("key", "ascending"), ("id", "ascending")])', "table = table", _PLACES, _ALL),
+    fault("archive/items.py", "items lie in the list's order", 'table = table.sort_by([("key", "ascending"), ("id", "ascending")])', "table = table", _ALL),
     fault("archive/items.py", "a number as an id loses its zeros", "convert_options=csv.ConvertOptions(column_types=text,",
           "convert_options=csv.ConvertOptions(", _PLACES),
     fault("archive/items.py", "an id at a chunk's end is not found", "bisect.bisect_left(bounds, key)", "bisect.bisect_right(bounds, key)", _PLACES),

@@ -1,0 +1,138 @@
+"""What kind of thing each argument is: checked against its annotation, where a function is called."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import types
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache, wraps
+from numbers import Integral, Real
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from torch import Tensor
+
+from lrp_plugin.errors import KindError, told
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_WORDS = {
+    int: "an int",
+    float: "a number",
+    str: "a string",
+    bool: "True or False",
+    type(None): "None",
+    Tensor: "a tensor",
+}
+
+
+def checked(function: Function) -> Function:
+    """The function (or class), whose arguments are first held against its annotations; what else comes is named.
+
+    Numbers of NumPy's are numbers, also as tensors of one entry; True is no number. What an annotation does not say (a
+    range, a shape) the function checks itself; ``Any`` and names that cannot be read are let through.
+
+    Raises:
+        KindError: When called, for an argument of another kind.
+        TypeError: For one too many or one missing.
+    """
+    if isinstance(function, type):
+        function.__init__ = checked(function.__init__)  # type: ignore[misc]
+        return function
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        try:
+            given = signature.bind(*args, **named).arguments
+        except TypeError as error:
+            raise TypeError(f"{function.__name__}(): {error}; it takes {', '.join(signature.parameters)}") from None
+        hints = _hints(function)
+        for name, value in given.items():
+            several = signature.parameters[name].kind in (
+                inspect.Parameter.VAR_KEYWORD,
+                inspect.Parameter.VAR_POSITIONAL,
+            )
+            if name in hints and not several and not _is(value, hints[name]):
+                said = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
+                raise KindError(f"{said}({name}={told(value)}): legal is {_said(hints[name])}")
+        return function(*args, **named)
+
+    return call  # type: ignore[return-value]
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except NameError:  # a name that only type checkers import
+        return {}
+
+
+def _is(value: Any, hint: Any) -> bool:
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint is Any or isinstance(hint, (TypeVar, str)):
+        return True
+    if origin in (Union, types.UnionType):
+        return any(_is(value, one) for one in inside)
+    if origin is Literal:
+        return isinstance(value, str) and value in inside
+    if hint in (int, float):
+        return _is_number(value, Integral if hint is int else Real)
+    if hint is bool:
+        return isinstance(value, (bool, np.bool_))
+    if origin is None:
+        # A protocol that is not made for it cannot be asked.
+        return isinstance(value, hint) if isinstance(hint, type) and not getattr(hint, "_is_protocol", False) else True
+    return _is_container(value, origin, inside)
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    if isinstance(value, Tensor):
+        return value.dim() == 0 and not value.is_complex() and (kind is Real or not value.is_floating_point())
+    return isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
+
+
+def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
+    if origin is os.PathLike:
+        return isinstance(value, os.PathLike)
+    if origin is Callable or origin is type:
+        return callable(value)
+    if origin in (Sequence, Collection, Iterable, list):
+        whole = not isinstance(value, (str, bytes, Mapping)) and isinstance(
+            value, Iterable if origin is Iterable else Sequence
+        )
+        array = origin is not list and isinstance(value, (np.ndarray, Tensor)) and value.ndim > 0
+        return (whole or array) and _all(value, inside[0])
+    if origin is tuple:
+        several = len(inside) == 2 and inside[1] is ...
+        fits = isinstance(value, (tuple, list)) and (several or len(value) == len(inside))
+        return fits and all(_is(one, inside[0] if several else inside[place]) for place, one in enumerate(value))
+    if origin is Mapping or origin is dict:
+        return isinstance(value, Mapping) and _all(value.keys(), inside[0]) and _all(value.values(), inside[1])
+    return isinstance(value, origin) if isinstance(origin, type) else True
+
+
+def _all(values: Any, hint: Any) -> bool:
+    """Whether the entries are of the kind; those of an iterator are not asked, since that would use it up."""
+    return not isinstance(values, (Collection, Tensor)) or all(_is(one, hint) for one in values)
+
+
+def _said(hint: Any) -> str:
+    """A kind for a message."""
+    origin, inside = get_origin(hint), get_args(hint)
+    if hint in _WORDS:
+        return _WORDS[hint]
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(_said, inside)))
+    if origin is Literal:
+        return " or ".join(map(repr, inside))
+    if origin is Callable:
+        return "a function"
+    if origin is Mapping or origin is dict:
+        return f"a dict from {_said(inside[0])} to {_said(inside[1])}"
+    if origin is tuple and ... not in inside:
+        return f"({', '.join(map(_said, inside))})"
+    if origin in (Sequence, Collection, Iterable, list, tuple):
+        return f"several of {_said(inside[0])}"
+    return "a path" if origin is os.PathLike else getattr(hint, "__name__", str(hint))

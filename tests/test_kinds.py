@@ -1,0 +1,65 @@
+"""Arguments are of the kind that their annotations say, or named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from lrp_plugin.kinds import checked
+
+RIGHT: list[tuple[Any, list[Any], list[Any]]] = [
+    (int, [1, np.int64(2), torch.tensor(3)], [1.0, True, "1", None, torch.tensor(1.0), torch.tensor([1])]),
+    (float, [1, 1.5, np.float32(2), torch.tensor(0.1)], [True, "1", 1j, None, torch.ones(2)]),
+    (bool, [True, np.bool_(False)], [0, 1, "yes", None]),
+    (str, ["", "a"], [b"a", 1, None]),
+    (Tensor, [torch.ones(2)], [np.ones(2), [1.0], None]),
+    (int | None, [1, None], ["1", 1.5]),
+    (Literal["a", "b"], ["a"], ["c", 1, [1]]),
+    (str | os.PathLike[str], ["a", Path("a")], [1, b"a"]),
+    (Callable[[int], int], [len, int], [3, "len"]),
+    (
+        Sequence[int],
+        [[1, 2], (1,), [], np.array([1]), torch.tensor([1, 2])],
+        ["ab", [1.5], [[1]], {1: 2}, {1}, 3, torch.tensor(1), np.array(1)],
+    ),
+    (Iterable[str], [["a"], {"a"}, iter("ab")], [[1], "ab", 3]),
+    (tuple[int, int], [(1, 2), [1, 2]], [(1,), (1, 2, 3), (1, "2"), 5]),
+    (tuple[int, ...], [(), (1, 2, 3)], [(1.5,), 3]),
+    (Mapping[str, float], [{}, {"a": 1}], [{1: 1}, {"a": "b"}, [("a", 1)]]),
+    (Any, [1, None, "a"], []),
+]
+
+
+@pytest.mark.parametrize(("kind", "right", "wrong"), RIGHT, ids=[str(kind) for kind, _, _ in RIGHT])
+def test_what_is_of_the_kind_passes_and_what_is_not_is_named(kind: Any, right: list[Any], wrong: list[Any]) -> None:
+    def takes(argument, other=None):  # type: ignore[no-untyped-def]
+        """Its own."""
+        return argument
+
+    takes.__annotations__ = {"argument": kind}
+    function = checked(takes)
+    assert function.__name__ == "takes" and function.__doc__ == "Its own."
+    for value in right:
+        assert function(value) is value and function(argument=value) is value
+    for value in wrong:
+        with pytest.raises(TypeError, match=r"^takes\(argument=.*\): legal is \S") as raised:
+            function(value, other=3)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_call_that_does_not_fit_says_what_it_takes() -> None:
+    @checked
+    def takes(first: int, *, second: str = "") -> int:
+        return first
+
+    for call in (lambda: takes(), lambda: takes(1, 2), lambda: takes(1, third=3)):
+        with pytest.raises(TypeError, match=r"takes\(\): .*it takes first, second"):
+            call()
+    assert takes(torch.tensor(3)) == 3
