@@ -151,10 +151,7 @@ def _xray(options: argparse.Namespace, folder: Path) -> tuple[Any, Any, tuple[An
     settings = RunSettings.load(folder)
     parts = open_parts(settings, folder, training=False)
     model = open_model(folder, parts.whole.classes).eval()
-    low, high = torch.tensor(0.0), torch.tensor(1.0)
-    if model.mean is not None and model.std is not None:
-        low, high = (low - model.mean) / model.std, (high - model.mean) / model.std
-    return model, _Chosen(parts.test, _spread(range(len(parts.test)), options.limit)), (low, high)
+    return model, _Chosen(parts.test, _spread(range(len(parts.test)), options.limit)), model.pixel_range
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

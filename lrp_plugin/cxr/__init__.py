@@ -13,12 +13,18 @@ from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 from lrp_plugin.visualization.classes import plot_class_examples, plot_class_histogram, plot_confusion_matrix
 
 from .checkpoints import CheckpointError, load_model, load_weights, save_weights
-from .folders import COVID19_COUNTS, COVID19CXRDataset, CXRFolder, DataWarning
-from .loaders import EpochSampler, get_dataloader
+from .folders import (
+    COVID19_COUNTS,
+    COVID19CXRDataset,
+    CXRFolder,
+    DataWarning,
+    RadiographError,
+    read_lung_mask,
+    read_radiograph,
+)
+from .loaders import EpochSampler, get_dataloader, join_processes
 from .metrics import DEFAULT_METRICS, METRICS
 from .models import CXRClassifier, build_model, list_models
-from .processes import join_processes
-from .radiographs import RadiographError, read_lung_mask, read_radiograph
 from .reference import ReferenceCNN
 from .settings import History, TrainSettings
 from .splits import CXRSubset, InMemory, split_by_patient, split_by_sample
@@ -42,40 +48,10 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
-    "COVID19_COUNTS",
-    "DEFAULT_METRICS",
-    "IGNORED",
-    "METRICS",
-    "COVID19CXRDataset",
-    "CXRClassifier",
-    "CXRFolder",
-    "CXRSubset",
-    "CheckpointError",
-    "DataWarning",
-    "EpochSampler",
-    "History",
-    "InMemory",
-    "LabelledImages",
-    "RadiographError",
-    "ReferenceCNN",
-    "Shortcut",
-    "SyntheticCXR",
-    "TrainSettings",
-    "Trainer",
-    "build_model",
-    "cxr_transforms",
-    "get_dataloader",
-    "join_processes",
-    "list_models",
-    "load_model",
-    "load_weights",
-    "plot_class_examples",
-    "plot_class_histogram",
-    "plot_confusion_matrix",
-    "read_lung_mask",
-    "read_radiograph",
-    "save_weights",
-    "seed_everything",
-    "split_by_patient",
-    "split_by_sample",
-]
+    "COVID19_COUNTS", "DEFAULT_METRICS", "IGNORED", "METRICS", "COVID19CXRDataset", "CXRClassifier", "CXRFolder",
+    "CXRSubset", "CheckpointError", "DataWarning", "EpochSampler", "History", "InMemory", "LabelledImages",
+    "RadiographError", "ReferenceCNN", "Shortcut", "SyntheticCXR", "TrainSettings", "Trainer", "build_model",
+    "cxr_transforms", "get_dataloader", "join_processes", "list_models", "load_model", "load_weights",
+    "plot_class_examples", "plot_class_histogram", "plot_confusion_matrix", "read_lung_mask", "read_radiograph",
+    "save_weights", "seed_everything", "split_by_patient", "split_by_sample",
+]  # fmt: skip

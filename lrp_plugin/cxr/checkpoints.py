@@ -6,16 +6,14 @@ import hashlib
 import io
 import json
 import pickle
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
-from torch import nn
+from torch import Tensor, nn
 
 from lrp_plugin.files import write_atomically
 from lrp_plugin.kinds import checked
@@ -28,11 +26,6 @@ class CheckpointError(RuntimeError):
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write through `lrp_plugin.files.write_atomically`, which keeps the previous file; say what is left.
-
-    Raises:
-        CheckpointError: the disk is full, or the folder cannot be written.
-    """
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -71,24 +64,21 @@ def load_state(path: Path) -> dict[str, Any]:
 
 @checked
 def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
-    """Write weights as safetensors, with ``facts`` (JSON) and the model's recipe in the header.
+    """Write weights as safetensors, with ``facts`` (JSON), the model's recipe and a checksum in the header.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
     """
     recipe = model.recipe if isinstance(model, CXRClassifier) else None
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    tensors = _without_sharing(tensors)
+    # Copies: safetensors refuses two names for one memory (tied weights).
+    tensors = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
     header = {"recipe": json.dumps(recipe), "facts": json.dumps(facts)}
     _write(path, safetensors_bytes(tensors, metadata={**header, "sha256": _checksum(tensors, header)}))
 
 
 @checked
 def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
-    """Load weights written by :func:`save_weights` into ``model``.
-
-    Returns:
-        The facts stored with them.
+    """Load weights written by :func:`save_weights` into ``model``; the facts stored with them.
 
     Raises:
         CheckpointError: the file is missing or broken, or its weights belong to another model.
@@ -103,14 +93,10 @@ def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
 
 @checked
 def load_model(path: str | Path) -> tuple[CXRClassifier, dict[str, Any]]:
-    """Rebuild a model of :func:`lrp_plugin.cxr.build_model` from its weights file.
-
-    Args:
-        path: ``best.safetensors`` of a training run.
+    """Rebuild a model of :func:`lrp_plugin.cxr.build_model` from ``best.safetensors`` of a training run.
 
     Returns:
-        The model in evaluation mode, on the CPU, and the facts stored with it (``classes``, ``epoch``,
-        ``metrics``).
+        The model in evaluation mode, on the CPU, and the facts stored with it (``classes``, ``epoch``, ``metrics``).
 
     Raises:
         CheckpointError: the file is missing or broken, or its model was not made by ``build_model``.
@@ -123,7 +109,7 @@ def load_model(path: str | Path) -> tuple[CXRClassifier, dict[str, Any]]:
     return model.eval(), facts
 
 
-def _open(path: Path) -> tuple[dict[str, torch.Tensor], Any, dict[str, Any]]:
+def _open(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -139,7 +125,7 @@ def _open(path: Path) -> tuple[dict[str, torch.Tensor], Any, dict[str, Any]]:
     return tensors, json.loads(header.get("recipe", "null")), json.loads(header.get("facts", "{}"))
 
 
-def _checksum(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) -> str:
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     """SHA-256 of names, kinds, shapes and bytes of the tensors, and of the header's entries."""
     digest = hashlib.sha256(json.dumps([header.get("recipe"), header.get("facts")]).encode())
     for name in sorted(tensors):
@@ -147,44 +133,3 @@ def _checksum(tensors: Mapping[str, torch.Tensor], header: Mapping[str, str]) ->
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
     return digest.hexdigest()
-
-
-def _without_sharing(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Safetensors refuses two names for one memory (tied weights); the second gets a copy."""
-    seen: set[int] = set()
-    result = {}
-    for name, value in tensors.items():
-        result[name] = value.clone() if value.data_ptr() in seen and value.numel() else value
-        seen.add(value.data_ptr())
-    return result
-
-
-def rng_state() -> dict[str, Any]:
-    """State of Python's, NumPy's and torch's global generators, as plain data."""
-    version, numbers, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    state = {
-        "python": [version, list(numbers), gauss],
-        "numpy": [
-            str(kind),
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ],
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def restore_rng_state(state: dict[str, Any]) -> None:
-    """Put the generators back where :func:`rng_state` found them."""
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])

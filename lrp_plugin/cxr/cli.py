@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-# Everything else is imported when a command runs: building the parser should not cost seconds.
-if TYPE_CHECKING:
-    from .runfolder import RunSettings
+from .runfolder import DEFAULT_METHODS, RunSettings, open_model, open_parts, train_run
+
+# What trains, reports and draws is imported when a command runs: building the parser should not cost seconds.
 
 
 def add_demo(commands: Any) -> None:
@@ -20,7 +19,7 @@ def add_demo(commands: Any) -> None:
     parser.add_argument("--out", type=Path, help="folder for the results (default lrp-demo, or lrp-demo-quick)")
     parser.add_argument("--quick", action="store_true", help="smaller and fewer pictures: a first look")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
-    parser.set_defaults(run=_stoppable(_demo))
+    parser.set_defaults(run=_demo)
 
 
 def add_cxr(commands: Any) -> None:
@@ -28,18 +27,18 @@ def add_cxr(commands: Any) -> None:
     parser = commands.add_parser("cxr", help="chest X-ray models: train, evaluate, explain, report")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = _action(actions, "train", _train, "train a model")
-    train.add_argument("--data", help="'synthetic' (default) or a folder with one subfolder for each class")
-    train.add_argument("--model", help="reference_cnn (default) or any torchvision classifier")
-    train.add_argument("--size", type=_at_least(8), help="side of the pictures in pixels (default 128)")
-    train.add_argument("--count", type=_at_least(1), help="number of synthetic pictures (default 1200)")
-    train.add_argument("--seed", type=_at_least(0), help="of pictures, split, weights and order (default 0)")
-    train.add_argument("--shortcut", type=float, metavar="STRENGTH",
-                       help="plant a text marker that goes with COVID (synthetic data), 0 to 1")  # fmt: skip
-    train.add_argument("--weights", help="pretrained weights that torchvision knows, such as DEFAULT")
-    train.add_argument("--epochs", type=_at_least(1), help="passes over the training pictures (default 8)")
-    train.add_argument(
-        "--lr", "--learning-rate", type=float, dest="learning_rate", help="learning rate (default 0.003)"
-    )
+    for name, text in {
+        "data": "'synthetic' or a folder with one subfolder for each class",
+        "model": "reference_cnn or any torchvision classifier",
+        "size": "side of the pictures in pixels",
+        "count": "number of synthetic pictures",
+        "seed": "of pictures, split, weights and order",
+        "shortcut": "strength, 0 to 1, of a text marker planted on synthetic COVID pictures",
+        "weights": "pretrained weights that torchvision knows, such as DEFAULT",
+        "epochs": "passes over the training pictures",
+    }.items():
+        _setting(train, name, text)
+    _setting(train, "learning_rate", "learning rate", "--lr")
     train.add_argument("--augment", action="store_true", default=None, help="vary a folder's training pictures")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, exactly")
     _action(actions, "evaluate", _evaluate, "metrics on the test pictures", opens=True)
@@ -71,6 +70,17 @@ def _at_least(least: int) -> Callable[[str], int]:
     return whole
 
 
+def _setting(parser: argparse.ArgumentParser, name: str, text: str, *other: str) -> None:
+    """An option for a field of the run's settings, which says kind, bounds and default."""
+    field = RunSettings.__dataclass_fields__[name]
+    if name in RunSettings.least:
+        kind: Any = _at_least(RunSettings.least[name])
+    else:
+        kind = float if "float" in str(field.type) else str
+    told = "" if field.default is None else f" (default {field.default})"
+    parser.add_argument(f"--{name.replace('_', '-')}", *other, type=kind, help=text + told)
+
+
 def _action(
     actions: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, *, opens: bool = False
 ) -> argparse.ArgumentParser:
@@ -79,38 +89,22 @@ def _action(
     parser.add_argument("--out", type=Path, default=Path("cxr-run"), help="the run's folder (default cxr-run)")
     if opens:
         parser.add_argument("--data", help="a folder of other pictures (default: the run's test pictures)")
-    parser.add_argument("--batch-size", type=_at_least(1), help="pictures a batch (default 32)")
-    parser.add_argument("--workers", type=_at_least(0), help="processes that read ahead (default 0)")
+    _setting(parser, "batch_size", "pictures a batch")
+    _setting(parser, "workers", "processes that read ahead")
     parser.add_argument("--lenient", action="store_true", default=None,
                         help="leave out broken, missing and changed pictures with a warning")  # fmt: skip
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
-    parser.set_defaults(run=_stoppable(run))
+    parser.set_defaults(run=run)
     return parser
 
 
 def _methods(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--methods", nargs="+", metavar="METHOD",
-                        help="gradient methods, LRP rules or composites (default: saliency epsilon alphabeta "
-                        "epsilon_plus_flat)")  # fmt: skip
-
-
-def _stoppable(run: Callable[[argparse.Namespace], None]) -> Callable[[argparse.Namespace], None]:
-    """Ctrl-C ends a command with one line and the shell's status for it, 130."""
-
-    def stoppable(options: argparse.Namespace) -> None:
-        try:
-            run(options)
-        except KeyboardInterrupt:
-            print("\nlrp-plugin: stopped; every file written so far is whole", file=sys.stderr)
-            raise SystemExit(130) from None
-
-    return stoppable
+    text = f"gradient methods, LRP rules or composites (default: {' '.join(DEFAULT_METHODS)})"
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", default=DEFAULT_METHODS, help=text)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The run's settings that the command line names."""
-    from .runfolder import RunSettings
-
     names = {field.name for field in fields(RunSettings)}
     return {name: value for name, value in vars(options).items() if name in names and value is not None}
 
@@ -123,8 +117,6 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from .runfolder import RunSettings, open_parts, train_run
-
     if options.resume:
         settings = replace(RunSettings.load(options.out), **_given(options))
     else:
@@ -143,17 +135,14 @@ def _train(options: argparse.Namespace) -> None:
 
 def _opened(options: argparse.Namespace) -> tuple[RunSettings, Any, Any]:
     """Settings, data and trained model of the run in ``--out``; what the command line names comes first."""
-    from .runfolder import RunSettings, open_model, open_parts
-
-    stored = RunSettings.load(options.out)
-    settings = replace(stored, **_given(options))
+    settings = replace(RunSettings.load(options.out), **_given(options))
     parts = open_parts(settings, options.out, training=False)
     return settings, parts, open_model(options.out, parts.whole.classes)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from .loaders import get_dataloader
-    from .reporting import plain_metrics, write_metrics
+    from .reporting import write_metrics
     from .trainer import Trainer
 
     settings, parts, model = _opened(options)
@@ -163,16 +152,15 @@ def _evaluate(options: argparse.Namespace) -> None:
         if isinstance(value, float):
             print(f"{name:12} {value:.4f}")
     print("confusion matrix, rows true:", *metrics["confusion_matrix"].tolist(), sep="\n  ")
-    print(f"written: {write_metrics(options.out, plain_metrics(metrics))}")
+    print(f"written: {write_metrics(options.out, metrics)}")
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from .example_figures import CAUTION, save_example
-    from .explaining import DEFAULT_METHODS, build_explainer
-    from .reporting import explain_sample, open_samples
+    from .examples import CAUTION, explain_sample, open_samples, save_example
+    from .explaining import build_explainer
 
     settings, parts, model = _opened(options)
-    explainers = {name: build_explainer(name, model) for name in options.methods or DEFAULT_METHODS}
+    explainers = {name: build_explainer(name, model) for name in options.methods}
     for identifier, source, sample in open_samples(settings, parts, options.index, options.image):
         example = explain_sample(model, sample, explainers, parts.whole.classes, identifier)
         print(f"{identifier}: {example.predicted_class}, {100 * example.probability:.1f} %, logit {example.logit:.3f}")
@@ -185,13 +173,12 @@ def _explain(options: argparse.Namespace) -> None:
 def _evidence(options: argparse.Namespace) -> None:
     from lrp_plugin.files import write_atomically
 
-    from .explaining import DEFAULT_METHODS, evidence_csv, evidence_table, score_evidence
+    from .explaining import evidence_csv, evidence_table, score_evidence
 
     settings, parts, model = _opened(options)
     scores = score_evidence(
-        model, parts.test, options.methods or DEFAULT_METHODS, batch_size=settings.batch_size,
-        progress=not options.no_progress,
-    )  # fmt: skip
+        model, parts.test, options.methods, batch_size=settings.batch_size, progress=not options.no_progress
+    )
     tables = {region: rows for region in scores.areas if (rows := scores.intervals(region))}
     if not tables:
         raise ValueError("no test picture has a mask of its lungs or of a finding: nothing to measure")
@@ -205,21 +192,14 @@ def _evidence(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from lrp_plugin.report import suspicions
 
-    from .explaining import DEFAULT_METHODS
-    from .reporting import build_report, examine, explain_examples, write_findings
+    from .examples import explain_examples
+    from .reporting import build_report, examine, write_findings
 
     settings, parts, model = _opened(options)
-    methods = options.methods or DEFAULT_METHODS
-    findings = examine(
-        model,
-        parts,
-        methods,
-        compared=options.compare,
-        batch_size=settings.batch_size,
-        progress=not options.no_progress,
-    )
+    reading: dict[str, Any] = {"batch_size": settings.batch_size, "progress": not options.no_progress}
+    findings = examine(model, parts, options.methods, compared=options.compare, **reading)
     examples = explain_examples(model, parts, findings, options.examples)
-    command = " ".join(["lrp-plugin cxr report --out", str(options.out), "--methods", *methods])
+    command = " ".join(["lrp-plugin cxr report --out", str(options.out), "--methods", *options.methods])
     report = build_report(model, settings, parts, findings, examples, command)
     for found in suspicions(report):
         print(

@@ -16,11 +16,11 @@ from lrp_plugin.visualization import plot_ledger, save_figure
 from lrp_plugin.visualization.classes import literal, plot_class_examples, plot_confusion_matrix
 from lrp_plugin.visualization.localisation import plot_evidence
 
-from .example_figures import plot_example
-from .explaining import DEFAULT_METHODS, evidence_table
+from .examples import explain_examples, plot_example
+from .explaining import evidence_table
 from .models import CXRClassifier
-from .reporting import Findings, build_report, examine, explain_examples, write_findings
-from .runfolder import Parts, RunSettings, open_parts, train_run
+from .reporting import Findings, build_report, examine, write_findings
+from .runfolder import DEFAULT_METHODS, Parts, RunSettings, open_parts, train_run
 
 FULL = RunSettings()
 QUICK = RunSettings(size=64, count=480, epochs=8)

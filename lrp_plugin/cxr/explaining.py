@@ -13,19 +13,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from lrp_plugin.attribution import RULES
-from lrp_plugin.composites import epsilon_gamma_box
-from lrp_plugin.composites.ready import READY
-from lrp_plugin.evidence import Interval, bootstrap_mean, mask_area, mask_share
+from lrp_plugin.evaluation.methods import Explain, builder
+from lrp_plugin.evidence import bootstrap_mean, mask_area, mask_share
 from lrp_plugin.files import csv_bytes
-from lrp_plugin.gradients import METHODS, AttributionMethod, build_method
 from lrp_plugin.images import IGNORED
+from lrp_plugin.report import Localisation
 
 from .loaders import get_dataloader
 from .models import CXRClassifier
-
-#: What the demo and the reports compare unless told otherwise.
-DEFAULT_METHODS = ("saliency", "epsilon", "alphabeta", "epsilon_plus_flat")
+from .runfolder import DEFAULT_METHODS
 
 #: Regions a sample may bring a mask of.
 REGIONS = ("lungs", "evidence", "marker")
@@ -33,35 +29,13 @@ REGIONS = ("lungs", "evidence", "marker")
 ALL_CLASSES = "all"
 
 
-def method_names() -> list[str]:
-    """Every name :func:`build_explainer` knows: gradient methods, LRP rules, composites."""
-    gradients = [name for name in METHODS if name != "lrp"]
-    return [*gradients, *RULES, *READY, "epsilon_gamma_box"]
-
-
-def build_explainer(name: str, model: CXRClassifier) -> AttributionMethod:
-    """A method by its short name: a gradient method, an LRP rule, or a ready composite.
-
-    Args:
-        name: one of :func:`method_names`. ``epsilon_gamma_box`` takes the range of pixels, 0 to 1, as the
-            first layer sees it.
-        model: the classifier.
+def build_explainer(name: str, model: CXRClassifier) -> Explain:
+    """The function ``(images, target) -> relevance`` of a name of `lrp_plugin.evaluation.methods.method_names`.
 
     Raises:
         ValueError: unknown name; the legal ones are listed.
     """
-    if name not in method_names():
-        raise ValueError(f"unknown method {name!r}; legal are {', '.join(method_names())}")
-    if name == "epsilon_gamma_box":
-        low, high = torch.tensor(0.0), torch.tensor(1.0)
-        if model.mean is not None and model.std is not None:
-            low, high = (low - model.mean) / model.std, (high - model.mean) / model.std
-        return build_method("lrp", model, composite=epsilon_gamma_box(low, high))
-    if name in READY:
-        return build_method("lrp", model, composite=name)
-    if name in RULES:
-        return build_method("lrp", model, rule=name)
-    return build_method(name, model)
+    return builder(name, model, model.pixel_range)(model)
 
 
 @dataclass(frozen=True)
@@ -82,27 +56,15 @@ class EvidenceScores:
     shares: Mapping[str, Mapping[str, Tensor]]
     areas: Mapping[str, Tensor]
 
-    def intervals(self, region: str) -> list[EvidenceRow]:
+    def intervals(self, region: str) -> list[Localisation]:
         """Mean share with its 95 % bootstrap interval for each class that has the region, then for all."""
         rows = []
         groups = [(name, self.labels == label) for label, name in enumerate(self.class_names)]
         for name, chosen in [*groups, (ALL_CLASSES, torch.ones_like(self.labels, dtype=torch.bool))]:
             areas = self.areas[region][chosen]
-            if areas.isnan().all():
-                continue
-            for method, shares in self.shares[region].items():
-                rows.append(EvidenceRow(name, method, bootstrap_mean(shares[chosen]), float(areas.nanmean())))
+            for method, shares in self.shares[region].items() if not areas.isnan().all() else ():
+                rows.append(Localisation(name, method, bootstrap_mean(shares[chosen]), float(areas.nanmean())))
         return rows
-
-
-@dataclass(frozen=True)
-class EvidenceRow:
-    """One line of the table: class (or "all"), method, mean share inside with interval, chance."""
-
-    class_name: str
-    method: str
-    inside: Interval
-    chance: float
 
 
 def score_evidence(
@@ -119,7 +81,7 @@ def score_evidence(
         model: the classifier, on any device; explained in evaluation mode.
         dataset: samples with ``image``, ``disease`` and masks ``(1, H, W)`` of any of :data:`REGIONS`, and
             ``classes``.
-        methods: names of :func:`method_names`.
+        methods: names that :func:`build_explainer` knows.
         batch_size: pictures explained at once.
         progress: show a bar on stderr.
 
@@ -146,7 +108,7 @@ def score_evidence(
             area = mask_area(mask)
             areas.setdefault(region, []).append(area.masked_fill(area == 0, math.nan))
         for name, explainer in explainers.items():
-            relevance = explainer.attribute(images, target.to(device)).cpu()
+            relevance = explainer(images, target.to(device)).cpu()
             for region, mask in masks.items():
                 shares.setdefault(region, {}).setdefault(name, []).append(mask_share(relevance, mask))
     if not labels:
@@ -159,7 +121,7 @@ def score_evidence(
     )
 
 
-def above_saliency(rows: Sequence[EvidenceRow]) -> set[tuple[str, str]]:
+def above_saliency(rows: Sequence[Localisation]) -> set[tuple[str, str]]:
     """(class, method) whose whole interval lies above that of gradient saliency for the same class."""
     saliency = {row.class_name: row.inside.high for row in rows if row.method == "saliency"}
     return {
@@ -170,7 +132,7 @@ def above_saliency(rows: Sequence[EvidenceRow]) -> set[tuple[str, str]]:
     }
 
 
-def evidence_table(rows: Sequence[EvidenceRow], region: str) -> str:
+def evidence_table(rows: Sequence[Localisation], region: str) -> str:
     """The rows as text: a line for each method, a column for each class.
 
     A star marks an interval wholly above gradient saliency's.
@@ -200,21 +162,13 @@ def evidence_table(rows: Sequence[EvidenceRow], region: str) -> str:
 _COLUMNS = ("region", "class", "method", "inside", "low", "high", "pictures", "chance")
 
 
-def evidence_csv(tables: Mapping[str, Sequence[EvidenceRow]], earlier: bytes = b"") -> bytes:
+def evidence_csv(tables: Mapping[str, Sequence[Localisation]], earlier: bytes = b"") -> bytes:
     """Every region's rows as CSV, shares in [0, 1]; rows of an earlier table stay where their method is not in this one."""
     methods = {row.method for rows in tables.values() for row in rows}
     kept = list(csv.reader(io.StringIO(earlier.decode("utf-8", "replace"))))[1:]
-    rows = [row for row in kept if len(row) == len(_COLUMNS) and row[2] not in methods]
-    rows += [
-        [
-            region,
-            row.class_name,
-            row.method,
-            *(f"{value:.6f}" for value in (row.inside.mean, row.inside.low, row.inside.high)),
-            str(row.inside.count),
-            f"{row.chance:.6f}",
-        ]
-        for region, of in tables.items()
-        for row in of
-    ]
-    return csv_bytes([_COLUMNS, *rows])
+    lines: list[Sequence[object]] = [row for row in kept if len(row) == len(_COLUMNS) and row[2] not in methods]
+    for region, rows in tables.items():
+        for row in rows:
+            shares = (f"{value:.6f}" for value in (row.inside.mean, row.inside.low, row.inside.high))
+            lines.append([region, row.class_name, row.method, *shares, row.inside.count, f"{row.chance:.6f}"])
+    return csv_bytes([_COLUMNS, *lines])

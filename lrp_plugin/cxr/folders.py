@@ -8,8 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as TF
 
@@ -17,13 +20,16 @@ from lrp_plugin.images import (
     DICOM_SUFFIXES,
     IGNORED,
     IMAGE_SUFFIXES,
+    ImageError,
     LabelledImages,
     declared_shape,
     is_image_file,
+    read_image,
 )
 
-from .metadata import read_urls
-from .radiographs import RadiographError, read_lung_mask, read_radiograph
+from lrp_plugin.kinds import checked
+
+RadiographError = ImageError
 
 #: Pictures of each class in the COVID-19 Radiography Database (version 5).
 COVID19_COUNTS = {"COVID": 3616, "Lung Opacity": 6012, "Normal": 10192, "Viral Pneumonia": 1345}
@@ -203,24 +209,16 @@ class COVID19CXRDataset(CXRFolder):
             Pneumonia``.
         expected: pictures of each class; a difference is a warning. None does not compare (a part of the
             database).
-        size, mode, transform, patient_of, strict: as in :class:`CXRFolder`.
+        **options: ``size``, ``mode``, ``transform``, ``patient_of``, ``strict``, as in :class:`CXRFolder`.
 
     Raises:
         FileNotFoundError, RadiographError: as :class:`CXRFolder`.
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        *,
-        expected: Mapping[str, int] | None = COVID19_COUNTS,
-        size: int | None = None,
-        mode: str = "L",
-        transform: _Transform | None = None,
-        patient_of: Callable[[Path], str] | None = None,
-        strict: bool = False,
+        self, root: str | Path, *, expected: Mapping[str, int] | None = COVID19_COUNTS, **options: Any
     ) -> None:
-        super().__init__(root, size=size, mode=mode, transform=transform, patient_of=patient_of, strict=strict)
+        super().__init__(root, **options)
         self.name = "covid19_cxr"
         counts = self.class_counts()
         differing = [
@@ -236,10 +234,78 @@ class COVID19CXRDataset(CXRFolder):
 
     def _urls(self, name: str, folder: str) -> Mapping[str, str]:
         try:
-            return read_urls(self.root / f"{folder}.metadata.xlsx", folder)
+            return _read_urls(self.root / f"{folder}.metadata.xlsx", folder)
         except (ImportError, RadiographError) as error:
             self._complain(f"{error}; the {name} pictures are listed from their folder")
             return {}
+
+
+@checked
+def read_radiograph(path: str | Path) -> Tensor:
+    """Read a radiograph as grey values, float32 ``(1, H, W)`` in [0, 1]: `lrp_plugin.images.read_image` in mode "L".
+
+    Raises:
+        RadiographError, ImportError: as there.
+    """
+    return read_image(path, mode="L")
+
+
+@checked
+def read_lung_mask(path: str | Path, shape: tuple[int, int], aspect_tolerance: float = 0.02) -> Tensor:
+    """Read a lung mask and bring it to the picture's size (nearest neighbour).
+
+    The COVID-19 Radiography Database has masks of 256 x 256 for pictures of 299 x 299: another size is
+    legal, another aspect ratio is the mask of some other picture.
+
+    Args:
+        path: picture file; a pixel of at least half of full scale is lung.
+        shape: height and width of the radiograph, pixels.
+        aspect_tolerance: relative difference of the aspect ratios that is still taken for rounding.
+
+    Returns:
+        uint8 ``(1, H, W)``, 0 or 1.
+
+    Raises:
+        RadiographError: the file is missing or broken, or its aspect ratio is not the picture's.
+    """
+    mask = read_image(path, mode="L", what="lung mask")[0] >= 0.5
+    height, width = mask.shape
+    if abs(height * shape[1] / (width * shape[0]) - 1.0) > aspect_tolerance:
+        raise RadiographError(
+            f"lung mask {path} has the wrong size: {height} x {width} pixels (height x width), the picture "
+            f"{shape[0]} x {shape[1]}. Masks are scaled where the aspect ratio agrees; is it this one's?"
+        )
+    return F.interpolate(mask[None, None].to(torch.float32), shape, mode="nearest-exact")[0].to(torch.uint8)
+
+
+def _read_urls(path: Path, prefix: str) -> dict[str, str]:
+    """File stem to URL by a list with the columns FILE NAME and URL, empty where it is absent.
+
+    The lists disagree in case with the files (``NORMAL-1`` for ``Normal-1.png``): stems get the files' ``prefix``.
+
+    Raises:
+        ImportError: the list exists, openpyxl does not.
+        RadiographError: the list is broken or lacks a column.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        from openpyxl import load_workbook
+        from openpyxl.utils.exceptions import InvalidFileException
+    except ImportError as error:
+        raise ImportError(f"{path} needs openpyxl: pip install 'lrp-plugin[cxr]'") from error
+    try:
+        workbook = load_workbook(path, read_only=True)
+        rows = list(workbook.active.iter_rows(values_only=True)) if workbook.active is not None else []
+        workbook.close()
+    except (BadZipFile, InvalidFileException, KeyError, ValueError, OSError) as error:
+        raise RadiographError(f"metadata {path} is broken: {error}") from error
+    header = [str(cell or "").strip().upper() for cell in (rows[0] if rows else ())]
+    if not {"FILE NAME", "URL"} <= set(header):
+        raise RadiographError(f"metadata {path} has the columns {header}; FILE NAME and URL are needed")
+    name, url = header.index("FILE NAME"), header.index("URL")
+    own = re.compile(re.escape(prefix), re.IGNORECASE)
+    return {own.sub(prefix, str(row[name]).strip(), count=1): str(row[url] or "") for row in rows[1:] if row[name]}
 
 
 def _natural_order(path: Path) -> list[Any]:

@@ -1,76 +1,69 @@
-"""Batches in an order that depends on seed and epoch alone: the ground of exact resumption."""
+"""Batches whose order depends on seed and epoch alone, in one process or several: the ground of exact resumption."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import distributed
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate
 
 from lrp_plugin.kinds import checked
 
 _PRIME = 1_000_003
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yield ``(epoch, index)`` in the order of the epoch, from any batch on, for one process of several.
+def join_processes() -> tuple[int, int]:
+    """Join the process group that ``torchrun`` announces in the environment; alone, do nothing.
 
-    The global order is cut into global batches and each of those is dealt out to the processes, so two
-    processes with half the batch size see what one sees with the whole.
+    Call it before making loaders, so that each process reads its share. Backend: NCCL where each process
+    has a CUDA device, else gloo.
+
+    Returns:
+        This process's rank and the number of processes, (0, 1) alone.
+    """
+    if not distributed.is_available():
+        return 0, 1
+    if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        has_device = torch.cuda.is_available() and local < torch.cuda.device_count()
+        if has_device:
+            torch.cuda.set_device(local)
+        distributed.init_process_group("nccl" if has_device else "gloo")
+    return rank_and_world()
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of processes."""
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """torch's sampler, in one process too, that says which epoch an index is read for: yields ``(epoch, index)``.
+
+    Two processes with half the batch size see the global batches that one sees with the whole.
 
     Args:
-        n: samples in the dataset.
-        batch_size: samples in a batch of one process.
-        shuffle: a new order each epoch, from ``seed`` and epoch; else ascending.
+        dataset: what is read.
+        shuffle: a new order each epoch, for training: all processes read equally many samples, a global tail of fewer
+            samples than processes is left out. Else ascending, for evaluation: every sample is read once.
         seed: of the shuffling.
-        drop_last: leave out the last, smaller global batch.
         rank, world: which process of how many.
-        keep_in_step: all processes must make equally many batches (training). Then a last global batch of
-            fewer samples than processes is left out.
     """
 
-    def __init__(
-        self,
-        n: int,
-        batch_size: int,
-        *,
-        shuffle: bool,
-        seed: int = 0,
-        drop_last: bool = False,
-        rank: int = 0,
-        world: int = 1,
-        keep_in_step: bool = False,
-    ) -> None:
-        self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
-        self.rank, self.world = rank, world
-        self.epoch = 0
-        self.start_batch = 0
-        tail = n % (batch_size * world)
-        self._used = n - tail if drop_last or (keep_in_step and tail < world) else n
-
-    def set_position(self, epoch: int, batch: int = 0) -> None:
-        """Continue at ``batch`` (in this process's batches) of ``epoch`` when next iterated."""
-        self.epoch, self.start_batch = epoch, batch
-
-    def order(self) -> list[int]:
-        """Indices this process reads in the current epoch, from its first batch on."""
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * _PRIME + self.epoch)
-            indices = torch.randperm(self.n, generator=generator).tolist()
-        else:
-            indices = list(range(self.n))
-        return indices[: self._used][self.rank :: self.world]
+    def __init__(self, dataset: Dataset[Any], *, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        super().__init__(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
+        if not shuffle:  # torch would repeat samples until the shares are equal.
+            self.total_size = len(dataset)  # type: ignore[arg-type]
+            self.num_samples = len(range(rank, self.total_size, world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yield ``(epoch, index)``."""
-        return iter([(self.epoch, index) for index in self.order()[self.start_batch * self.batch_size :]])
-
-    def __len__(self) -> int:
-        """Samples from the start position on."""
-        whole = len(range(self.rank, self._used, self.world))
-        return max(0, whole - self.start_batch * self.batch_size)
+        return iter([(self.epoch, index) for index in super().__iter__()])
 
 
 class SeededSamples(Dataset[Any]):
@@ -110,7 +103,6 @@ def get_dataloader(
     num_workers: int = 0,
     seed: int = 0,
     drop_last: bool = False,
-    pin_memory: bool | None = None,
 ) -> DataLoader[Any]:
     """Make a loader whose batches depend on seed and epoch alone, whatever ``num_workers``.
 
@@ -123,7 +115,6 @@ def get_dataloader(
         num_workers: processes that read ahead; 0 reads in this one.
         seed: of order and random transforms.
         drop_last: leave out the last, smaller batch.
-        pin_memory: page-locked batches; None where there is a CUDA device.
 
     Returns:
         A loader; its ``sampler`` is an :class:`EpochSampler`.
@@ -131,33 +122,21 @@ def get_dataloader(
     Raises:
         ValueError: the dataset is empty or ``batch_size`` below 1; while iterating: pictures differ in size.
     """
-    length = len(dataset)  # type: ignore[arg-type]
-    if length == 0:
+    if len(dataset) == 0:  # type: ignore[arg-type]
         raise ValueError("the dataset is empty: nothing to load (a split with too small a ratio?)")
     if batch_size < 1:
         raise ValueError(f"get_dataloader(batch_size={batch_size}): must be at least 1")
-    parallel = distributed.is_available() and distributed.is_initialized()
-    sampler = EpochSampler(
-        length,
-        batch_size,
-        shuffle=shuffle,
-        seed=seed,
-        drop_last=drop_last,
-        rank=distributed.get_rank() if parallel else 0,
-        world=distributed.get_world_size() if parallel else 1,
-        keep_in_step=shuffle,
-    )
+    rank, world = rank_and_world()
     return DataLoader(
         SeededSamples(dataset, seed),
         batch_size=batch_size,
-        sampler=sampler,
+        sampler=EpochSampler(dataset, shuffle=shuffle, seed=seed, rank=rank, world=world),
         num_workers=num_workers,
+        drop_last=drop_last,
         collate_fn=_collate,
-        pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
+        pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
-        # A generator of its own: making an iterator must not draw from the global one, whose state is
-        # part of a checkpoint.
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(seed),  # Its own: reading must not draw from the global one.
     )
 
 

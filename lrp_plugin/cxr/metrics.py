@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lrp_plugin.images import IGNORED
 
-from .processes import sum_over_processes
-
 #: Name -> class in ``torchmetrics.classification`` and its options. Add an entry to offer another. (Names,
 #: not classes: torchmetrics takes seconds to import, and reading data does not need it.)
 METRICS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -35,11 +33,7 @@ DEFAULT_METRICS = ("accuracy", "f1_macro", "f1_micro", "auroc", "ece", "confusio
 
 
 def check_metrics(names: Sequence[str]) -> None:
-    """Refuse names that are not in :data:`METRICS`.
-
-    Raises:
-        ValueError: names the unknown and the legal ones.
-    """
+    """Raise ValueError for names that are not in :data:`METRICS`."""
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise ValueError(f"no metric {', '.join(unknown)}; legal are {', '.join(METRICS)}")
@@ -59,7 +53,7 @@ class Scores:
 
     def __init__(self, classes: Sequence[str], names: Sequence[str], device: torch.device | str = "cpu") -> None:
         check_metrics(names)
-        from torchmetrics import MetricCollection, classification
+        from torchmetrics import MeanMetric, MetricCollection, classification
 
         self.classes, self.names = tuple(classes), tuple(names)
         made = {}
@@ -68,8 +62,7 @@ class Scores:
             made[name] = getattr(classification, kind)(len(self.classes), ignore_index=IGNORED, **options)
         # No compute groups: they merge metrics that look alike after one batch, and AUROC never does.
         self._metrics = MetricCollection(made, compute_groups=False).to(device)
-        # Sum and number of the losses; float64, of which torchmetrics' own mean has none.
-        self._loss = torch.zeros(2, dtype=torch.float64, device=device)
+        self._loss = MeanMetric().set_dtype(torch.float64).to(device)
 
     def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor) -> None:
         """Add a batch.
@@ -82,8 +75,7 @@ class Scores:
         kept = labels != IGNORED
         if kept.any():
             self._metrics.update(probabilities[kept].float(), labels[kept])
-            own = losses[kept].double()
-            self._loss += torch.stack([own.sum(), own.new_tensor(float(own.numel()))])
+            self._loss.update(losses[kept].double())
 
     def compute(self) -> dict[str, Any]:
         """Figures so far.
@@ -98,8 +90,7 @@ class Scores:
             warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
             values = self._metrics.compute()
         matrix = values["confusion_matrix"].cpu()
-        total, count = sum_over_processes(self._loss).tolist()
-        result: dict[str, Any] = {"loss": total / count if count else float("nan")}
+        result: dict[str, Any] = {"loss": float(self._loss.compute())}
         for name in self.names:
             if name == "confusion_matrix":
                 result[name] = matrix

@@ -73,23 +73,23 @@ class CXRClassifier(nn.Module):
         self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Map pictures ``(N, 1 or 3, H, W)`` in [0, 1] to logits ``(N, num_classes)``.
 
         Raises:
             ValueError: another shape came.
         """
-        if image.ndim != 4 or image.shape[1] not in (1, 3):
+        if x.ndim != 4 or x.shape[1] not in (1, 3):
             raise ValueError(
                 f"{self.name} takes pictures of shape (N, 1, H, W) or (N, 3, H, W); got "
-                f"{tuple(image.shape)}. For one picture add the batch dimension: image[None]"
+                f"{tuple(x.shape)}. For one picture add the batch dimension: image[None]"
             )
-        if image.shape[1] != self.channels:
-            image = image.repeat(1, 3, 1, 1) if self.channels == 3 else image.mean(1, keepdim=True)
-        image = self._resize(image)
+        if x.shape[1] != self.channels:
+            x = x.repeat(1, 3, 1, 1) if self.channels == 3 else x.mean(1, keepdim=True)
+        x = self._resize(x)
         if self.mean is not None and self.std is not None:
-            image = (image - self.mean) / self.std
-        return self.backbone(image)
+            x = (x - self.mean) / self.std
+        return self.backbone(x)
 
     def _resize(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -102,6 +102,14 @@ class CXRClassifier(nn.Module):
         # Antialiasing matters only where pixels are dropped, and not every backend has it.
         shrinks = target[0] < height or target[1] < width
         return F.interpolate(image, target, mode="bilinear", align_corners=False, antialias=shrinks)
+
+    @property
+    def pixel_range(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest pixel, 0 and 1, as the first layer sees them."""
+        low, high = torch.tensor(0.0), torch.tensor(1.0)
+        if self.mean is None or self.std is None:
+            return low, high
+        return (low - self.mean) / self.std, (high - self.mean) / self.std
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -164,22 +172,12 @@ def rebuild_model(recipe: dict[str, Any]) -> CXRClassifier:
     """Build the model a :attr:`CXRClassifier.recipe` describes, its weights random, nothing downloaded."""
     blank = build_model(recipe["name"], recipe["num_classes"])
     return _assemble(
-        blank.backbone,
-        blank.name,
-        blank.num_classes,
-        blank.channels,
-        recipe["input_size"],
-        recipe["normalization"],
+        blank.backbone, blank.name, blank.num_classes, blank.channels, recipe["input_size"], recipe["normalization"]
     )
 
 
 def _assemble(
-    backbone: nn.Module,
-    name: str,
-    num_classes: int,
-    channels: int,
-    input_size: int | None,
-    normalization: Any,
+    backbone: nn.Module, name: str, num_classes: int, channels: int, input_size: int | None, normalization: Any
 ) -> CXRClassifier:
     least = next(side for prefix, side in sorted(_LEAST_SIDE.items(), reverse=True) if name.startswith(prefix))
     own = getattr(backbone, "image_size", _FIXED_SIDE.get(name))

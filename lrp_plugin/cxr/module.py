@@ -1,4 +1,4 @@
-"""One training as a LightningModule, and what a run folder keeps of it as a callback."""
+"""One training as a LightningModule."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from lrp_plugin.files import write_atomically
+from lrp_plugin.files import csv_bytes, write_atomically
 from lrp_plugin.images import IGNORED
+from lrp_plugin.kinds import checked
 
-from .checkpoints import load_state, restore_rng_state, rng_state, save_state, save_weights
+from .checkpoints import load_state, save_state, save_weights
 from .loaders import EpochSampler
 from .metrics import Scores
-from .processes import gather, rank_and_world, share_buffers, sum_over_processes
 from .settings import History, TrainSettings
 
 
@@ -42,10 +42,7 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
 
 
 class Classification(pl.LightningModule):
-    """Cross entropy of a classifier under AdamW; the loss is normalized over all processes.
-
-    Optimization is manual, since Lightning's own clips inside the optimizer's closure and averages the loss over
-    processes instead of over samples.
+    """Cross entropy of a classifier under AdamW and one cycle; the loss is normalized over all processes.
 
     Args:
         model: pictures ``(N, C, H, W)`` to logits ``(N, K)``.
@@ -53,7 +50,8 @@ class Classification(pl.LightningModule):
         metrics: keys of :data:`lrp_plugin.cxr.METRICS`, measured on the validation pictures.
         settings: how to train.
         weights: of the classes ``(K,)``, or None.
-        batches: training batches an epoch.
+        output: folder of ``best.safetensors`` and ``history.csv``.
+        facts: what must be the same for an exact resumption, kept in the checkpoint.
     """
 
     def __init__(
@@ -63,24 +61,34 @@ class Classification(pl.LightningModule):
         metrics: Sequence[str] = (),
         settings: TrainSettings | None = None,
         weights: Tensor | None = None,
-        batches: int = 1,
+        output: Path | None = None,
+        facts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = False
-        self.model, self.classes, self.metrics = model, tuple(classes), tuple(metrics)
-        self.settings, self.batches = settings or TrainSettings(), batches
+        self.model, self.classes, self.metrics, self.output = model, tuple(classes), tuple(metrics), output
+        self.settings = settings or TrainSettings()
         self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
-        self.sums = [0.0, 0.0]  # Of the epoch's losses, and of the weights of its samples.
-        self.figures: dict[str, float] = {}
+        self.history, self.facts = History(self.settings), facts
+        self.sums = torch.zeros(2, dtype=torch.float64)  # Of the epoch's losses, and of the weights of its samples.
+        self.result: dict[str, Any] = {}
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW; `training_step` sets its rate."""
+    def configure_optimizers(self) -> Any:
+        """AdamW, its rate a cycle over all steps: up for three tenths of them, then down to 0."""
         settings = self.settings
-        return torch.optim.AdamW(self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer,
+            settings.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches) + 1,  # Also stepped after the last one.
+            cycle_momentum=False,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """One step of AdamW on a batch.
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The mean loss over all processes' samples.
 
         Raises:
             FloatingPointError: the loss became NaN or infinite, in any process.
@@ -88,32 +96,21 @@ class Classification(pl.LightningModule):
         images, labels = unpack(batch)
         losses = self._losses(self.model(images), labels, self.weights)
         kept = labels != IGNORED
-        mass = self.weights[labels[kept]].sum() if self.weights is not None else kept.sum().float()
-        total = sum_over_processes(mass.detach()).clamp(min=1e-12)
-        everyone = sum_over_processes(losses.detach().sum().double())
-        if not bool(torch.isfinite(everyone)):
+        mass = self.weights[labels[kept]].sum() if self.weights is not None else kept.sum()
+        both = torch.stack([losses.detach().sum().double(), mass.double()])
+        total: Tensor = self.trainer.strategy.reduce(both, reduce_op="sum").cpu()
+        if not bool(torch.isfinite(total[0])):
             raise FloatingPointError(
-                f"the loss became {float(everyone)} in epoch {self.current_epoch + 1}, batch {batch_idx + 1}: lower "
+                f"the loss became {float(total[0])} in epoch {self.current_epoch + 1}, batch {batch_idx + 1}: lower "
                 f"learning_rate (now {self.settings.learning_rate:g}), set max_grad_norm, or look at the data"
             )
-        self.sums = [self.sums[0] + float(everyone), self.sums[1] + float(total)]
-        optimizer: Any = self.optimizers()
-        for group in optimizer.param_groups:
-            group["lr"] = self.settings.rate(
-                self.current_epoch * self.batches + batch_idx, self.batches * self.settings.epochs
-            )
-        optimizer.zero_grad(set_to_none=True)
+        self.sums += total
         # DistributedDataParallel averages the gradients over processes; the mean wanted is over samples.
-        self.manual_backward(losses.sum() / total * rank_and_world()[1])
-        if self.settings.max_grad_norm is not None:
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            scale = 1.0 if scaler is None else scaler.get_scale()  # Gradients in half precision are still scaled.
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm * scale)
-        optimizer.step()
+        return losses.sum() / max(float(total[1]), 1e-12) * self.trainer.world_size
 
-    def on_validation_start(self) -> None:
+    def on_validation_epoch_start(self) -> None:
         """One model for all processes, measured anew."""
-        share_buffers(self.model)
+        self._share_buffers()
         self.scores = Scores(self.classes, self.metrics, self.device)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -122,17 +119,50 @@ class Classification(pl.LightningModule):
         self.scores.update(probabilities, labels, losses)
 
     def on_validation_epoch_end(self) -> None:
-        """The scalar figures, for the callbacks."""
-        self.figures = {
-            f"val_{name}": value for name, value in self.scores.compute().items() if isinstance(value, float)
-        }
-        self.log_dict(self.figures)
+        """The figures: all of them in ``result``, the scalar ones for Lightning's callbacks."""
+        self.result = self.scores.compute()
+        self.log_dict({f"val_{name}": value for name, value in self.result.items() if isinstance(value, float)})
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Labels ``(N,)``, probabilities ``(N, K)`` and losses ``(N,)`` of a batch."""
         images, labels = unpack(batch)
         logits = self.model(images).float()
         return labels, logits.softmax(1), self._losses(logits, labels, None)
+
+    def on_train_epoch_end(self) -> None:
+        """Close the epoch: its row and the best weights; Lightning writes the checkpoint after that.
+
+        In this order: a kill between the two repeats this epoch, and finds the same best.
+        """
+        self._share_buffers()
+        row = {
+            "epoch": self.current_epoch + 1,
+            "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
+            "train_loss": float(self.sums[0] / self.sums[1].clamp(min=1e-12)),
+            **{f"val_{name}": value for name, value in self.result.items() if isinstance(value, float)},
+        }
+        self.sums.zero_()
+        self.history.rows.append(row)
+        if self.trainer.is_global_zero and self.output is not None:
+            if self.history.best_epoch == row["epoch"]:
+                facts = {"classes": list(self.classes), "epoch": row["epoch"], "metrics": row}
+                save_weights(self.output / "best.safetensors", self.model, facts)
+            rows = self.history.rows
+            write_atomically(self.output / "history.csv", csv_bytes([list(rows[0]), *(list(r.values()) for r in rows)]))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is this run's own."""
+        checkpoint["run"] = {**asdict(self.settings), **(self.facts or {})}
+        checkpoint["history"] = self.history.rows
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the epochs before."""
+        self.history.rows = list(checkpoint["history"])
+
+    def _share_buffers(self) -> None:
+        """Give every process rank 0's running statistics, so that all evaluate the same model."""
+        for buffer in self.model.buffers() if self.trainer.world_size > 1 else ():
+            distributed.broadcast(buffer, src=0)
 
     @staticmethod
     def _losses(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
@@ -151,112 +181,29 @@ class WholeFiles(TorchCheckpointIO):
         return load_state(Path(path))
 
 
-class Resumable:
-    """A training loader that begins where a checkpoint was made, with the generators as they were.
+class SeededEpochs:
+    """A training loader whose every epoch begins from the epoch's own seed: order, transforms, dropout.
 
-    Args:
-        loader: of :func:`get_dataloader`, or one whose order follows the global torch generator.
-        module: says which epoch it is.
-        batch: batches of the first epoch that are left out.
-        rng: the generators' states when that epoch began and where the run continues, or None.
+    So an epoch is the same whether the run came to it or was resumed there, and a checkpoint needs no generator's state.
     """
 
-    def __init__(self, loader: DataLoader[Any], module: Classification, batch: int, rng: Any) -> None:
-        self.loader, self.module, self.batch, self.rng = loader, module, batch, rng
-        self.epoch_rng: dict[str, Any] = {}
+    def __init__(self, loader: DataLoader[Any], module: Classification, seed: int) -> None:
+        self.loader, self.module, self.seed = loader, module, seed
 
     def __len__(self) -> int:
-        """Batches of a whole epoch."""
-        return self.module.batches
+        """Batches of an epoch."""
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches of the present epoch that are left."""
-        skipped, rng, self.batch, self.rng = self.batch, self.rng, 0, None
-        if rng is not None:
-            restore_rng_state(rng[0] if skipped else rng[1])
-        self.epoch_rng = rng_state()
-        sampler: Any = self.loader.sampler
-        own = isinstance(sampler, EpochSampler)
-        if own:
-            sampler.set_position(self.module.current_epoch, skipped)
-        batches = iter(self.loader)
-        for _ in range(0 if own else skipped):
-            next(batches)
-        if rng is not None:
-            restore_rng_state(rng[1])
-        first = next(batches)
-        if own:
-            sampler.set_position(0)  # It may be the validation's too, and its order is drawn by now.
-        yield first
-        yield from batches
+        """The batches of the module's present epoch."""
+        epoch = self.module.current_epoch
+        if isinstance(self.loader.sampler, EpochSampler):
+            self.loader.sampler.set_epoch(epoch)
+        seed_everything(self.seed + 1000 * epoch)
+        yield from self.loader
 
 
-class RunFiles(pl.Callback):
-    """The history of a run, its best weights and its checkpoints.
-
-    Args:
-        output: ``last.ckpt``, ``best.safetensors`` and ``history.csv`` go there; None keeps the best weights in memory.
-        loader: the training loader.
-        seed_facts: what must be the same for an exact resumption.
-        history: of the epochs before, when resumed.
-    """
-
-    def __init__(self, output: Path | None, loader: Resumable, seed_facts: dict[str, Any], history: History) -> None:
-        self.output, self.loader, self.seed_facts, self.history = output, loader, seed_facts, history
-        self.best_weights: dict[str, Tensor] | None = None
-        self.batch = 0
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Save between epochs, where asked."""
-        every, done = module.settings.checkpoint_every, batch_idx + 1
-        if every and (module.current_epoch * module.batches + done) % every == 0 and done < module.batches:
-            self._save(trainer, done)
-
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
-        """Close the epoch: its row, the best weights, and then the checkpoint.
-
-        In this order: a kill between the two repeats this epoch, and finds the same best.
-        """
-        share_buffers(module.model)
-        settings, history, epoch = module.settings, self.history, module.current_epoch + 1
-        row = {
-            "epoch": epoch,
-            "learning_rate": module.optimizers().param_groups[0]["lr"],
-            "train_loss": module.sums[0] / max(module.sums[1], 1e-12),
-            **module.figures,
-        }
-        history.rows.append(row)
-        module.sums = [0.0, 0.0]
-        score = module.figures.get(f"val_{settings.monitor}")
-        if score is not None and settings.better(score, history.best_score):
-            history.best_epoch, history.best_score = epoch, score
-            self._save_best(module, row)
-        if score is not None and settings.patience is not None:
-            history.stopped_early = history.epochs_since_best >= settings.patience
-            trainer.should_stop = trainer.should_stop or history.stopped_early
-        if self.output is not None and trainer.is_global_zero:
-            write_atomically(self.output / "history.csv", history.to_csv().encode())
-        self._save(trainer, 0)
-
-    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        """Add what an exact resumption needs to Lightning's state."""
-        now = rng_state()
-        checkpoint["run"] = {
-            **self.seed_facts,
-            "batch": self.batch,
-            "sums": list(module.sums),
-            "history": asdict(self.history),
-            "rng": gather((self.loader.epoch_rng if self.batch else now, now)),
-        }
-
-    def _save(self, trainer: Any, batch: int) -> None:
-        self.batch = batch
-        if self.output is not None:
-            trainer.save_checkpoint(self.output / "last.ckpt")
-
-    def _save_best(self, module: Classification, row: dict[str, float]) -> None:
-        if self.output is None:
-            self.best_weights = {name: value.detach().clone() for name, value in module.model.state_dict().items()}
-        elif rank_and_world()[0] == 0:
-            facts = {"classes": list(module.classes), "epoch": int(row["epoch"]), "metrics": row}
-            save_weights(self.output / "best.safetensors", module.model, facts)
+@checked
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators (Lightning's own, in silence)."""
+    pl.seed_everything(seed % 2**32, verbose=False)

@@ -24,10 +24,7 @@ class ResidualBlock(nn.Module):
             nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
         )
-        self.shortcut = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 1, bias=False),
-            nn.BatchNorm2d(channels_out),
-        )
+        self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out))
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,16 +48,10 @@ class ReferenceCNN(nn.Module):
     def __init__(self, num_classes: int = 4, width: int = 16) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
+            nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)
         )
         self.blocks = nn.Sequential(
-            ResidualBlock(width, 2 * width),
-            nn.MaxPool2d(2),
-            ResidualBlock(2 * width, 4 * width),
-            nn.MaxPool2d(2),
+            ResidualBlock(width, 2 * width), nn.MaxPool2d(2), ResidualBlock(2 * width, 4 * width), nn.MaxPool2d(2)
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(4 * width, num_classes)

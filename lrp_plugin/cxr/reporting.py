@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,36 +15,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
+from torch.utils.data import Subset
 
-from lrp_plugin.evaluation import Comparison
-from lrp_plugin.evidence import bootstrap_mean, mask_share
+from lrp_plugin.evaluation import Comparison, compare
+from lrp_plugin.evidence import bootstrap_mean
 from lrp_plugin.files import write_atomically
-from lrp_plugin.gradients import AttributionMethod
 from lrp_plugin.images import IGNORED
-from lrp_plugin.report import (
-    Example,
-    Explanation,
-    Localisation,
-    Metric,
-    RemovalTest,
-    Report,
-    suspicions,
-    write_report,
-)
+from lrp_plugin.report import Example, Metric, RemovalTest, Report, suspicions, write_report
+from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
 
-from .explaining import ALL_CLASSES, EvidenceScores, build_explainer, evidence_csv, score_evidence
+from .explaining import ALL_CLASSES, EvidenceScores, evidence_csv, score_evidence
 from .loaders import get_dataloader
-from .measuring import compare_methods, marker_tests
 from .models import CXRClassifier
-from .parts import picture_name
-from .radiographs import read_radiograph
 from .runfolder import Parts, RunSettings
+from .splits import CXRSubset
 from .trainer import Trainer
 
-# Shown in a picture's caption where relevance sums to the logit; a gradient's sum says nothing.
-_WITHOUT_TOTAL = ("saliency", "smoothgrad", "gradcam", "guided_gradcam", "occlusion")
+MARKER_REGION = "text marker in the upper left corner"
 
 
 @dataclass(frozen=True)
@@ -77,7 +65,7 @@ def examine(
     Args:
         model: the classifier; its device is where it runs.
         parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
-        methods: names of :func:`lrp_plugin.cxr.explaining.method_names`.
+        methods: names of `lrp_plugin.evaluation.methods.method_names`.
         compared: on how many pictures at most the methods are measured against each other; 0: on none.
         batch_size: pictures at once.
         progress: show bars.
@@ -97,110 +85,52 @@ def examine(
     )
 
 
-def choose_examples(findings: Findings, per_class: int = 2) -> list[int]:
-    """Positions in the test set: the surest right pictures of each class, and its surest mistake if any."""
-    predicted, sure = findings.probabilities.argmax(1), findings.probabilities.max(1)
-    chosen: list[int] = []
-    for label in range(findings.probabilities.shape[1]):
-        own = np.flatnonzero(findings.labels == label)
-        ranked = own[np.argsort(-sure[own], kind="stable")]
-        chosen += ranked[predicted[ranked] == label][:per_class].tolist()
-        chosen += ranked[predicted[ranked] != label][:1].tolist()
-    return chosen
-
-
-def explain_sample(
-    model: CXRClassifier,
-    sample: Mapping[str, Any],
-    explainers: Mapping[str, AttributionMethod],
-    classes: Sequence[str],
-    identifier: str,
-) -> Example:
-    """Explain the predicted class of one picture.
+def compare_methods(
+    model: CXRClassifier, parts: Parts, methods: Sequence[str], count: int, *, batch_size: int = 32, progress: bool = True
+) -> Comparison:  # fmt: skip
+    """What the prediction does while regions are removed in each map's order, and where each map lies.
 
     Args:
-        model: the classifier.
-        sample: with ``image`` ``(C, H, W)`` in [0, 1]; ``disease``, ``lungs`` and ``evidence`` where known.
-        explainers: method's name to method.
-        classes: K names.
-        identifier: what the picture is called.
-
-    Returns:
-        The picture with its maps; ``true_class`` is None where no label came.
+        model: the classifier; its device is where it runs.
+        parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
+        methods: names of `lrp_plugin.evaluation.methods.method_names`.
+        count: at most so many readable test pictures, spread over all.
+        batch_size: pictures in one pass at most.
+        progress: show a bar.
     """
-    device = next(model.parameters()).device
-    image = sample["image"].as_subclass(Tensor)
-    with torch.no_grad():
-        logits = model.eval()(image[None].to(device))[0].cpu()
-    predicted = int(logits.argmax())
-    lungs, finding = (_known(sample.get(name)) for name in ("lungs", "evidence"))
-    explanations = []
-    for name, explainer in explainers.items():
-        relevance = explainer.attribute(image[None].to(device), predicted).cpu()
-        inside = None if lungs is None else float(mask_share(relevance, lungs[None]))
-        total = None if name in _WITHOUT_TOTAL else float(relevance.double().sum())
-        explanations.append(Explanation(name, relevance[0], inside, total))
-    return Example(
-        identifier,
-        image,
-        classes[int(sample["disease"])] if "disease" in sample else None,
-        classes[predicted],
-        float(logits.softmax(0)[predicted]),
-        explanations,
-        logit=float(logits[predicted]),
-        region=lungs,
-        finding=finding,
+    readable = [place for place in range(len(parts.test)) if int(parts.test[place]["disease"]) != IGNORED]
+    count = min(count, len(readable))
+    chosen = [readable[place * len(readable) // count] for place in range(count)]
+    data = Subset(parts.test, chosen)
+    return compare(
+        model.eval(), data, list(methods), bounds=model.pixel_range, batch_size=batch_size, progress=progress
     )
 
 
-def _known(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None or not mask.any() else mask.as_subclass(Tensor)
+def marker_tests(trainer: Trainer, test: CXRSubset, batch_size: int = 32) -> list[RemovalTest]:
+    """Accuracy on each class's marked pictures, and on the same pictures without the marker.
 
-
-def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per_class: int = 2) -> list[Example]:
-    """The report's examples: those of :func:`choose_examples`, explained with every method of the findings."""
-    explainers = {name: build_explainer(name, model) for name in findings.scores.shares["lungs"]}
-    # Unreadable pictures were left out of the findings, so positions count readable ones.
-    readable = [i for i in range(len(parts.test)) if int(parts.test[i]["disease"]) != IGNORED]
-    examples = []
-    for position in choose_examples(findings, per_class):
-        index = readable[position]
-        name = picture_name(parts.whole, parts.test.indices[index])
-        examples.append(explain_sample(model, parts.test[index], explainers, parts.whole.classes, name))
-    return examples
-
-
-def open_samples(
-    settings: RunSettings, parts: Parts, indices: Sequence[int] | None, files: Sequence[Path] | None
-) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield identifier, source (different for every picture) and sample of pictures of the data, or of files of one's own.
-
-    Args:
-        settings: the run's; files are resized to its ``size``.
-        parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
-        indices: positions in the whole data; None takes the first test picture of each class.
-        files: pictures without a label; None takes the data's.
-
-    Raises:
-        RadiographError: a file cannot be read.
-        ValueError: a position lies outside the data.
+    Returns:
+        One test for each class that has marked pictures; none for data without a planted marker.
     """
-    for path in files or ():
-        image = TF.resize_image(read_radiograph(path), [settings.size, settings.size], antialias=True)
-        yield path.name, str(path.resolve()), {"image": image.clamp(0.0, 1.0)}
-    if files:
-        return
-    if indices is None:
-        first = dict(reversed(list(zip(parts.test.labels, parts.test.indices))))
-        indices = [first[label] for label in sorted(first)]
-    for index in indices:
-        if not -len(parts.whole) <= index < len(parts.whole):
-            raise ValueError(f"index {index} lies outside the data, which has {len(parts.whole)} pictures: 0 to "
-                             f"{len(parts.whole) - 1}")  # fmt: skip
-        sample = parts.whole[index]
-        if int(sample["disease"]) != IGNORED:
-            name = picture_name(parts.whole, index)
-            yield name, f"{settings.data} {name}", sample
+    planted = test.dataset
+    if not isinstance(planted, SyntheticCXR) or planted.shortcut is None:
+        return []
+    marked = [index for index in test.indices if planted[index]["marker"].any()]
+    if not marked:
+        return []
+    right = []
+    for dataset in (planted, planted.without_shortcut()):
+        labels, probabilities, _ = trainer.inference(get_dataloader(CXRSubset(dataset, marked), batch_size))
+        right.append((probabilities.argmax(1) == labels).astype(float))
+    tests = []
+    for label, name in enumerate(planted.classes):
+        chosen = labels == label
+        if chosen.any():
+            before, after = right[0][chosen], right[1][chosen]
+            intervals = (bootstrap_mean(values) for values in (before, after, before - after))
+            tests.append(RemovalTest(name, MARKER_REGION, *intervals))
+    return tests
 
 
 def build_report(
@@ -228,11 +158,7 @@ def build_report(
         examples=examples,
         region="the lungs",
         caution="For research on models. Not a medical device; not for diagnosis.",
-        localisation=[
-            Localisation(row.class_name, row.method, row.inside, row.chance)
-            for row in findings.scores.intervals("lungs")
-            if row.class_name != ALL_CLASSES
-        ],
+        localisation=[row for row in findings.scores.intervals("lungs") if row.class_name != ALL_CLASSES],
         removal_tests=findings.marker_tests,
         comparison=findings.comparison,
         minimum_inside=_chance_inside(findings),
@@ -313,7 +239,7 @@ def write_findings(folder: Path, report: Report, findings: Findings) -> list[Pat
         }
         for found in suspicions(report)
     }
-    summary = {**plain_metrics(findings.metrics), "suspected_shortcuts": suspected}
+    summary = {**findings.metrics, "suspected_shortcuts": suspected}
     return [
         write_report(folder / "report.html", report),
         write_atomically(folder / "evidence.csv", evidence_csv(regions)),
@@ -321,19 +247,15 @@ def write_findings(folder: Path, report: Report, findings: Findings) -> list[Pat
     ]
 
 
-def plain_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def plain_metrics(value: Any) -> Any:
     """Metrics as JSON can hold them: the confusion matrix as lists, NaN as None."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.tolist()
-        if isinstance(value, Mapping):
-            return {key: plain(inner) for key, inner in value.items()}
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    return {name: plain(value) for name, value in metrics.items()}
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain_metrics(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> Path:
-    """Write plain metrics as ``metrics.json``."""
-    return write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    """Write metrics as ``metrics.json``."""
+    return write_atomically(folder / "metrics.json", (json.dumps(plain_metrics(metrics), indent=2) + "\n").encode())

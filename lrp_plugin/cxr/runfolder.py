@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,22 @@ from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 
 from .checkpoints import CheckpointError, load_model
 from .folders import COVID19CXRDataset, CXRFolder
+from .loaders import get_dataloader
 from .models import CXRClassifier, build_model
 from .parts import StoredParts
-from .settings import History
+from .settings import History, TrainSettings
 from .splits import CXRSubset, InMemory
 from .transforms import cxr_transforms
 
 SETTINGS_FILE = "run.json"
 WEIGHTS_FILE = "best.safetensors"
 
+#: What the demo and the reports compare unless told otherwise.
+DEFAULT_METHODS = ("saliency", "epsilon", "alphabeta", "epsilon_plus_flat")
+
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(TrainSettings):
     """What decides a run's data, model and weights; kept in the run folder as JSON.
 
     Attributes:
@@ -37,14 +40,13 @@ class RunSettings:
         seed: of pictures, split, weights and order.
         shortcut: strength in [0, 1] of a text marker planted on synthetic COVID pictures, or None for no
             marker.
-        epochs: passes over the training data.
         batch_size: pictures a batch.
-        learning_rate: AdamW's.
         augment: turn, shift and zoom the training pictures of a folder a little.
         lenient: leave out broken pictures and missing classes with a warning instead of an error.
         workers: processes that read ahead.
     """
 
+    monitor: str = "loss"
     data: str = "synthetic"
     model: str = "reference_cnn"
     weights: str | None = None
@@ -52,27 +54,12 @@ class RunSettings:
     count: int = 1200
     seed: int = 0
     shortcut: float | None = None
-    epochs: int = 8
     batch_size: int = 32
-    learning_rate: float = 3e-3
     augment: bool = False
     lenient: bool = False
     workers: int = 0
 
-    def __post_init__(self) -> None:
-        for entry in fields(self):
-            value, kinds = getattr(self, entry.name), entry.type.split(" | ")  # annotations are strings here
-            legal: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None)}
-            if not any(isinstance(value, legal[kind]) for kind in kinds) or (
-                isinstance(value, bool) and "bool" not in kinds
-            ):
-                raise ValueError(f"{entry.name}={value!r}: must be of the kind {entry.type}")
-        for name, least in {"size": 8, "count": 1, "seed": 0, "epochs": 1, "batch_size": 1, "workers": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least {least}")
-
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate={self.learning_rate}: must be finite and positive")
+    least = {**TrainSettings.least, "size": 8, "count": 1, "seed": 0, "batch_size": 1, "workers": 0}
 
     def save(self, folder: Path) -> None:
         """Write the settings into the run folder."""
@@ -89,13 +76,13 @@ class RunSettings:
         path = folder / SETTINGS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no run (no {SETTINGS_FILE}): lrp-plugin cxr train --out {folder}")
-        known = {field.name for field in fields(cls)}
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
                 raise ValueError(f"it holds a {type(values).__name__} instead of names and values")
-            if set(values) - known:
-                raise ValueError(f"unknown {', '.join(sorted(set(values) - known))}")
+            unknown = set(values) - {field.name for field in fields(cls)}
+            if unknown:
+                raise ValueError(f"unknown {', '.join(sorted(unknown))}")
             return cls(**values)
         except ValueError as error:  # json's errors and UnicodeDecodeError are ValueErrors too.
             raise ValueError(f"{path} is no settings file of this version: {error}") from error
@@ -145,20 +132,18 @@ def open_parts(settings: RunSettings, folder: Path | None = None, *, training: b
     """
     whole = open_dataset(settings)
     stored = StoredParts.cut(whole, settings.seed) if folder is None else StoredParts.load(folder)
-    if folder is None or not training:
-        train, val = (CXRSubset(whole, stored.by_name(whole, part)) for part in ("train", "val"))
-    else:
-        train, val = (CXRSubset(whole, stored.indices(whole, part)) for part in ("train", "val"))
-    if folder is None:
-        test = CXRSubset(whole, stored.by_name(whole, "test"))
-    else:
-        test = CXRSubset(whole, stored.indices(whole, "test", strict=not settings.lenient))
-    if not training:
-        return Parts(whole, train, val, test, stored)
-    if settings.data == "synthetic":
+
+    def part(name: str, by_content: bool, strict: bool = True) -> CXRSubset:
+        found = stored.indices(whole, name, strict=strict) if by_content else stored.by_name(whole, name)
+        return CXRSubset(whole, found)
+
+    known = folder is not None
+    train, val = (part(name, known and training) for name in ("train", "val"))
+    test = part("test", known, not settings.lenient)
+    if training and settings.data == "synthetic":
         return Parts(whole, InMemory(train), InMemory(val), test, stored)
-    if settings.augment:
-        train = CXRSubset(open_dataset(settings, cxr_transforms(train=True)), train.indices)
+    if training and settings.augment:
+        train = CXRSubset(open_dataset(settings, cxr_transforms()), train.indices)
     return Parts(whole, train, val, test, stored)
 
 
@@ -181,33 +166,20 @@ def train_run(
         ValueError: unknown model or illegal setting.
         FileExistsError, CheckpointError: as :meth:`lrp_plugin.cxr.Trainer.train`.
     """
-    from .datamodule import RadiographData
     from .trainer import Trainer, seed_everything
 
     seed_everything(settings.seed)
     model = build_model(settings.model, len(parts.whole.classes), settings.weights)
     trainer = Trainer(model, parts.whole.classes, output=folder, seed=settings.seed, progress=progress)
-    data = RadiographData(
-        parts.train,
-        parts.val,
-        parts.test,
-        batch_size=settings.batch_size,
-        workers=settings.workers,
-        seed=settings.seed,
-    )
+    read: dict[str, Any] = {"num_workers": settings.workers, "seed": settings.seed}
+    train = get_dataloader(parts.train, settings.batch_size, True, **read)
+    val = get_dataloader(parts.val, settings.batch_size, **read)
     # An earlier run keeps its settings; those of a start that came to nothing are replaced.
     if not (folder / "last.ckpt").exists():
         settings.save(folder)
         parts.stored.save(folder)
-    history = trainer.train(
-        data.train_dataloader(),
-        data.val_dataloader(),
-        resume=resume,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        monitor="loss",
-    )
-    return model, history
+    how = {field.name: getattr(settings, field.name) for field in fields(TrainSettings)}
+    return model, trainer.train(train, val, resume=resume, **how)
 
 
 def open_model(folder: Path, classes: tuple[str, ...]) -> CXRClassifier:

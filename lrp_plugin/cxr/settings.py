@@ -1,30 +1,11 @@
-"""How to train, what was measured on the way, and the learning-rate schedules."""
+"""How to train, and what was measured on the way."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-
-def _constant(progress: float) -> float:
-    return 1.0
-
-
-def _cosine(progress: float) -> float:
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def _linear(progress: float) -> float:
-    return 1.0 - progress
-
-
-#: Name -> factor on the learning rate at a progress in [0, 1] (after warm-up). A pure function of the step
-#: needs no state.
-SCHEDULES: dict[str, Callable[[float], float]] = {"constant": _constant, "cosine": _cosine, "linear": _linear}
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 # Figures of merit that are better when smaller.
 _SMALLER_IS_BETTER = ("loss", "ece")
@@ -32,81 +13,62 @@ _SMALLER_IS_BETTER = ("loss", "ece")
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of one training run.
+    """Settings of one training run, under AdamW and torch's ``OneCycleLR``.
 
     Attributes:
         epochs: passes over the training data.
-        learning_rate: AdamW's, at the top of the schedule.
+        learning_rate: at the top of the cycle.
         weight_decay: AdamW's.
-        schedule: key of :data:`SCHEDULES`.
-        warmup: share of all steps over which the rate rises linearly from 0, in [0, 1).
-        class_weights: None, "balanced" (N / (K n_c), of the training labels), or one positive number per
-            class.
+        class_weights: None, "balanced" (N / (K n_c), of the training labels), or one positive number per class.
         max_grad_norm: clip the gradient's norm to this, or None.
         monitor: figure of merit that decides which epoch is best, a scalar of ``Trainer.evaluate``.
         patience: stop after so many epochs without a better one; None never stops early.
-        checkpoint_every: steps between checkpoints; None saves after each epoch only.
         load_best: put the best epoch's weights into the model at the end.
+
+    Raises:
+        ValueError: a value is of another kind, or outside its range.
     """
 
-    epochs: int = 5
-    learning_rate: float = 1e-3
+    epochs: int = 8
+    learning_rate: float = 3e-3
     weight_decay: float = 0.01
-    schedule: str = "cosine"
-    warmup: float = 0.1
     class_weights: str | Sequence[float] | None = None
     max_grad_norm: float | None = None
     monitor: str = "accuracy"
     patience: int | None = None
-    checkpoint_every: int | None = None
     load_best: bool = True
 
+    least: ClassVar[Mapping[str, int]] = {"epochs": 1, "patience": 1}
+    positive: ClassVar[tuple[str, ...]] = ("learning_rate", "max_grad_norm")
+
     def __post_init__(self) -> None:
-        for name, least in {"epochs": 1, "patience": 1, "checkpoint_every": 1}.items():
-            value = getattr(self, name)
-            if value is None and name != "epochs":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"TrainSettings({name}={value!r}): must be a whole number of at least {least}")
-        for name, positive in {"learning_rate": True, "weight_decay": False, "max_grad_norm": True}.items():
-            value = getattr(self, name)
-            if value is None and name == "max_grad_norm":
-                continue
-            if not _is_number(value) or not math.isfinite(value) or value < 0 or (positive and value == 0):
-                legal = "positive" if positive else "at least 0"
-                raise ValueError(f"TrainSettings({name}={value!r}): must be finite and {legal}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"TrainSettings(schedule={self.schedule!r}): legal are {', '.join(SCHEDULES)}")
-        if not _is_number(self.warmup) or not 0.0 <= self.warmup < 1.0:
-            raise ValueError(f"TrainSettings(warmup={self.warmup!r}): a share of all steps, in [0, 1)")
+        legal: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None),
+                                 "Sequence[float]": (list, tuple)}  # fmt: skip
+        for entry in fields(self):
+            value, kinds = getattr(self, entry.name), str(entry.type).split(" | ")  # annotations are strings here
+            told = f"{entry.name}={value!r}: must be"
+            if not any(isinstance(value, legal[kind]) for kind in kinds) or (
+                isinstance(value, bool) and "bool" not in kinds
+            ):
+                raise ValueError(f"{told} of the kind {entry.type}")
+            if isinstance(value, int) and value < self.least.get(entry.name, value):
+                raise ValueError(f"{told} at least {self.least[entry.name]}")
+            if entry.name in self.positive and value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{told} finite and positive")
+            if isinstance(value, float) and not 0 <= value < math.inf:
+                raise ValueError(f"{told} finite and at least 0")
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
-            raise ValueError(f"TrainSettings(class_weights={weights!r}): legal are None, 'balanced', or numbers")
+            raise ValueError(f"class_weights={weights!r}: legal are None, 'balanced', or numbers")
         if weights is not None and not isinstance(weights, str):
-            if not all(_is_number(weight) and math.isfinite(weight) and weight > 0 for weight in weights):
-                raise ValueError(
-                    f"TrainSettings(class_weights={list(weights)}): every weight must be finite and positive"
-                )
+            if not all(isinstance(weight, (int, float)) and 0 < weight < math.inf for weight in weights):
+                raise ValueError(f"class_weights={list(weights)}: every weight must be finite and positive")
             object.__setattr__(self, "class_weights", [float(weight) for weight in weights])
 
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate of step ``step`` of ``steps``."""
-        warm = int(self.warmup * steps)
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return self.learning_rate * SCHEDULES[self.schedule]((step - warm) / max(1, steps - warm))
-
-    def better(self, score: float, best: float | None) -> bool:
-        """Whether ``score`` of the monitored figure beats ``best`` (NaN never does)."""
-        if math.isnan(score):
-            return False
-        if best is None:
-            return True
-        return score < best if self.monitor in _SMALLER_IS_BETTER else score > best
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    @property
+    def mode(self) -> str:
+        """Which way the monitored figure is better: "min" or "max"."""
+        return "min" if self.monitor in _SMALLER_IS_BETTER else "max"
 
 
 @dataclass
@@ -114,33 +76,29 @@ class History:
     """What happened, epoch by epoch.
 
     Attributes:
+        settings: of the run.
         rows: for each epoch ``epoch`` (from 1), ``learning_rate`` (of its last step), ``train_loss`` and,
             with a validation loader, ``val_`` and each scalar figure of merit.
-        best_epoch: epoch (from 1) with the best monitored figure, None without validation.
-        best_score: that figure.
-        stopped_early: patience ran out.
     """
 
+    settings: TrainSettings
     rows: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int | None = None
-    best_score: float | None = None
-    stopped_early: bool = False
 
     @property
-    def epochs_since_best(self) -> int:
-        """Epochs after the best one."""
-        return len(self.rows) - (self.best_epoch or 0)
+    def best_epoch(self) -> int | None:
+        """Epoch (from 1) with the best monitored figure, the first of equals; None where none was a number."""
+        name, better = f"val_{self.settings.monitor}", min if self.settings.mode == "min" else max
+        known = [row for row in self.rows if not math.isnan(row.get(name, math.nan))]
+        return int(better(known, key=lambda row: row[name])["epoch"]) if known else None
 
-    def to_csv(self) -> str:
-        """The rows as CSV with a header line."""
-        buffer = io.StringIO()
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        writer = csv.DictWriter(buffer, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        return buffer.getvalue()
+    @property
+    def best_score(self) -> float | None:
+        """The monitored figure of that epoch."""
+        best = self.best_epoch
+        return None if best is None else self.rows[best - 1][f"val_{self.settings.monitor}"]
 
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> History:
-        """Rebuild from :func:`dataclasses.asdict`'s output."""
-        return cls(**state)
+    @property
+    def stopped_early(self) -> bool:
+        """Patience ran out."""
+        patience = self.settings.patience
+        return patience is not None and len(self.rows) - (self.best_epoch or 0) >= patience

@@ -38,20 +38,15 @@ class CXRSubset(Subset[dict[str, Any]]):
 
 
 class InMemory(Dataset[dict[str, Any]]):
-    """Samples read once, at construction, where drawing or decoding them anew costs more than training.
+    """Samples of ``dataset`` read once, at construction, where drawing or decoding them anew costs more than training.
 
     A grey picture of 128 x 128 pixels with three masks takes 0.11 MiB.
-
-    Args:
-        dataset: what to read.
-        transform: applied each time a sample is fetched; ``dataset``'s own has been applied once.
     """
 
     @checked
-    def __init__(self, dataset: Any, transform: Any = None) -> None:
+    def __init__(self, dataset: Any) -> None:
         self.classes: tuple[str, ...] = tuple(dataset.classes)
         self.labels, self.patients = known(dataset, "labels"), known(dataset, "patients")
-        self.transform = transform
         self._samples = [dataset[index] for index in range(len(dataset))]
 
     def __len__(self) -> int:
@@ -60,8 +55,7 @@ class InMemory(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The sample at ``index``, a new dictionary of shared tensors."""
-        sample = dict(self._samples[index])
-        return self.transform(sample) if self.transform else sample
+        return dict(self._samples[index])
 
 
 def known(dataset: Any, what: str) -> list[Any]:
@@ -120,14 +114,8 @@ def split_by_patient(
 ) -> list[CXRSubset]:
     """Cut so that no patient is in two parts (``sklearn.model_selection.StratifiedGroupKFold``).
 
-    Args:
-        dataset: a dataset with ``patients`` (and ``labels`` to stratify).
-        ratios: as in :func:`split_by_sample`; met as nearly as whole patients and twentieths allow.
-        seed: the same seed makes the same cut.
-        stratify: keep the classes' shares in each part.
-
-    Returns:
-        One subset for each ratio.
+    Arguments as :func:`split_by_sample`; the dataset has ``patients``, and ratios are met as nearly as whole patients and
+    twentieths allow.
 
     Raises:
         ValueError: the ratios are negative or do not sum to 1, or there are fewer pictures (to stratify: of every class)

@@ -80,8 +80,7 @@ class ConservationValidator:
         Raises:
             ConservationError: With ``strict``, where it is not valid.
         """
-        into = relevance_input.double().flatten(1).sum(1) if relevance_input.ndim > 1 else relevance_input.double()
-        out = relevance_output.double().flatten(1).sum(1) if relevance_output.ndim > 1 else relevance_output.double()
+        into, out = (r.double().reshape(len(r), -1).sum(1) for r in (relevance_input, relevance_output))
         missing = (out - into).abs()
         error = float(torch.where(missing == 0, 0, missing / out.abs()).max())
         found = {
@@ -99,15 +98,7 @@ class ConservationValidator:
 
     def get_summary(self) -> dict[str, Any]:
         """PyHealth's five numbers."""
-        errors = [found["error_pct"] for found in self.validations] or [0.0]
-        count = len(self.validations)
-        return {
-            "total_validations": count,
-            "violations_count": len(self.violations),
-            "max_error_pct": max(errors),
-            "avg_error_pct": sum(errors) / len(errors),
-            "violation_rate": len(self.violations) / max(count, 1),
-        }
+        return _five([found["error_pct"] for found in self.validations], len(self.violations))
 
     def print_summary(self) -> None:
         """Prints the numbers, and each violation."""
@@ -156,24 +147,12 @@ class ConservationReport:
 
     def summary(self) -> dict[str, Any]:
         """Plain numbers: PyHealth's five, and per example output, input and what each account took."""
-        errors = torch.stack([check.error.max() for check in self.checks])
-        return {
-            "total_validations": len(self.checks),
-            "violations_count": len(self.violations),
-            "max_error_pct": 100 * float(errors.max()),
-            "avg_error_pct": 100 * float(errors.mean()),
-            "violation_rate": len(self.violations) / len(self.checks),
-            "output": self.ledger.output.tolist(),
-            "input": self.ledger.input.tolist(),
-            **{name: getattr(self.ledger, name).tolist() for name in ABSORBED},
-        }
+        errors = [100 * float(check.error.max()) for check in self.checks]
+        accounts = {name: getattr(self.ledger, name).tolist() for name in ("output", "input", *ABSORBED)}
+        return {**_five(errors, len(self.violations)), **accounts}
 
     def raise_on_violation(self) -> None:
-        """Raises where some layer's error exceeds the tolerance.
-
-        Raises:
-            ConservationError: Naming the worst layers.
-        """
+        """Raises `ConservationError`, which names the worst layers, where some layer's error exceeds the tolerance."""
         worst = sorted(self.violations, key=lambda check: -float(check.error.max()))[:3]
         if worst:
             named = "; ".join(
@@ -194,3 +173,14 @@ class ConservationReport:
             for check in self.checks
         ]
         return "\n".join([head, "-" * len(head), *lines])
+
+
+def _five(errors: list[float], violations: int) -> dict[str, Any]:
+    count = len(errors)
+    return {
+        "total_validations": count,
+        "violations_count": violations,
+        "max_error_pct": max(errors, default=0.0),
+        "avg_error_pct": sum(errors) / max(count, 1),
+        "violation_rate": violations / max(count, 1),
+    }

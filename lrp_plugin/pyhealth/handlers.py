@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,12 +98,7 @@ class LRPHandlerRegistry:
         self._handlers: list[LRPLayerHandler] = []
 
     def register(self, handler: LRPLayerHandler) -> None:
-        """Adds a handler, before all others.
-
-        Raises:
-            TypeError: It is no `LRPLayerHandler`.
-            ValueError: One of that name is registered.
-        """
+        """Adds a handler, before all others; raises TypeError for anything else, ValueError where its name is taken."""
         if not isinstance(handler, LRPLayerHandler):
             raise TypeError(f"handler is a {type(handler).__name__}; give an object of a subclass of LRPLayerHandler")
         if handler.name in [known.name for known in self._handlers]:
@@ -110,11 +106,7 @@ class LRPHandlerRegistry:
         self._handlers.insert(0, handler)
 
     def unregister(self, name: str) -> None:
-        """Removes a handler.
-
-        Raises:
-            KeyError: There is none of that name.
-        """
+        """Removes a handler; raises KeyError where there is none of that name."""
         kept = [known for known in self._handlers if known.name != name]
         if len(kept) == len(self._handlers):
             known = ", ".join(handler.name for handler in self._handlers)
@@ -145,20 +137,13 @@ class LRPHandlerRegistry:
     def applied_to(
         self, composite: Composite, registry: Registry, rule: str, parameters: Mapping[str, Any]
     ) -> tuple[Composite, Registry]:
-        """The composite and the registry with these handlers before everything else.
-
-        Args:
-            composite: Which rule where, without handlers.
-            registry: The rules; it is not changed.
-            rule: Told to the handlers.
-            parameters: Told to the handlers.
-        """
+        """The composite and a copy of the registry with these handlers before everything else; they are told the rest."""
         own = registry.copy()
+        operations = sorted({found.operation for found in registry if isinstance(found.operation, str)})
         for handler in reversed(self.handlers):
             name = f"handler {handler.name}"
-            operations = sorted({found.operation for found in registry if isinstance(found.operation, str)})
             own.register(name, *operations, ports=True)(_formula(handler, rule, parameters))
-            composite = composite.with_rule(predicate(_supported_by(handler), name), rule_spec(name))
+            composite = composite.with_rule(predicate(partial(_serves, handler), name), rule_spec(name))
         return composite, own
 
 
@@ -183,11 +168,7 @@ class BuiltInHandler(LRPLayerHandler):
         self._inputs[id(module)] = input[0].detach()
 
     def backward_relevance(self, layer: nn.Module, relevance_output: Tensor, rule: str, **parameters: Any) -> Tensor:
-        """The built-in rule on this layer alone.
-
-        Raises:
-            ValueError: `forward_hook` was not called before.
-        """
+        """The built-in rule on this layer alone; raises ValueError where `forward_hook` was not called before."""
         if id(layer) not in self._inputs:
             raise ValueError(
                 f"{self.name} has not seen the input of this {type(layer).__name__}: call forward_hook first"
@@ -208,64 +189,23 @@ class BuiltInHandler(LRPLayerHandler):
         self._inputs.clear()
 
 
-class LinearLRPHandler(BuiltInHandler):
-    """`nn.Linear`."""
-
-    layers = nn.Linear
-
-
-class ReLULRPHandler(BuiltInHandler):
-    """`nn.ReLU`."""
-
-    layers = nn.ReLU
+def _serving(layers: type[nn.Module]) -> type[BuiltInHandler]:
+    name = f"{layers.__name__}LRPHandler"
+    return type(
+        name, (BuiltInHandler,), {"layers": layers, "__module__": __name__, "__doc__": f"`nn.{layers.__name__}`."}
+    )
 
 
-class EmbeddingLRPHandler(BuiltInHandler):
-    """`nn.Embedding`: one relevance per token."""
-
-    layers = nn.Embedding
-
-
-class Conv2dLRPHandler(BuiltInHandler):
-    """`nn.Conv2d`."""
-
-    layers = nn.Conv2d
-
-
-class MaxPool2dLRPHandler(BuiltInHandler):
-    """`nn.MaxPool2d`."""
-
-    layers = nn.MaxPool2d
-
-
-class AvgPool2dLRPHandler(BuiltInHandler):
-    """`nn.AvgPool2d`."""
-
-    layers = nn.AvgPool2d
-
-
-class AdaptiveAvgPool2dLRPHandler(BuiltInHandler):
-    """`nn.AdaptiveAvgPool2d`."""
-
-    layers = nn.AdaptiveAvgPool2d
-
-
-class FlattenLRPHandler(BuiltInHandler):
-    """`nn.Flatten`."""
-
-    layers = nn.Flatten
-
-
-class BatchNorm2dLRPHandler(BuiltInHandler):
-    """`nn.BatchNorm2d`: an affine map, unlike PyHealth's identity."""
-
-    layers = nn.BatchNorm2d
-
-
-class DropoutLRPHandler(BuiltInHandler):
-    """`nn.Dropout`."""
-
-    layers = nn.Dropout
+LinearLRPHandler = _serving(nn.Linear)
+ReLULRPHandler = _serving(nn.ReLU)
+EmbeddingLRPHandler = _serving(nn.Embedding)
+Conv2dLRPHandler = _serving(nn.Conv2d)
+MaxPool2dLRPHandler = _serving(nn.MaxPool2d)
+AvgPool2dLRPHandler = _serving(nn.AvgPool2d)
+AdaptiveAvgPool2dLRPHandler = _serving(nn.AdaptiveAvgPool2d)
+FlattenLRPHandler = _serving(nn.Flatten)
+BatchNorm2dLRPHandler = _serving(nn.BatchNorm2d)
+DropoutLRPHandler = _serving(nn.Dropout)
 
 
 def create_default_registry() -> LRPHandlerRegistry:
@@ -277,11 +217,8 @@ def create_default_registry() -> LRPHandlerRegistry:
     return registry
 
 
-def _supported_by(handler: LRPLayerHandler) -> Any:
-    def supported(site: Site) -> bool:
-        return site.module is not None and handler.supports(site.module)
-
-    return supported
+def _serves(handler: LRPLayerHandler, site: Site) -> bool:
+    return site.module is not None and handler.supports(site.module)
 
 
 def _formula(handler: LRPLayerHandler, rule: str, parameters: Mapping[str, Any]) -> Any:

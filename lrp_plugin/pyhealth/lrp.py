@@ -84,11 +84,7 @@ class UnifiedLRP(attribution.UnifiedLRP):
             self.session = self.session.with_rules(*self.handlers.applied_to(self.composite, self.registry, rule, told))
 
     def attribute(  # type: ignore[override]
-        self,
-        inputs: Mapping[str, Tensor],
-        target_class: Any = None,
-        return_intermediates: bool = False,
-        **kwargs: Any,
+        self, inputs: Mapping[str, Tensor], target_class: Any = None, return_intermediates: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
         """Relevance of every entry of every named input, in the units of the explained logit.
 

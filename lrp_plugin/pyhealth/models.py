@@ -8,32 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
-from lrp_plugin.cxr.models import CXRClassifier, build_model
+from lrp_plugin.cxr import build_model
 from lrp_plugin.images import IGNORED
 from lrp_plugin.kinds import checked
-
-
-class XRayNetwork(CXRClassifier):
-    """`CXRClassifier` whose forward calls its picture ``x``, as torchvision's networks do."""
-
-    @classmethod
-    def build(cls, name: str, num_classes: int, **options: Any) -> XRayNetwork:
-        """As `lrp_plugin.cxr.build_model`."""
-        made = build_model(name, num_classes, **options)
-        mean, std = made.mean, made.std
-        return cls(
-            made.backbone,
-            made.name,
-            made.num_classes,
-            channels=made.channels,
-            input_size=made.input_size,
-            least_size=made.least_size,
-            normalization=None if mean is None or std is None else (mean.flatten().tolist(), std.flatten().tolist()),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map pictures ``(N, 1 or 3, H, W)`` in [0, 1] to logits ``(N, num_classes)``."""
-        return super().forward(x)
 
 
 class TorchvisionModel(nn.Module):
@@ -61,7 +38,7 @@ class TorchvisionModel(nn.Module):
         self.classes = tuple(dataset.classes)
         self.image_key = next(iter(getattr(dataset, "input_schema", {"image": ""})))
         self.label_key = next(iter(getattr(dataset, "output_schema", {"disease": ""})))
-        self.model = XRayNetwork.build(model_name, len(self.classes), **(model_config or {}))
+        self.model = build_model(model_name, len(self.classes), **(model_config or {}))
 
     def forward(self, **batch: Any) -> dict[str, Tensor]:
         """Classify a batch.

@@ -31,9 +31,11 @@ class SaliencyVisualizer:
     """Pictures of saliency and relevance; a Figure comes back from every plot.
 
     Images are grey or RGB, tensors or arrays ``(C, H, W)``, ``(H, W)``, ``(1, C, H, W)`` or ``(H, W, C)``;
-    maps likewise. Unlike PyHealth's: channels are summed with their sign, maps are resized to the image, zero is white.
+    maps likewise, of any size. Unlike PyHealth's: channels are summed with their sign, maps are resized to the image,
+    zero is white.
 
-    Every plot takes ``plt`` first (``matplotlib.pyplot``, or None for a figure pyplot does not know), ``title``, ``ax``
+    Every plot takes ``plt`` first (``matplotlib.pyplot``, or None for a figure pyplot does not know), ``title``, ``cmap``
+    and ``alpha`` (instead of the defaults), ``normalize`` (label the colours -1 to 1; False: in the map's unit), ``ax``
     (where to draw; None makes a figure), ``show`` (call ``plt.show()``; None: where the figure is new), ``save_path``
     (300 dpi, written atomically), and, but for the distribution, the keywords of `lrp_plugin.visualization.Look`
     (``mean``, ``std``, ``percentile``, ``limit``, ...).
@@ -50,102 +52,48 @@ class SaliencyVisualizer:
     """
 
     def __init__(
-        self,
-        default_cmap: str | None = "hot",
-        default_alpha: float = 0.3,
-        figure_size: tuple[float, float] = (15, 7),
+        self, default_cmap: str | None = "hot", default_alpha: float = 0.3, figure_size: tuple[float, float] = (15, 7)
     ) -> None:
         if default_cmap is not None and default_cmap not in matplotlib.colormaps:
             raise ValueError(f"default_cmap {default_cmap!r} is unknown; legal are matplotlib's, e.g. 'seismic'")
-        self.default_cmap = default_cmap
-        self.default_alpha = default_alpha
-        self.figure_size = figure_size
+        self.default_cmap, self.default_alpha, self.figure_size = default_cmap, default_alpha, figure_size
 
     def plot_saliency_overlay(
-        self,
-        plt: Any,
-        image: ArrayLike,
-        saliency: ArrayLike,
-        title: str | None = None,
-        alpha: float | None = None,
-        cmap: str | None = None,
-        normalize: bool = True,
-        show: bool | None = None,
-        save_path: Path | None = None,
-        ax: Axes | None = None,
-        **look: Any,
-    ) -> Figure:
-        """A map over its image.
-
-        Args:
-            plt, title, show, save_path, ax, **look: See the class.
-            image: The image.
-            saliency: Its map, of any size.
-            alpha: Opacity of the greatest value.
-            cmap: Instead of the default.
-            normalize: Label the colours -1 to 1; False labels them in the map's unit.
-        """
-        chosen = {
-            "alpha": self._alpha(alpha),
-            "cmap": self._colours(cmap, [saliency]),
-            "normalize": normalize,
-        }
+        self, plt: Any, image: ArrayLike, saliency: ArrayLike, title: str | None = None, alpha: float | None = None,
+        cmap: str | None = None, normalize: bool = True, show: bool | None = None, save_path: Path | None = None,
+        ax: Axes | None = None, **look: Any,
+    ) -> Figure:  # fmt: skip
+        """A map over its image. Arguments: see the class."""
+        look = {**self._look(alpha, cmap, [saliency], normalize), **look}
         return self._shown(
-            plt,
-            ax,
-            show,
-            lambda panel: plot_overlay(
-                image, saliency, title=title, ax=panel, save_path=save_path, **{**chosen, **look}
-            ),
+            plt, ax, show, lambda on: plot_overlay(image, saliency, title=title, ax=on, save_path=save_path, **look)
         )
 
     def plot_saliency_heatmap(
-        self,
-        plt: Any,
-        saliency: ArrayLike,
-        title: str | None = None,
-        cmap: str | None = None,
-        normalize: bool = True,
-        show: bool | None = None,
-        save_path: Path | None = None,
-        ax: Axes | None = None,
-        **look: Any,
-    ) -> Figure:
-        """A map alone. Arguments as in `plot_saliency_overlay`."""
-        chosen = {"cmap": self._colours(cmap, [saliency]), "normalize": normalize}
+        self, plt: Any, saliency: ArrayLike, title: str | None = None, cmap: str | None = None, normalize: bool = True,
+        show: bool | None = None, save_path: Path | None = None, ax: Axes | None = None, **look: Any,
+    ) -> Figure:  # fmt: skip
+        """A map alone. Arguments: see the class."""
+        look = {"cmap": self._colours(cmap, [saliency]), "normalize": normalize, **look}
         return self._shown(
-            plt,
-            ax,
-            show,
-            lambda panel: plot_heatmap(saliency, title=title, ax=panel, save_path=save_path, **{**chosen, **look}),
+            plt, ax, show, lambda on: plot_heatmap(saliency, title=title, ax=on, save_path=save_path, **look)
         )
 
     def plot_multiple_attributions(
-        self,
-        plt: Any,
-        image: ArrayLike,
-        attributions: Mapping[str, ArrayLike],
-        method_names: Sequence[str] | None = None,
-        alpha: float | None = None,
-        cmap: str | None = None,
-        normalize: bool = True,
-        save_path: Path | None = None,
-        title: str | None = None,
-        show: bool | None = None,
-        ax: Axes | None = None,
-        **look: Any,
-    ) -> Figure:
+        self, plt: Any, image: ArrayLike, attributions: Mapping[str, ArrayLike],
+        method_names: Sequence[str] | None = None, alpha: float | None = None, cmap: str | None = None,
+        normalize: bool = True, save_path: Path | None = None, title: str | None = None, show: bool | None = None,
+        ax: Axes | None = None, **look: Any,
+    ) -> Figure:  # fmt: skip
         """The image first, then each method's map over it, with its total.
 
         Args:
-            plt, title, show, save_path, ax, **look: See the class; further keywords are `plot_comparison`'s (``logit``,
-                ``totals``, ``overlay``, ``columns``, ``mask``). A given ``ax`` is one made by ``subplots``.
-            image: The image.
+            plt, image, alpha, cmap, save_path, title, show: See the class; further keywords are `plot_comparison`'s
+                (``logit``, ``totals``, ``overlay``, ``columns``, ``mask``).
             attributions: Method's name to map.
             method_names: Which of them, in this order; None: all.
-            alpha: Opacity of the greatest value.
-            cmap: Instead of the default; used where no map is signed.
             normalize: Give each map its own scale; False gives all one.
+            ax: Made by ``subplots``.
 
         Raises:
             ValueError: A method name has no map.
@@ -159,31 +107,19 @@ class SaliencyVisualizer:
         across = min(int(look.get("columns", 5)), len(maps) + 1)
         down = -(-(len(maps) + 1) // across)
         size = (PAGE, down * (PAGE * 0.92 / across * height / width + 0.36) + (0.25 if title else 0))
-        chosen = {
-            "alpha": self._alpha(alpha),
-            "cmap": self._colours(cmap, list(maps.values())),
-            "normalize": normalize,
-        }
+        look = {**self._look(alpha, cmap, list(maps.values()), normalize), **look}
         return self._shown(
             plt,
             ax,
             show,
-            lambda panel: plot_comparison(
-                image, maps, title=title, ax=panel, save_path=save_path, **{**chosen, **look}
-            ),
+            lambda on: plot_comparison(image, maps, title=title, ax=on, save_path=save_path, **look),
             size,
         )
 
     def plot_attribution_distribution(
-        self,
-        plt: Any,
-        attributions: ArrayLike | Mapping[str, ArrayLike],
-        title: str | None = None,
-        bins: int = 50,
-        show: bool | None = None,
-        save_path: Path | None = None,
-        ax: Axes | None = None,
-    ) -> Figure:
+        self, plt: Any, attributions: ArrayLike | Mapping[str, ArrayLike], title: str | None = None, bins: int = 50,
+        show: bool | None = None, save_path: Path | None = None, ax: Axes | None = None,
+    ) -> Figure:  # fmt: skip
         """How values are distributed: one map with its mean and median, or several by name.
 
         Args:
@@ -192,33 +128,17 @@ class SaliencyVisualizer:
             bins: How many; with an even number zero lies between two.
         """
         return self._shown(
-            plt,
-            ax,
-            show,
-            lambda panel: plot_distribution(attributions, bins=bins, title=title, ax=panel, save_path=save_path),
-        )
+            plt, ax, show,
+            lambda on: plot_distribution(attributions, bins=bins, title=title, ax=on, save_path=save_path),
+        )  # fmt: skip
 
     def plot_top_k_features(
-        self,
-        plt: Any,
-        image: ArrayLike,
-        attributions: ArrayLike,
-        k: int = 10,
-        title: str | None = None,
-        show: bool | None = None,
-        save_path: Path | None = None,
-        ax: Axes | None = None,
-        **look: Any,
-    ) -> Figure:
-        """The map over its image with the k pixels of greatest magnitude ringed, red for the class, blue against it.
+        self, plt: Any, image: ArrayLike, attributions: ArrayLike, k: int = 10, title: str | None = None,
+        show: bool | None = None, save_path: Path | None = None, ax: Axes | None = None, **look: Any,
+    ) -> Figure:  # fmt: skip
+        """The map over its image with the ``k`` pixels of greatest magnitude ringed, red for the class, blue against it.
 
         For regions instead of pixels: `lrp_plugin.visualization.plot_top_regions`.
-
-        Args:
-            plt, title, show, save_path, ax, **look: See the class.
-            image: The image.
-            attributions: Its map.
-            k: How many pixels.
 
         Raises:
             ValueError: ``k`` is below 1 or above the number of pixels.
@@ -226,19 +146,22 @@ class SaliencyVisualizer:
         values = relevance_map(attributions, display_image(image).shape[:2])  # type: ignore[arg-type]
         if not 1 <= k <= values.size:
             raise ValueError(f"k is {k}; legal are 1 to {values.size}, the number of pixels")
-        chosen = {"alpha": self._alpha(None), "cmap": self._colours(None, [attributions]), "normalize": True}
+        look = {**self._look(None, None, [attributions], True), **look}
 
-        def draw(panel: Axes) -> Figure:
+        def draw(on: Axes) -> Figure:
             order = np.argsort(-np.abs(values), axis=None, kind="stable")[:k]
             rows, columns = np.unravel_index(order, values.shape)
             edges = [POSITIVE if values[row, column] >= 0 else NEGATIVE for row, column in zip(rows, columns)]
-            panel.scatter(columns, rows, s=26, facecolors="none", edgecolors=edges, linewidths=1.1, zorder=3)
-            return plot_overlay(image, attributions, title=title, ax=panel, save_path=save_path, **{**chosen, **look})
+            on.scatter(columns, rows, s=26, facecolors="none", edgecolors=edges, linewidths=1.1, zorder=3)
+            return plot_overlay(image, attributions, title=title, ax=on, save_path=save_path, **look)
 
         return self._shown(plt, ax, show, draw)
 
-    def _alpha(self, alpha: float | None) -> float:
-        return self.default_alpha if alpha is None else alpha
+    def _look(
+        self, alpha: float | None, cmap: str | None, maps: Sequence[ArrayLike], normalize: bool
+    ) -> dict[str, Any]:
+        opacity = self.default_alpha if alpha is None else alpha
+        return {"alpha": opacity, "cmap": self._colours(cmap, maps), "normalize": normalize}
 
     def _colours(self, cmap: str | None, maps: Sequence[ArrayLike]) -> Colormap | None:
         name = self.default_cmap if cmap is None else cmap
@@ -254,15 +177,10 @@ class SaliencyVisualizer:
         return ListedColormap(np.concatenate([np.ones((128, 4)), upper]))
 
     def _shown(
-        self,
-        plt: Any,
-        ax: Axes | None,
-        show: bool | None,
-        draw: Callable[[Axes], Figure],
+        self, plt: Any, ax: Axes | None, show: bool | None, draw: Callable[[Axes], Figure],
         size: tuple[float, float] | None = None,
-    ) -> Figure:
-        panel = ax if ax is not None else self._new_axes(plt, size)
-        figure = draw(panel)
+    ) -> Figure:  # fmt: skip
+        figure = draw(self._new_axes(plt, size) if ax is None else ax)
         if plt is not None and (ax is None if show is None else show):
             plt.show()
         return figure
@@ -296,9 +214,6 @@ def visualize_attribution(
         title: Above the picture.
         method: ``"overlay"``, ``"heatmap"`` or ``"top_k"``.
         **options: Of the `SaliencyVisualizer` method.
-
-    Returns:
-        The figure.
 
     Raises:
         ValueError: An unknown method.

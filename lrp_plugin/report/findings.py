@@ -57,12 +57,7 @@ def suspicions(report: Report) -> list[Suspicion]:
     found = []
     for test in report.removal_tests:
         if lower(test.drop) > report.minimum_drop:
-            entries = [entry for entry in report.localisation if entry.class_name == test.class_name]
-            found.append(
-                Suspicion(
-                    test,
-                    [entry for entry in entries if entry in warned],
-                    [entry for entry in entries if entry not in warned],
-                )
-            )
+            own = [entry for entry in report.localisation if entry.class_name == test.class_name]
+            agreeing = [entry for entry in own if entry in warned]
+            found.append(Suspicion(test, agreeing, [entry for entry in own if entry not in warned]))
     return found

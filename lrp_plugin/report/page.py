@@ -75,13 +75,7 @@ def _asset(name: str) -> Markup:
 
 @checked
 def render_report(report: Report) -> str:
-    """The page as text.
-
-    Args:
-        report: What to show.
-
-    Returns:
-        HTML with pictures, style and script inside; it loads nothing.
+    """The page as HTML with pictures, style and script inside; it loads nothing.
 
     Raises:
         ValueError: An image, a map or a mask has no legal shape.
@@ -116,15 +110,6 @@ def render_report(report: Report) -> str:
 def write_report(path: str | os.PathLike[str], report: Report) -> Path:
     """Write the page, atomically: no reader and no crash meets half of it.
 
-    Args:
-        path: Where to, such as ``report.html``; missing folders are made, an existing file is replaced.
-        report: What to show.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: An image, a map or a mask has no legal shape.
-        OSError: The file cannot be written; what stood there is still there.
+    Missing folders are made, an existing file is replaced; raises what `render_report` does, and OSError.
     """
     return write_atomically(path, render_report(report).encode("utf-8"))

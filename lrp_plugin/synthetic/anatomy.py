@@ -1,9 +1,8 @@
 """The thorax of a procedural radiograph, drawn as a map of X-ray attenuation.
 
-Everything is a formula in *body coordinates* ``x, y``: the midline is ``x = 0``, the image spans about [-1,
-1] both ways, ``y`` grows downwards, and negative ``x`` (left in the picture) is the patient's right, as on
-a PA film. A picture of any size is a sampling of the same formulas, so the size changes the resolution and
-nothing else.
+Everything is a formula in *body coordinates* ``x, y``: the midline is ``x = 0``, the image spans about [-1, 1] both ways,
+``y`` grows downwards, and negative ``x`` (left in the picture) is the patient's right, as on a PA film. A picture of any
+size is a sampling of the same formulas, so the size changes the resolution and nothing else.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ class SyntheticCXR(LabelledImages):
     the label of patient p is ``p % 4``.
 
     Beside the keys of `lrp_plugin.images.LabelledImages` a sample has ``evidence`` (the opacities: about 3 % of the
-    picture, nothing for Normal) and ``marker`` (the text marker), both ``tv_tensors.Mask`` uint8 ``(1, H,
-    W)``.
+    picture, nothing for Normal) and ``marker`` (the text marker), both ``tv_tensors.Mask`` uint8 ``(1, H, W)``.
 
     Args:
         n: number of pictures.
@@ -59,23 +58,15 @@ class SyntheticCXR(LabelledImages):
         images_per_patient: int = 1,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
-        for name, value, least in (
-            ("n", n, 1),
-            ("seed", seed, 0),
-            ("size", size, 32),
-            ("images_per_patient", images_per_patient, 1),
-        ):
+        least_of = {"n": (n, 1), "seed": (seed, 0), "size": (size, 32), "images_per_patient": (images_per_patient, 1)}
+        for name, (value, least) in least_of.items():
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"SyntheticCXR({name}={value!r}): must be an integer of at least {least}")
         if mode not in ("L", "RGB"):
             raise ValueError(f"SyntheticCXR(mode={mode!r}): legal are 'L' (one channel) and 'RGB' (three)")
         patients = [index // images_per_patient for index in range(n)]
-        super().__init__(
-            "synthetic_cxr",
-            CLASSES,
-            [patient % len(CLASSES) for patient in patients],
-            [str(patient) for patient in patients],
-        )
+        labels = [patient % len(CLASSES) for patient in patients]
+        super().__init__("synthetic_cxr", CLASSES, labels, [str(patient) for patient in patients])
         self.seed, self.size, self.mode, self.contrast = seed, size, mode, contrast
         self.shortcut, self.images_per_patient, self.transform = shortcut, images_per_patient, transform
 

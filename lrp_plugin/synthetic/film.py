@@ -62,10 +62,7 @@ class Exposure:
         across, down = _pixel_centres(size)
         cos, sin = math.cos(self.turn) / self.zoom, math.sin(self.turn) / self.zoom
         across, down = across - np.float32(self.shift[0]), down - np.float32(self.shift[1])
-        return (
-            np.float32(cos) * across + np.float32(sin) * down,
-            np.float32(cos) * down - np.float32(sin) * across,
-        )
+        return (np.float32(cos) * across + np.float32(sin) * down, np.float32(cos) * down - np.float32(sin) * across)
 
     def window(self, x: float, y: float, reach: float, size: int) -> tuple[slice, slice]:
         """Rows and columns of the pixels within ``reach`` (body units) of the body point ``(x, y)``."""
@@ -115,8 +112,7 @@ class Grid:
 
     def enlarge(self, field: Field) -> Field:
         """Bring a field of the coarse grid to the pixels, linearly."""
-        weights = _enlarger(self.size)
-        return _sandwich(weights, field)
+        return _sandwich(_enlarger(self.size), field)
 
 
 @lru_cache(maxsize=16)
@@ -142,18 +138,15 @@ def _spline(knots: int, size: int) -> Field:
 
 def smooth_noise(rng: np.random.Generator, knots: int, size: int) -> Field:
     """Noise ``(size, size)`` of unit variance with ``knots`` independent values a side."""
-    spline = _spline(knots, size)
-    return _sandwich(spline, rng.standard_normal((knots, knots), np.float32))
+    return _sandwich(_spline(knots, size), rng.standard_normal((knots, knots), np.float32))
 
 
 def _sandwich(weights: Field, field: Field) -> Field:
     """``weights @ field @ weights.T`` in pieces so small that OpenBLAS stays in this thread.
 
-    Above 2^18 multiplications it starts others and waits for them: on a busy machine, and in every worker
-    of a loader, that made a picture ten times as dear.
+    Above 2^18 multiplications it starts others and waits for them: that made a picture ten times as dear where cores are busy.
     """
-    half = _product(weights, field)
-    return _product(half, weights.T)
+    return _product(_product(weights, field), weights.T)
 
 
 def _product(left: Field, right: Field) -> Field:

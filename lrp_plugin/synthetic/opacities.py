@@ -31,21 +31,10 @@ class Patch:
 
 
 def place_patches(label: int, anatomy: Anatomy, rng: np.random.Generator) -> tuple[Patch, ...]:
-    """Choose the opacities of one picture.
+    """Choose the opacities of one picture of class ``label``: about 3 % of it, none for Normal.
 
-    COVID: four hazy patches at the chest wall, two in each lung, middle and lower zones. Lung Opacity: one
-        dense
-    consolidation in one lung. Viral Pneumonia: streaks around both hila. Normal: none. Each class covers
-    about 3 % of the picture.
-
-    Args:
-        label: index into :data:`CLASSES`.
-        anatomy: the person; the chest wall decides where "peripheral" is.
-        rng: source of the small differences between pictures; the same number of values is drawn for each
-            class.
-
-    Returns:
-        The patches, none for Normal.
+    COVID: four hazy patches at the chest wall, two in each lung, middle and lower zones. Lung Opacity: one dense
+    consolidation in one lung. Viral Pneumonia: streaks around both hila. ``rng`` yields equally many values for each class.
     """
     u = rng.uniform(-1.0, 1.0, 20).tolist()
     name = CLASSES[label]
@@ -98,15 +87,13 @@ def draw_patches(
 
     Args:
         label: index into :data:`CLASSES`; decides the texture.
-        patches: where and how dense.
-        thorax: the drawn thorax; an opacity lies in its lungs.
+        patches, thorax: where and how dense; an opacity lies in the drawn lungs.
         cloud: ``(H, W)`` smooth noise of unit scale that frays the edges and makes the patches lumpy.
         net: ``(H, W)`` finer noise of unit scale; its zero lines are the threads of an interstitial pattern.
         contrast: factor on every density.
 
     Returns:
-        Added attenuation ``(H, W)`` and the evidence mask ``(H, W)``: pixels of a lung inside a patch's
-        frayed ellipse.
+        Added attenuation and evidence mask (pixels of a lung inside a patch's frayed ellipse), both ``(H, W)``.
     """
     grid = thorax.grid
     added = np.zeros_like(grid.x)
@@ -171,17 +158,12 @@ class Shortcut:
 
 @lru_cache(maxsize=16)
 def draw_marker(text: str, size: int) -> tuple[Field, NDArray[np.bool_]]:
-    """Draw ``text``, white on a black label, for the upper left corner of the film.
+    """Draw ``text``, white on a black label, for the upper left corner of a film of ``size`` pixels a side.
 
     The label lies on the film, not on the patient: its place does not move with the pose.
 
-    Args:
-        text: what it says.
-        size: side of the picture in pixels.
-
     Returns:
-        Ink ``(size, size)`` in [0, 1] and the label's area ``(size, size)``, both read-only (they are
-        shared).
+        Ink ``(size, size)`` in [0, 1] and the label's area ``(size, size)``, both read-only (they are shared).
     """
     font = ImageFont.load_default()
     left, top, right, bottom = (int(edge) for edge in font.getbbox(text))

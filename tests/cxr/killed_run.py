@@ -17,7 +17,7 @@ class Announced(Dataset):
     """Says on stdout that a sample was read, so that the killer can choose its moment."""
 
     def __init__(self) -> None:
-        self.pictures = SyntheticCXR(24, size=32, transform=cxr_transforms(train=True))
+        self.pictures = SyntheticCXR(24, size=32, transform=cxr_transforms())
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -45,7 +45,7 @@ def main(output: str, workers: int, kind: str) -> dict[str, torch.Tensor]:
         loader = DataLoader(Announced(), 4, shuffle=True)
     trainer = Trainer(net, output=output, progress=False, device="cpu")
     val = get_dataloader(SyntheticCXR(8, seed=1, size=32), 8)
-    trainer.train(loader, val, epochs=EPOCHS, resume="auto", checkpoint_every=2, load_best=False)
+    trainer.train(loader, val, epochs=EPOCHS, resume="auto", load_best=False)
     return net.state_dict()
 
 

