@@ -26,7 +26,6 @@ from lrp_plugin.images import (
     is_image_file,
     read_image,
 )
-
 from lrp_plugin.kinds import checked
 
 RadiographError = ImageError

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from lrp_plugin.files import csv_bytes, write_atomically
+from lrp_plugin.files import write_atomically
 from lrp_plugin.images import IGNORED
 from lrp_plugin.kinds import checked
 
@@ -147,8 +147,7 @@ class Classification(pl.LightningModule):
             if self.history.best_epoch == row["epoch"]:
                 facts = {"classes": list(self.classes), "epoch": row["epoch"], "metrics": row}
                 save_weights(self.output / "best.safetensors", self.model, facts)
-            rows = self.history.rows
-            write_atomically(self.output / "history.csv", csv_bytes([list(rows[0]), *(list(r.values()) for r in rows)]))
+            write_atomically(self.output / "history.csv", self.history.to_csv().encode())
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is this run's own."""

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from lrp_plugin.files import csv_bytes
+
 # Figures of merit that are better when smaller.
 _SMALLER_IS_BETTER = ("loss", "ece")
 
@@ -102,3 +104,8 @@ class History:
         """Patience ran out."""
         patience = self.settings.patience
         return patience is not None and len(self.rows) - (self.best_epoch or 0) >= patience
+
+    def to_csv(self) -> str:
+        """The rows as CSV with a header line."""
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        return csv_bytes([names, *([row.get(name, "") for name in names] for row in self.rows)]).decode()
