@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sized
+from typing import Any, cast
 
 import torch
 from torch import distributed
@@ -55,10 +55,13 @@ class EpochSampler(DistributedSampler[Any]):
         rank, world: which process of how many.
     """
 
-    def __init__(self, dataset: Dataset[Any], *, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1) -> None:
-        super().__init__(dataset, world, rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
+    @checked
+    def __init__(self, dataset: Sized, *, shuffle: bool, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        if not 0 <= rank < world:
+            raise ValueError(f"EpochSampler(rank={rank}, world={world}): legal ranks are 0 to world - 1")
+        super().__init__(cast("Dataset[Any]", dataset), world, rank, shuffle=shuffle, seed=seed, drop_last=shuffle)
         if not shuffle:  # torch would repeat samples until the shares are equal.
-            self.total_size = len(dataset)  # type: ignore[arg-type]
+            self.total_size = len(dataset)
             self.num_samples = len(range(rank, self.total_size, world))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -130,7 +133,7 @@ def get_dataloader(
     return DataLoader(
         SeededSamples(dataset, seed),
         batch_size=batch_size,
-        sampler=EpochSampler(dataset, shuffle=shuffle, seed=seed, rank=rank, world=world),
+        sampler=EpochSampler(cast(Sized, dataset), shuffle=shuffle, seed=seed, rank=rank, world=world),
         num_workers=num_workers,
         drop_last=drop_last,
         collate_fn=_collate,
