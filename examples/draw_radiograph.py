@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lrp_plugin.cxr.examples import explain_sample
 from lrp_plugin.cxr.explaining import build_explainer
 from lrp_plugin.cxr.loaders import get_dataloader
-from lrp_plugin.cxr.reporting import explain_sample
 from lrp_plugin.cxr.runfolder import RunSettings, open_parts, train_run
 from lrp_plugin.cxr.trainer import Trainer
 from lrp_plugin.visualization import plot_comparison
