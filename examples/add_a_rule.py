@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin import UnifiedLRP, registry
-from lrp_plugin.algebra.call import Call
-from lrp_plugin.primitives import substitute
+from lrp_plugin.primitives import Call, substitute
 
 
 class Swish(nn.Module):

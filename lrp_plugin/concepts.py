@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.algebra.call import map_tensors, tensors_in
+from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.attribution.arguments import Arguments, read_arguments
 from lrp_plugin.attribution.layers import LayerUnifiedLRP, Seen, Watcher
@@ -106,7 +106,7 @@ class ConceptLRP(UnifiedLRP):
         names = list(dict.fromkeys(name for condition in conditions for name in condition))
         watcher = Watcher([self._layer(name) for name in names], False)
         passed = self.session.forward(
-            map_tensors(inputs, repeated), map_tensors(arguments, repeated), _repeated(target, count, examples), keep=True,
+            map_tensors(inputs, repeated), map_tensors(arguments, repeated), _repeated(target, count, examples), exact=True,
             watch=watcher,
         )  # fmt: skip
         handles = []

@@ -15,6 +15,7 @@ from lrp_plugin.tables import html_table
 Operation = str | type
 Formula = TypeVar("Formula", bound=Callable[..., Any])
 Sign = Literal["any", "keeps", "nonnegative"]
+Form = Literal["rectifier", "scale", "sum", "curve", "held_attention"]
 Port = Literal["ends", "keeps", "routes"] | Callable[..., Any]
 
 
@@ -41,7 +42,9 @@ class Rule:
         defers: For ``folds``: given the arguments by name and the signals, whether this call is such a map.
         follows: Given the arguments by name and the operation of the map before, whether the call may be folded into it.
         transparent: Given the arguments by name, whether the call returns its first argument (dropout, evaluating).
-        rectifies: Only positive entries of the input matter to the operation.
+        form: What the specialisations may take the formula for: ``"rectifier"`` (only positive entries of the input
+            matter, and the multiplier passes there), ``"scale"``, ``"sum"``, ``"curve"``, ``"held_attention"``. None: the
+            formula runs as it is written.
         ports: The rule sends relevance to the input's port, so the pass must carry ports.
         lineage: The rule looks at what a signal was computed from, so the pass must remember it.
         tokens: The rule takes integer signals, whose relevance their port carries (an embedding).
@@ -59,7 +62,7 @@ class Rule:
     defers: Callable[..., bool] = _always
     follows: Callable[..., bool] | None = None
     transparent: Callable[..., bool] | None = None
-    rectifies: bool = False
+    form: Form | None = None
     ports: bool = False
     lineage: bool = False
     tokens: bool = False
@@ -85,6 +88,7 @@ class Registry:
     @checked
     def __init__(self, rules: Mapping[tuple[Operation, str], Rule] | None = None) -> None:
         self._rules: dict[tuple[Operation, str], Rule] = dict(rules or {})
+        self._atomic: list[Operation] | None = None  # known until another rule is registered
 
     def register(
         self, name: str, *operations: Operation, override: bool = False, default: bool = False, **traits: Any
@@ -121,6 +125,7 @@ class Registry:
                         f"replace it, or choose another name"
                     )
                 rule = Rule(operation, name, formula, parameters=defaults, **traits)
+                self._atomic = None
                 self._rules[operation, name] = rule
                 if default:
                     self._rules = {(operation, name): rule, **self._rules}
@@ -131,6 +136,7 @@ class Registry:
     def unregister(self, name: str, operation: Operation) -> None:
         """Removes one rule. Raises ``KeyError`` where there is none."""
         del self._rules[operation, name]
+        self._atomic = None
 
     def find(self, operation: Operation, name: str | None = None) -> Rule | None:
         """The rule of that name for the operation, or the operation's default where ``name`` is None."""
@@ -154,8 +160,10 @@ class Registry:
 
     def atomic_types(self) -> list[Operation]:
         """Module types, and qualified class names, whose call is one operation."""
-        named = ((place, rule) for (place, _), rule in self._rules.items() if not rule.function)
-        return sorted({place for place, _ in named if isinstance(place, type) or "." in place}, key=str)
+        if self._atomic is None:
+            named = ((place, rule) for (place, _), rule in self._rules.items() if not rule.function)
+            self._atomic = sorted({place for place, _ in named if isinstance(place, type) or "." in place}, key=str)
+        return self._atomic
 
     def copy(self) -> Registry:
         """A registry of one's own: what is added to it is seen by nobody else."""

@@ -7,14 +7,28 @@ a signal of ones, so that its multiplier is relevance itself; it reaches entries
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from lrp_plugin.algebra.blockwise import observed
-from lrp_plugin.algebra.formulas import Carrier, damped, factor, reciprocal, widened
+from lrp_plugin.algebra.formulas import damping, reciprocal, widened
+from lrp_plugin.torch_private import keeps_graph
+
+
+class Carrier(NamedTuple):
+    """One differentiable expression that carries a share of a map's relevance to the map's input.
+
+    Args:
+        value: The carrier, of the map's output shape; its own graph leads to the input (or to the input's port).
+        share: The part of the relevance it carries: a number, or a tensor of the output's shape.
+        bias: The part of ``value`` that comes from bias, broadcastable to it; ``None`` where there is none.
+    """
+
+    value: Tensor
+    share: float | Tensor = 1.0
+    bias: Tensor | None = None
 
 
 class _Scale(Function):
@@ -41,21 +55,9 @@ def scale(tensor: Tensor, factor: Tensor | float) -> Tensor:
     return _Scale.apply(tensor, factor)  # type: ignore[no-any-return]
 
 
-class _Damp(Function):
-    @staticmethod
-    def forward(ctx: Any, preactivation: Tensor, epsilon: float) -> Tensor:
-        ctx.save_for_backward(preactivation)
-        ctx.epsilon = epsilon
-        return preactivation.detach()
-
-    @staticmethod
-    def backward(ctx: Any, multiplier: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return damped(multiplier, ctx.saved_tensors[0], ctx.epsilon), None
-
-
-def damp(preactivation: Tensor, epsilon: float) -> Tensor:
+def damp(preactivation: Tensor, epsilon: float | Tensor) -> Tensor:
     """The same value ``z``; the multiplier is scaled by ``|z| / (|z| + epsilon)`` on its way back."""
-    return _Damp.apply(preactivation, epsilon)  # type: ignore[no-any-return]
+    return scale(preactivation, damping(preactivation, epsilon))
 
 
 class _Redistribute(Function):
@@ -67,22 +69,8 @@ class _Redistribute(Function):
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        sent = [_product(multiplier, factor).to(dtype) for factor, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
+        sent = [(multiplier * factor).to(dtype) for factor, dtype in zip(ctx.saved_tensors, ctx.dtypes)]
         return (None, None, *sent)
-
-
-def _product(multiplier: Tensor, factor: Tensor) -> Tensor:
-    """``multiplier * factor``, in the factor's memory in the last backward pass: it is no one else's."""
-    last = not keeps_graph() and not observed() and multiplier.shape == factor.shape
-    return factor.mul_(multiplier) if last else multiplier * factor
-
-
-def _unknown() -> bool:
-    return True
-
-
-# Whether this backward pass is to be followed by another through the same graph; where torch cannot tell it may be.
-keeps_graph: Callable[[], bool] = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", _unknown)
 
 
 class _RedistributeWithPort(Function):
@@ -108,9 +96,14 @@ def redistribute(value: Tensor, carriers: Sequence[Carrier], stabilizer: float |
 
     A carrier that is exactly zero receives nothing. Shapes: ``value`` and every carrier alike.
     """
-    with torch.no_grad():
-        factors = [factor(value.detach(), carrier, stabilizer) for carrier in carriers]
+    factors = [widened(value.detach()) * factor for factor in _factors(value, carriers, stabilizer)]
     return _Redistribute.apply(value.detach(), factors, *(c.value for c in carriers))  # type: ignore[no-any-return]
+
+
+def _factors(value: Tensor, carriers: Sequence[Carrier], stabilizer: float | Tensor) -> list[Tensor]:
+    """``share / stabilize(carrier)`` of each."""
+    shares = [torch.as_tensor(carrier.share, device=value.device) for carrier in carriers]
+    return [share * reciprocal(widened(c.value.detach()), stabilizer) for share, c in zip(shares, carriers)]
 
 
 def redistribute_with_port(
@@ -121,10 +114,7 @@ def redistribute_with_port(
     Returns:
         The value and its port, both of ``value``'s shape.
     """
-    factors = [
-        torch.as_tensor(c.share, device=value.device) * reciprocal(widened(c.value.detach()), stabilizer)
-        for c in carriers
-    ]
+    factors = _factors(value, carriers, stabilizer)
     return _RedistributeWithPort.apply(value.detach(), factors, *(c.value for c in carriers))  # type: ignore[no-any-return]
 
 

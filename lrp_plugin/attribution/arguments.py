@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from captum._utils.common import _format_output
 from torch import Tensor, nn
 
 from lrp_plugin.errors import told
+from lrp_plugin.torch_private import formatted
 
 _SHARED = frozenset((int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice))
 
@@ -46,7 +46,7 @@ class Arguments(NamedTuple):
 
     def format(self, relevances: Sequence[Tensor], many: bool) -> Any:
         """One relevance per input in the inputs' form: a dict by name, a tuple, or a tensor."""
-        return dict(zip(self.names, relevances)) if self.names else _format_output(many, tuple(relevances))
+        return dict(zip(self.names, relevances)) if self.names else formatted(many, tuple(relevances))
 
 
 def _copied(value: Any, seen: dict[int, Any]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lrp_plugin.algebra.call import map_tensors, tensors_in
+from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.attribution.targets import Part
 from lrp_plugin.errors import told
 

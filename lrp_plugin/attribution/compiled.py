@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lrp_plugin.algebra.call import map_tensors, tensors_in
+from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.attribution.inputs import check_finite
 from lrp_plugin.attribution.session import Explained, Session, recording

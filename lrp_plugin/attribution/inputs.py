@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from lrp_plugin.algebra.primitives import ForgottenSourceError
 from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.propagation.tokens import port_of_tokens
+from lrp_plugin.propagation.writes import value_of
+from lrp_plugin.torch_private import traced
 
 if TYPE_CHECKING:
     from lrp_plugin.propagation import Propagation
@@ -137,7 +139,7 @@ def checked(inputs: Any) -> tuple[Tensor, ...]:
 
 def check_finite(inputs: Sequence[Tensor]) -> None:
     """Raises ``ValueError`` for NaN or infinity in an input; a tracer looks on in vain, it cannot branch on an entry."""
-    if torch._C._len_torch_dispatch_stack() > 0:
+    if traced():
         return
     for place, tensor in enumerate(inputs):
         if not tensor.is_floating_point() or torch.isfinite(tensor.detach().sum()):
@@ -163,7 +165,7 @@ def explained_value(mode: Propagation, output: Any) -> Tensor:
             "the model's output does not depend on the explained input: it was detached, computed under "
             "torch.no_grad(), or reads other tensors; integer inputs must reach an embedding or a cast"
         )
-    return mode.value_of(tensor)
+    return value_of(mode, tensor)
 
 
 def _tensor_of(output: Any) -> Tensor:

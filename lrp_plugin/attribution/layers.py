@@ -8,14 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from captum._utils.common import _format_output
-from captum._utils.gradient import _verify_select_neuron
-from captum.attr import LayerGradientXActivation, NeuronAttribution
-from captum.attr._utils.attribution import LayerAttribution
+from captum.attr import LayerAttribution, LayerGradientXActivation, NeuronAttribution
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack
 
-from lrp_plugin.algebra.call import map_tensors, tensors_in
+from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.attribution.arguments import check_flags, read_arguments
 from lrp_plugin.attribution.session import Explained, nothing_lost, recording
 from lrp_plugin.attribution.unified import Inputs, UnifiedLRP
@@ -24,6 +20,8 @@ from lrp_plugin.errors import told
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.tokens import port_of_tokens
+from lrp_plugin.propagation.writes import value_of
+from lrp_plugin.torch_private import formatted, function_modes, selected_unit, undynamoed
 
 
 class Seen(NamedTuple):
@@ -70,7 +68,7 @@ class Watcher:
             yield
 
     def _note(self, mode: Propagation, place: int, passed: Any) -> Any:
-        running = (one for one in reversed(_get_current_function_mode_stack()) if isinstance(one, Propagation))
+        running = (one for one in reversed(function_modes()) if isinstance(one, Propagation))
         if next(running, None) is not mode or mode.suspended:
             return None
         found = [item for tensor in tensors_in(passed, []) if (item := _seen(mode, tensor)) is not None]
@@ -110,7 +108,7 @@ def _seen(mode: Propagation, tensor: Tensor) -> Seen | None:
     # The hook runs under the mode: settling a waiting rule must not be intercepted as part of the model.
     mode.suspended = True
     try:
-        value = mode.value_of(tensor)
+        value = value_of(mode, tensor)
         record = mode.signals.get(tensor)
         if record is not None:
             record.watched = True
@@ -193,7 +191,7 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         """True: output - sum of the layer's relevance can be returned."""
         return True
 
-    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
+    @undynamoed
     def attribute(  # type: ignore[override]
         self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None,
         return_convergence_delta: bool = False, attribute_to_layer_input: bool = False, verbose: bool = False,
@@ -228,14 +226,14 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         watcher = Watcher(layers, attribute_to_layer_input, starting=True)
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
-        passed = self._lrp.session.forward(inputs, arguments, target, keep=True, plan=plan, watch=watcher)
+        passed = self._lrp.session.forward(inputs, arguments, target, exact=True, plan=plan, watch=watcher)
         selected = passed.selected
         assert selected is not None
         if plan is not None:
             print(Plan(plan))
         with nothing_lost(passed.mode):
             each = [_relevance(selected, *one, zeros) for one in zip(watcher.seen, (type(x).__name__ for x in layers))]
-        found = [_format_output(len(relevance) > 1, relevance) for relevance in each]
+        found = [formatted(len(relevance) > 1, relevance) for relevance in each]
         result = found if isinstance(self.layer, list) else found[0]
         if not return_convergence_delta:
             return result
@@ -291,7 +289,7 @@ class NeuronUnifiedLRP(NeuronAttribution):
         """True: relevance is signal times multiplier."""
         return True
 
-    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
+    @undynamoed
     def attribute(  # type: ignore[override]
         self, inputs: Inputs, neuron_selector: Any, additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False, forward_kwargs: Mapping[str, Any] | None = None,
@@ -315,7 +313,7 @@ class NeuronUnifiedLRP(NeuronAttribution):
         _checked_layers(self.layer)
         check_flags(attribute_to_neuron_input=attribute_to_neuron_input)
         watcher = Watcher([self.layer], attribute_to_neuron_input)
-        passed = self._lrp.session.forward(inputs, arguments, select=False, keep=True, watch=watcher)
+        passed = self._lrp.session.forward(inputs, arguments, select=False, exact=True, watch=watcher)
         if not watcher.seen[0]:
             raise ValueError(f"layer {type(self.layer).__name__} did not run, or nothing in it depends on the input")
         with recording():
@@ -334,7 +332,7 @@ def _unit(held: tuple[Tensor, ...], selector: Any) -> Tensor:
         )
     shapes = " and ".join(str(tuple(one.shape)) for one in held)
     try:
-        unit = _verify_select_neuron(held, selector)
+        unit = selected_unit(held, selector)
     except (AssertionError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if callable(selector):
             raise

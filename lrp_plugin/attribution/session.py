@@ -10,7 +10,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.blockwise import observed
 from lrp_plugin.algebra.primitives import ForgottenSourceError
 from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.attribution.inputs import ExplainedInputs, OutputChoice, explained_value
@@ -21,7 +20,7 @@ from lrp_plugin.composites.composite import Choice
 from lrp_plugin.errors import UnsupportedOperationError, warn
 from lrp_plugin.fast.weights import WeightCache
 from lrp_plugin.ledger import Recorder
-from lrp_plugin.propagation import Propagation
+from lrp_plugin.propagation import Propagation, Setup
 from lrp_plugin.propagation.atomic import atomic_modules
 from lrp_plugin.propagation.nans import FirstNan
 from lrp_plugin.propagation.quiet import evaluating, uncompiled
@@ -29,6 +28,7 @@ from lrp_plugin.propagation.restored import BuffersWritten, restored
 from lrp_plugin.propagation.tokens import PortsNeededError
 from lrp_plugin.propagation.transforms import vmap_as_loop
 from lrp_plugin.registry import Registry
+from lrp_plugin.torch_private import observed
 
 Found = TypeVar("Found")
 Watch = Callable[[Propagation], AbstractContextManager[Any]]
@@ -129,7 +129,7 @@ def nothing_lost(mode: Propagation) -> Iterator[None]:
     try:
         yield
     except ForgottenSourceError:
-        if not mode.keep:
+        if not mode.setup.exact:
             raise
         raise UnsupportedOperationError(
             "relevance of the output was lost on its way: something read a value inside the model that autograd sees and "
@@ -194,16 +194,16 @@ class Session:
         self.__dict__.update(state)
         self._begin()
 
-    def using(self, use: Callable[[Pass], Found], *given: Any, keep: bool = False, **options: Any) -> Found:
+    def using(self, use: Callable[[Pass], Found], *given: Any, exact: bool = False, **options: Any) -> Found:
         """What ``use`` makes of a forward pass; where relevance was lost, of another that keeps its values."""
         try:
-            return use(self.forward(*given, keep=keep, **options))
+            return use(self.forward(*given, exact=exact, **options))
         except ForgottenSourceError:
-            return use(self.forward(*given, keep=True, **options))
+            return use(self.forward(*given, exact=True, **options))
 
     def forward(
         self, inputs: Any, arguments: Arguments, target: Any = None, *, select: bool = True,
-        recorder: Recorder | None = None, plan: list[tuple[Site, Choice]] | None = None, keep: bool = False,
+        recorder: Recorder | None = None, plan: list[tuple[Site, Choice]] | None = None, exact: bool = False,
         watch: Watch | None = None, maps: int | None = None,
     ) -> Pass:  # fmt: skip
         """One forward pass, seen call by call.
@@ -212,7 +212,7 @@ class Session:
             inputs: A tensor or a tuple of them. arguments: What else the model is called with.
             target: Which output is explained; with ``select`` False none is.
             recorder: Keeps the ledger. plan: Receives each operation's rule.
-            keep: Keep every value to the end: the inside is looked at.
+            exact: Keep every value to the end: the inside is looked at.
             watch: Opened around the pass.
             maps: How many linear maps the pass executes, where that is known and a selector counts them.
 
@@ -223,14 +223,14 @@ class Session:
         chooser = self._chooser()
         if chooser.counts:
             chooser = chooser.counting(self.count(inputs, arguments) if maps is None else maps)
-        keep = keep or recorder is not None or plan is not None
+        exact = exact or recorder is not None or plan is not None
         while True:
             try:
-                return self._once(inputs, arguments, target, select, recorder, plan, keep, watch, chooser)
+                return self._once(inputs, arguments, target, select, recorder, plan, exact, watch, chooser)
             except ForgottenSourceError:  # rare: a custom autograd.Function read the value of a map directly
-                if keep:
+                if exact:
                     raise
-                keep = True
+                exact = True
             except BuffersWritten as written:  # rare: known from now on
                 self.lent = [*self.lent, *written.buffers]
             except PortsNeededError:  # a column was cast to ids
@@ -253,14 +253,15 @@ class Session:
 
     def _once(
         self, inputs: Any, arguments: Arguments, target: Any, select: bool, recorder: Recorder | None,
-        plan: list[tuple[Site, Choice]] | None, keep: bool, watch: Watch | None, chooser: Chooser,
+        plan: list[tuple[Site, Choice]] | None, exact: bool, watch: Watch | None, chooser: Chooser,
     ) -> Pass:  # fmt: skip
         with recording(), evaluating(self.model), uncompiled(), restored(self.model, self.lent):
             explained = ExplainedInputs(inputs, arguments, ports=chooser.ports)
-            mode = Propagation(
-                self.model, chooser, recorder=recorder, strict=self.strict, ports=chooser.ports, weights=self.weights,
-                port_stabilizer=self.stabilizer, plan=plan, warned=self.warned, keep=keep,
-            )  # fmt: skip
+            setup = Setup(
+                self.model, chooser, self.strict, chooser.ports, self.weights, self.stabilizer, exact, self.warned
+            )
+            mode = Propagation(setup, recorder=recorder, plan=plan)
+            self.weights.begin(mode.paths.state)
             explained.declare(mode)
             with ExitStack() as around:
                 if watch is not None:

@@ -25,6 +25,7 @@ from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.registry import Registry, registry
 from lrp_plugin.tables import html_table
+from lrp_plugin.torch_private import undynamoed
 
 Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 RULES = ("epsilon", "zero", "zplus", "gamma", "gamma_montavon", "alphabeta", "flat", "wsquare", "uniform")
@@ -39,7 +40,7 @@ class UnifiedLRP(GradientAttribution):
 
     Args:
         model: Any ``nn.Module``, or a callable. Parameters may be frozen.
-        rule: The rule of linear and convolution maps: ``"epsilon"``, ``"zero"``, ``"zplus"``, ``"gamma"``,
+        rule: The rule of linear and convolution maps: ``"epsilon"``, ``"zero"`` (``"lrp0"``), ``"zplus"``, ``"gamma"``,
             ``"gamma_montavon"``, ``"alphabeta"``, ``"flat"``, ``"wsquare"``, ``"uniform"``, or one registered.
         epsilon: The epsilon rule's epsilon (0.01), in units of the pre-activation, also inside LSTM, GRU and RNN whatever
             the rule of the other maps (but 0 with ``"zero"``). 0 is LRP-0.
@@ -125,7 +126,7 @@ class UnifiedLRP(GradientAttribution):
         """True: relevance is signal times multiplier."""
         return True
 
-    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
+    @undynamoed
     def attribute(  # type: ignore[override]
         self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None,
         return_convergence_delta: bool = False, verbose: bool = False, internal_batch_size: int | None = None,
@@ -186,7 +187,7 @@ class UnifiedLRP(GradientAttribution):
             return attributions
         return attributions, found.delta()
 
-    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
+    @undynamoed
     def attribute_targets(
         self, inputs: Inputs, targets: Sequence[Any] | Tensor | Callable[[Tensor], Sequence[Any] | Tensor],
         additional_forward_args: Any = None, forward_kwargs: Mapping[str, Any] | None = None,
@@ -220,7 +221,7 @@ class UnifiedLRP(GradientAttribution):
 
         return self.session.using(explain, inputs, arguments, select=False)
 
-    @torch._disable_dynamo  # type: ignore[attr-defined,misc]
+    @undynamoed
     def ledger(
         self, inputs: Inputs, target: Any = None, additional_forward_args: Any = None,
         forward_kwargs: Mapping[str, Any] | None = None,

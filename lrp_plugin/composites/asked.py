@@ -87,6 +87,6 @@ def _single(name: str, given: Mapping[str, Any], registry: Registry) -> Composit
     taken = {key: value for key, value in given.items() if key in maps[0].parameters}
     pairs = [(linear_maps(), rule(name, **taken)), *handing_on(given["bias"])]
     if registry.find("lstm", "signal") is not None:  # the maps inside a recurrent kernel are maps too
-        inside = rule("signal", epsilon=0.0 if name == "zero" else given["epsilon"])
+        inside = rule("signal", epsilon=0.0 if name in ("zero", "lrp0") else given["epsilon"])
         pairs.append((operation(*SEQUENCES, *CELLS), inside))
     return Composite(pairs, name)

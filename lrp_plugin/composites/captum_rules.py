@@ -9,8 +9,7 @@ from torch import nn
 from lrp_plugin.composites.composite import RuleSpec, rule
 from lrp_plugin.composites.selectors import Selector, predicate
 from lrp_plugin.composites.site import Site
-
-_HOME = "captum.attr._utils.lrp_rules"
+from lrp_plugin.torch_private import captums_rules
 
 
 def captum_rules(model: Any) -> tuple[tuple[str, RuleSpec], ...]:
@@ -25,18 +24,21 @@ def captum_rules(model: Any) -> tuple[tuple[str, RuleSpec], ...]:
     owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
     if not isinstance(owner, nn.Module):
         return ()
-    if not any("rule" in module.__dict__ for module in owner.modules()):  # the usual case, without names
+    for module in owner.modules():
+        if "rule" in module.__dict__:
+            break
+    else:  # the usual case, without names
         return ()
     held = [(path, module.__dict__["rule"]) for path, module in owner.named_modules() if "rule" in module.__dict__]
     return tuple((path, _counterpart(path, one)) for path, one in held if _is_captums(one))
 
 
 def _is_captums(one: Any) -> bool:
-    return any(kind.__module__ == _HOME for kind in type(one).__mro__)
+    return any(kind.__module__ == captums_rules for kind in type(one).__mro__)
 
 
 def _counterpart(path: str, one: Any) -> RuleSpec:
-    name = type(one).__name__ if type(one).__module__ == _HOME else ""
+    name = type(one).__name__ if type(one).__module__ == captums_rules else ""
     bias = "ignore" if getattr(one, "set_bias_to_zero", False) else "absorb"
     if name == "EpsilonRule":
         return rule("epsilon", epsilon=float(one.STABILITY_FACTOR))

@@ -9,9 +9,10 @@ from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
+from lrp_plugin.algebra.linear_map import LINEAR_MAPS
 from lrp_plugin.composites.parameters import check_parameters
 from lrp_plugin.composites.selectors import Selector
-from lrp_plugin.composites.site import LINEAR_MAPS, Site
+from lrp_plugin.composites.site import Site
 from lrp_plugin.errors import told
 from lrp_plugin.registry import Operation, Registry, Rule
 
@@ -134,9 +135,8 @@ class Chooser:
         self.composite = composite
         self.registry = registry
         self.linear_maps: int | None = None
-        self._defaults = registry.defaults()
-        self._by_operation: dict[Operation, Choice] = {}
-        self._linear: dict[Operation, Choice] = {}
+        self.defaults = registry.defaults()
+        self._known: dict[tuple[Operation, bool], Choice] = {}
         self._located = any(selector.located for selector, _ in composite.pairs)
         self._idle = {place for place, (selector, _) in enumerate(composite.pairs) if selector.pattern is not None}
         self._fitting: set[int] = set()
@@ -191,16 +191,16 @@ class Chooser:
 
     def default(self, operation: Operation) -> Rule | None:
         """The operation's default rule, None where the registry does not know the operation."""
-        return self._defaults.get(operation)
+        return self.defaults.get(operation)
 
     def choose(self, site: Site) -> Choice:
         """The rule for a site whose operation the registry knows."""
         if self._located:
             return self._search(site)
-        known = self._linear if site.linear else self._by_operation  # a product of two signals is no linear map
-        choice = known.get(site.operation)
+        key = site.operation, site.linear  # a product of two signals is no linear map
+        choice = self._known.get(key)
         if choice is None:
-            choice = known[site.operation] = self._search(site)
+            choice = self._known[key] = self._search(site)
         return choice
 
     def _search(self, site: Site) -> Choice:
@@ -215,7 +215,7 @@ class Chooser:
                     self._fitting.add(place)
                     given = {key: value for key, value in spec.parameters.items() if key in found.parameters}
                     return Choice(found, given, str(selector))
-        return Choice(self._defaults[site.operation], {}, "default")
+        return Choice(self.defaults[site.operation], {}, "default")
 
     def mistakes(self) -> list[str]:
         """What the passes so far show of the composite to be no use, each said once.

@@ -8,12 +8,6 @@ from typing import Any
 
 from torch import nn
 
-LINEAR_MAPS = (
-    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "addmm",
-    "matmul", "mm", "bmm", "einsum", "bilinear", "addbmm", "baddbmm", "mv", "tensordot",
-)  # fmt: skip
-"""Operations that are linear maps of a signal where their other factor is constant."""
-
 
 class Site:
     """One operation of one forward pass.

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.blockwise import observed
 from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.folding import Cache
 from lrp_plugin.fast.strided import gains_from_phases, per_axis, phase_gradient, phase_kernel
-from lrp_plugin.fast.weights import WeightCache
+from lrp_plugin.torch_private import observed
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _LARGE_MAP = 512  # pixels
 Gradient = Callable[[Tensor], Tensor]
 
 
-def input_gradient(call: Call, x: Tensor, weight: Tensor, kind: torch.dtype, cache: WeightCache) -> Gradient | None:
+def input_gradient(call: Call, x: Tensor, weight: Tensor, kind: torch.dtype, cache: Cache) -> Gradient | None:
     """From a layer's output multiplier to its input's: one backward application, no forward.
 
     Args:
@@ -70,7 +70,7 @@ def _geometry(kernel: torch.Size, stride: Any, padding: Any, dilation: Any, grou
     return _Geometry(steps, explicit, spread, groups, pointwise)
 
 
-def _convolution(geometry: _Geometry, x: Tensor, weight: Tensor, cache: WeightCache) -> Gradient:
+def _convolution(geometry: _Geometry, x: Tensor, weight: Tensor, cache: Cache) -> Gradient:
     shape, dtype, kind = x.shape, x.dtype, weight.dtype
     stride, padding, dilation, groups, pointwise = geometry
     if gains_from_phases(weight, stride, dilation, groups):

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.node import map_arg
 
+from lrp_plugin.torch_private import is_overload
+
 _ATEN = torch.ops.aten
 _BATCH_NORMS = (_ATEN.native_batch_norm.default, _ATEN._native_batch_norm_legit_no_training.default)
 # Where the weight stands among the arguments.
@@ -112,7 +114,7 @@ class _Constants:
         return (
             bool(given)
             and all(other in self.values for other in given)
-            and isinstance(node.target, torch._ops.OpOverload)
+            and is_overload(node.target)
             and torch.Tag.nondeterministic_seeded not in node.target.tags
             and not any(_writes(other) for other in (node, *node.users))  # what is written to is no constant
         )
@@ -139,7 +141,7 @@ class _Constants:
 
 
 def _writes(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return is_overload(node.target) and node.target._schema.is_mutable
 
 
 def _fold_batch_norm(constants: _Constants, node: Node) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lrp_plugin.algebra.call import map_tensors
+from lrp_plugin.algebra.nests import map_tensors
 from lrp_plugin.propagation.mode import Propagation
 from lrp_plugin.propagation.spelling import Spelling
+from lrp_plugin.propagation.writes import value_of
 from lrp_plugin.registry import Operation, Registry, qualified_name
 
 
@@ -74,7 +75,7 @@ class _AtomicCall:
         return map_tensors(args, self._plain), map_tensors(kwargs, self._plain)
 
     def _plain(self, tensor: Tensor) -> Tensor:
-        return self.mode.value_of(tensor).detach() if self.mode.depends_on_input(tensor) else tensor
+        return value_of(self.mode, tensor).detach() if self.mode.depends_on_input(tensor) else tensor
 
     def leave(self, module: nn.Module, args: Any, *kwargs_and_output: Any) -> Any:
         if self._foreign() or not self.given:

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-
-# torch 2.6 cannot tell whether hooks are set; there they are always put aside.
-_top_hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -23,7 +19,5 @@ def keeping_what_is_saved(call: Callable[..., Any], *arguments: Any) -> Any:
     A checkpoint drops what its segment saves and computes it again during the backward pass, with no interception
     then: other operations would save other tensors. So an explanation does not save a checkpoint's memory.
     """
-    if _top_hooks is not None and _top_hooks(True) is None:
-        return call(*arguments)
     with saved_tensors_hooks(_same, _same):
         return call(*arguments)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lrp_plugin.algebra.call import Signal
+from lrp_plugin.algebra.signal import Signal
 from lrp_plugin.propagation.spelling import Spelling
 from lrp_plugin.propagation.unseen import cut
 from lrp_plugin.registry import qualified_name
@@ -39,12 +39,12 @@ def by_name(mode: Propagation, tensor: Tensor, sources: list[Tensor]) -> bool:
     spelling = Spelling(name, function, False, False)
     if node.name() == "AliasBackward0" and len(sources) == 1 and _reads(node, sources[0]):
         spelling = Spelling("view", _same, False, False)
-    elif not name or mode.chooser.default(name) is None:
+    elif not name or mode.setup.chooser.default(name) is None:
         return False
     value = mode.carry_out(spelling, tuple(sources), {})
     record = mode.signals.get(value)
     if record is None:
-        mode.constants.set(tensor, Signal())
+        mode.remembered.constants.set(tensor, Signal())
         return True
     record.value = value
     mode.signals.set(tensor, record)

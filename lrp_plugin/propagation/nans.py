@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from lrp_plugin.algebra.call import tensors_in
+from lrp_plugin.algebra.nests import tensors_in
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.spelling import spelling_of
 

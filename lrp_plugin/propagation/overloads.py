@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn import functional
-from torch.overrides import _get_current_function_mode
 
 from lrp_plugin.errors import UnsupportedOperationError
+from lrp_plugin.torch_private import function_modes, one_overload
 
 _OWN = ("aten", "torchvision")
 
@@ -34,36 +33,17 @@ NAMES = {
 """Operations by ATen's own names, where they differ."""
 
 
-def is_overload(function: Any) -> TypeGuard[OpOverload | OpOverloadPacket]:
-    """Whether the callable is one of ATen's own: an overload, or a name with several."""
-    return isinstance(function, (OpOverload, OpOverloadPacket))
-
-
-def _one(function: OpOverload | OpOverloadPacket) -> OpOverload:
-    """An overload that states the names of the arguments."""
-    if isinstance(function, OpOverload):
-        return function
-    names = function.overloads()
-    return getattr(function, "default" if "default" in names else names[0])  # type: ignore[no-any-return]
-
-
-def aten_name(function: OpOverload | OpOverloadPacket) -> str:
+def aten_name(function: Any) -> str:
     """ATen's name without the overload's; of another library's operator with its namespace (``mine::blur``)."""
-    space, _, name = _one(function)._schema.name.partition("::")
+    space, _, name = one_overload(function)._schema.name.partition("::")
     return name if space in _OWN else f"{space}::{name}"
 
 
-def schema_names(function: OpOverload | OpOverloadPacket) -> tuple[str, ...]:
-    """The names of the arguments, ``self`` as rules know it: ``input``."""
-    arguments = _one(function)._schema.arguments
-    return tuple("input" if argument.name == "self" else argument.name for argument in arguments)
-
-
-def out_of_place(function: OpOverload | OpOverloadPacket) -> Callable[..., Any] | None:
+def out_of_place(function: Any) -> Callable[..., Any] | None:
     """The overload that returns what this one writes, None where there is none."""
-    space, _, name = _one(function)._schema.name.partition("::")
+    space, _, name = one_overload(function)._schema.name.partition("::")
     packet = getattr(getattr(torch.ops, space), name.rstrip("_"), None) if name != "copy_" else None  # no derivative
-    if packet is None or isinstance(function, OpOverloadPacket):
+    if packet is None or hasattr(function, "overloads"):
         return packet
     return getattr(packet, function._overloadname, None)
 
@@ -177,8 +157,7 @@ def refused(operation: str) -> Callable[..., Any] | None:
         return None
 
     def refuse(*_: Any, **__: Any) -> Any:
-        mode = _get_current_function_mode()
-        where = getattr(mode, "where", lambda: "the model")()
+        where = next((mode.where() for mode in reversed(function_modes()) if hasattr(mode, "where")), "the model")
         raise UnsupportedOperationError(
             f"operation {operation!r} in {where} is quantized: integers pass no gradient, so no relevance leads through it; "
             "explain the float model that was quantized (before quantize_dynamic or convert)"

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_CALL = nn.Module._call_impl.__code__
+from lrp_plugin.torch_private import module_call
+
 _DEPTH = 6  # of containers and functions within one another
 _CONTAINERS = (list, tuple, set, frozenset)
 
@@ -135,6 +136,6 @@ def _running() -> Iterator[nn.Module]:
     """The modules whose call is under way in this thread, the innermost first."""
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is _CALL:
+        if frame.f_code is module_call:
             yield frame.f_locals["self"]
         frame = frame.f_back  # type: ignore[assignment]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from lrp_plugin.errors import warn
+from lrp_plugin.torch_private import dynamo_is_loaded
 
 _LOCK = threading.Lock()
 _EAGER: list[Any] = [0, None]
@@ -81,7 +81,7 @@ def uncompiled() -> Iterator[None]:
     torch's stance is one for all threads: the first to enter sets it, the last to leave gives it back. Without it Dynamo
     compiles the interception itself, for minutes.
     """
-    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled; importing it takes seconds
+    if not dynamo_is_loaded():  # nothing can have been compiled; importing it takes seconds
         yield
         return
     with _LOCK:

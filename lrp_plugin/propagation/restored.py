@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.torch_private import traced
+
 # Entries. Copying larger buffers (masks, banks of memory) would cost each call, and a kernel's write raises no version.
 _COPIED = 1 << 16
 _OWN = "training"  # given back by `evaluating`
@@ -39,7 +41,7 @@ def restored(model: Any, lent: list[Tensor]) -> Iterator[None]:
         BuffersWritten: Where a kernel wrote to others.
     """
     owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
-    if not isinstance(owner, nn.Module) or torch._C._len_torch_dispatch_stack() > 0:  # a tracer runs nothing for good
+    if not isinstance(owner, nn.Module) or traced():  # a tracer runs nothing for good
         yield
         return
     before = _State(owner)
@@ -107,7 +109,10 @@ class _State:
 
 
 def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
-    changed = [name for name, value in now.items() if before.get(name, now) is not value]
+    changed = []
+    for name, value in now.items():
+        if before.get(name, now) is not value:
+            changed.append(name)
     for name in changed:
         if name == _OWN:
             continue

@@ -11,8 +11,8 @@ import torch
 from numpy.lib.stride_tricks import as_strided
 from torch import Tensor
 
-from lrp_plugin.algebra.call import Signal
 from lrp_plugin.algebra.primitives import overwrite
+from lrp_plugin.algebra.signal import Signal
 
 Known = TypeVar("Known")
 
@@ -21,20 +21,20 @@ class Records(Generic[Known]):
     """What is known by tensor identity; an entry goes when its tensor does."""
 
     def __init__(self) -> None:
-        self._records: dict[int, tuple[weakref.ref[Tensor], Known]] = {}
+        self.records: dict[int, tuple[weakref.ref[Tensor], Known]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._records)
+        return bool(self.records)
 
     def get(self, tensor: Tensor) -> Known | None:
         """What is known of the tensor, or None."""
-        entry = self._records.get(id(tensor))
+        entry = self.records.get(id(tensor))
         return entry[1] if entry is not None and entry[0]() is tensor else None
 
     def set(self, tensor: Tensor, known: Known) -> None:
         """Records the tensor, replacing what was known."""
         key = id(tensor)
-        records = self._records
+        records = self.records
 
         def forget(reference: weakref.ref[Tensor]) -> None:
             entry = records.get(key)
@@ -45,7 +45,7 @@ class Records(Generic[Known]):
 
     def drop(self, tensor: Tensor) -> None:
         """Forgets what is known of the tensor."""
-        self._records.pop(id(tensor), None)
+        self.records.pop(id(tensor), None)
 
 
 class Signals(Records[Signal]):
@@ -53,11 +53,11 @@ class Signals(Records[Signal]):
 
     def live(self) -> list[tuple[Tensor, Signal]]:
         """The tensors that still exist, with their records."""
-        found = [(reference(), signal) for reference, signal in list(self._records.values())]
+        found = [(reference(), signal) for reference, signal in list(self.records.values())]
         return [(tensor, signal) for tensor, signal in found if tensor is not None]
 
 
-class _Content(NamedTuple):
+class Content(NamedTuple):
     """What a written storage holds now.
 
     Args:
@@ -79,11 +79,8 @@ class Storages:
     """
 
     def __init__(self) -> None:
-        self._contents: dict[int, _Content] = {}
+        self.contents: dict[int, Content] = {}
         self._ports: dict[int, Tensor] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._contents)
 
     @staticmethod
     def _key(tensor: Tensor) -> int:
@@ -91,17 +88,17 @@ class Storages:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether the tensor's memory was written to."""
-        return bool(self._contents) and tensor.layout is torch.strided and self._key(tensor) in self._contents
+        return bool(self.contents) and tensor.layout is torch.strided and self._key(tensor) in self.contents
 
     def read(self, tensor: Tensor) -> Tensor:
         """The tensor's current value; without a graph where all of its entries are constants."""
-        content = self._contents[self._key(tensor)]
+        content = self.contents[self._key(tensor)]
         current = content.flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
         return current if _region(content.alive, tensor).any() else current.detach()
 
     def constants(self, tensor: Tensor) -> Tensor | None:
         """Which of the tensor's entries are constants, of its shape; None where none is."""
-        alive = _region(self._contents[self._key(tensor)].alive, tensor)
+        alive = _region(self.contents[self._key(tensor)].alive, tensor)
         return None if alive.all() else torch.as_tensor(~alive).to(tensor.device)
 
     def has_port(self, tensor: Tensor) -> bool:
@@ -125,7 +122,7 @@ class Storages:
         key = self._key(tensor)
         if key not in self._ports:
             dtype = next(p.dtype for p in (port, content) if p is not None)
-            flat = torch.zeros(self._contents[key].flat.shape, dtype=dtype, device=tensor.device)
+            flat = torch.zeros(self.contents[key].flat.shape, dtype=dtype, device=tensor.device)
             self._ports[key] = flat if content is None else overwrite(flat, content, root)
         flat = self._ports[key]
         held = flat.new_zeros(tensor.shape) if port is None else port.expand(tensor.size())
@@ -141,8 +138,8 @@ class Storages:
             content: Gives the root's value before the memory's first write.
         """
         key = self._key(tensor)
-        if key in self._contents:
-            _, flat, alive = self._contents[key]
+        if key in self.contents:
+            _, flat, alive = self.contents[key]
         else:
             if self._key(root) != key:
                 root, content = tensor, tensor.detach
@@ -152,7 +149,7 @@ class Storages:
             _region(alive, root)[...] = before.requires_grad
         value = value.to(tensor.dtype).expand(tensor.size())
         _region(alive, tensor)[...] = value.requires_grad
-        self._contents[key] = _Content(tensor, overwrite(flat, value, tensor), alive)
+        self.contents[key] = Content(tensor, overwrite(flat, value, tensor), alive)
 
 
 def _region(alive: Any, tensor: Tensor) -> Any:

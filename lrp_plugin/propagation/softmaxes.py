@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.blockwise import observed
-from lrp_plugin.algebra.call import Signal, map_tensors
+from lrp_plugin.algebra.nests import map_tensors
+from lrp_plugin.algebra.signal import Signal
 from lrp_plugin.propagation.spelling import Spelling
+from lrp_plugin.propagation.writes import value_of, write
+from lrp_plugin.torch_private import observed
 
 if TYPE_CHECKING:
     from lrp_plugin.propagation.mode import Propagation
@@ -67,15 +69,15 @@ def follow(
         if observed() or _gives(function, z, known, func, args, kwargs, mode):
             told = Spelling("softmax", function, False, False)
             value = mode.dispatch(function, told, (z,), {}, [z], {id(z): known})
-            return mode.write(args[0], value) if spelling.writes else value
+            return write(mode, args[0], value) if spelling.writes else value
         image = None
     value = act(func, spelling, args, kwargs, tensors, found)
     if isinstance(value, Tensor):
         if image is not None:
-            mode.images.set(value, image)
-            mode.follows = True
+            mode.remembered.images.set(value, image)
+            mode.remembered.follows = True
         elif spelling.writes:
-            mode.images.drop(value)
+            mode.remembered.images.drop(value)
     return value
 
 
@@ -85,9 +87,9 @@ def _gives(
     """Whether the function gives what this call does."""
     with torch.no_grad():
         held = known.value if known.value is not None else z
-        if known.pending is not None:
+        if known.waits:
             held = z
-        given = map_tensors(args, lambda t: mode.value_of(t).detach().clone())
+        given = map_tensors(args, lambda t: value_of(mode, t).detach().clone())
         return torch.equal(function(held.detach()), func(*given, **kwargs))
 
 
@@ -97,7 +99,7 @@ def _understood(
     """What the call makes: an image, or the softmax that it completes."""
     operation, function = spelling.operation, spelling.function
     read = [t for t in tensors if id(t) in found]
-    images = [mode.images.get(t) for t in read]
+    images = [mode.remembered.images.get(t) for t in read]
     if not read or spelling.clones:
         return None, None
     if operation in MAKES and len(read) == 1 and read[0] is args[0]:

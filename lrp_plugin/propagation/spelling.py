@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from lrp_plugin.propagation import losses, overloads
 from lrp_plugin.propagation.written_out import WRITTEN_OUT
+from lrp_plugin.torch_private import described, is_overload, overridable
 
 _DUNDER = {
     "truediv": "div", "rtruediv": "rdiv", "imatmul": "matmul", "rmatmul": "rmatmul", "invert": "bitwise_not",
@@ -143,7 +144,7 @@ def spelling_of(function: Callable[..., Any]) -> Spelling:
         return Spelling(operation, function, False, False, observes=operation not in _VIEWS)
     if name == "__set__" and owner is not None:
         return Spelling(f"set_{getattr(owner, '__name__', 'property')}", function, False, False)
-    operation, writes = _plain_name(overloads.aten_name(function) if overloads.is_overload(function) else name)
+    operation, writes = _plain_name(overloads.aten_name(function) if is_overload(function) else name)
     if function is torch.ops.aten.copy.default:  # it has no derivative
         return Spelling("copy", torch.Tensor.copy_, False, True)
     if operation in _TABLE_FIRST and function is not getattr(functional, operation):
@@ -152,11 +153,7 @@ def spelling_of(function: Callable[..., Any]) -> Spelling:
         return Spelling(operation, function, False, False, observes=True)
     if not writes:
         return Spelling(operation, _linear if function is functional.linear else function, False, False)
-    twin = (
-        overloads.out_of_place(function)
-        if overloads.is_overload(function)
-        else _out_of_place(operation, name, function)
-    )
+    twin = overloads.out_of_place(function) if is_overload(function) else _out_of_place(operation, name, function)
     return Spelling(operation, twin or function, True, twin is None)
 
 
@@ -177,38 +174,17 @@ def on_a_clone(function: Any) -> Any:
     return written
 
 
+def unwritten(function: Callable[..., Any], spelling: Spelling) -> Callable[..., Any]:
+    """The callable as one that writes to none of its arguments."""
+    if not spelling.writes:
+        return function
+    return on_a_clone(spelling.function) if spelling.clones else spelling.function  # type: ignore[no-any-return]
+
+
 # What a call asks of a tensor without looking at its entries. (A property's getter is a callable of its own.)
 DESCRIPTIONS = frozenset(
-    [torch.Tensor.dim, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.is_floating_point]
-    + [vars(torch._C.TensorBase)[name].__get__ for name in ("shape", "ndim", "dtype", "device")]
+    [torch.Tensor.dim, torch.Tensor.size, torch.Tensor.numel, torch.Tensor.is_floating_point] + list(described)
 )
-
-
-@functools.cache
-def _parameter_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    if overloads.is_overload(function):
-        return overloads.schema_names(function)
-    described = torch.overrides.get_testing_overrides().get(function, function)
-    try:
-        parameters = inspect.signature(described).parameters.values()
-    except (TypeError, ValueError):  # builtins without a signature: positions only
-        return ("input",)
-    names = []
-    for parameter in parameters:
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            break
-        names.append("input" if parameter.name == "self" else parameter.name)
-    return tuple(names)
-
-
-def bind(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The call's arguments by name; positions beyond the known names are left out."""
-    if isinstance(function, types.MethodType):  # a module's forward: the cache must not keep the module
-        return {**dict(zip(_parameter_names(function.__func__)[1:], args)), **kwargs}
-    names = dict(zip(_parameter_names(function), args))
-    if kwargs:
-        names.update(kwargs)
-    return names
 
 
 @functools.cache
@@ -232,7 +208,7 @@ def opened(function: Callable[..., Any]) -> Callable[..., Any] | None:
     def never(*_: Any) -> bool:
         return False
 
-    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    names = overridable(plain.__code__)
     inside = {**plain.__globals__, **dict.fromkeys(names, never), "_in_projection_packed": _projections}
     copied = types.FunctionType(plain.__code__, inside, plain.__name__, plain.__defaults__, plain.__closure__)
     copied.__kwdefaults__ = plain.__kwdefaults__

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.call import Call, LazyPort, Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.algebra.primitives import substitute
+from lrp_plugin.algebra.signal import Port, Signal
 from lrp_plugin.composites.composite import Choice
+from lrp_plugin.propagation.ports import made, out_ports, tapped_port
 from lrp_plugin.propagation.spelling import opened
+from lrp_plugin.propagation.writes import note_view, views, write
 
 if TYPE_CHECKING:
     from lrp_plugin.propagation.mode import Propagation
@@ -38,7 +42,7 @@ def propagate(
     An operation whose rule takes tokens (an embedding) runs that rule; one that moves entries moves the port as well;
     for every other (a comparison, a position, an index into another signal) tokens are constants.
     """
-    rule = mode.chooser.default(spelling.operation)
+    rule = mode.setup.chooser.default(spelling.operation)
     if (rule is not None and rule.tokens) or (rule is None and opened(func) is not None):
         return mode.dispatch(func, spelling, args, kwargs, tensors, found)
     if spelling.operation in _LOOKUPS and args and isinstance(args[0], Tensor) and _is_table(args[0], found):
@@ -85,7 +89,7 @@ def is_constant(value: Any) -> bool:
     return isinstance(value, Tensor) and not value.requires_grad
 
 
-def ids_of(mode: Propagation, value: Tensor, call: Call, routes: bool) -> Tensor:
+def ids_of(mode: Propagation, value: Tensor, call: Call, routes: bool, given: Port | None) -> Tensor:
     """Integers that an operation made of a signal, with the signal's port where each is made of one entry.
 
     Raises:
@@ -93,7 +97,7 @@ def ids_of(mode: Propagation, value: Tensor, call: Call, routes: bool) -> Tensor
     """
     if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
         return value
-    port = call.out_port
+    port = made(given)
     if port is None:
         x = call.args[0] if call.args else None
         if not routes or not isinstance(x, Tensor) or not call.is_signal(x) or x.shape != value.shape:
@@ -101,17 +105,16 @@ def ids_of(mode: Propagation, value: Tensor, call: Call, routes: bool) -> Tensor
         if not mode.ports:
             raise PortsNeededError
         port = call.port(x)
-    call.out_port = None
     record = Signal()
-    record.port, record.token = mode.tapped_out_port(port, call), True
+    record.port, record.token = tapped_port(mode, port, call), True
     mode.signals.set(value, record)
     return value
 
 
 def _tell_of_arithmetic(mode: Propagation, spelling: Spelling, value: Any, tokens: list[Tensor]) -> None:
     """Warns where other integers were made of tokens, one for each: their relevance does not lead back."""
-    for made in tensors_in(value, []):
-        if made.is_floating_point() or made.dtype == torch.bool or made.shape not in [t.shape for t in tokens]:
+    for fresh in tensors_in(value, []):
+        if fresh.is_floating_point() or fresh.dtype == torch.bool or fresh.shape not in [t.shape for t in tokens]:
             continue
         mode.tell(
             str(spelling.operation),
@@ -125,20 +128,21 @@ def _routed(
     mode: Propagation, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
 ) -> Any:
     """Entries of tokens are moved: so are their ports. Tokens made floating point become ordinary signals."""
-    rule = mode.chooser.default(spelling.operation)
+    rule = mode.setup.chooser.default(spelling.operation)
     assert rule is not None
-    if mode.storages and rule.port == "routes" and not spelling.writes:
-        views = mode.views(spelling.function, args, kwargs, tensors, found)
-        if views is not None:
-            return views
+    if mode.storages.contents and rule.port == "routes" and not spelling.writes:
+        seen = views(mode, spelling.function, args, kwargs, tensors, found)
+        if seen is not None:
+            return seen
     choice = Choice(rule, {}, "default")
-    row = mode.open_row(spelling.operation, choice)
+    recorder = mode.recorder
+    row = recorder.open_row(mode.paths.current()[0], str(spelling.operation), choice.text) if recorder else None
     call = mode.make_call(choice, spelling, args, kwargs, tensors, found, row)
     value = call.native()
     # The port of a cast must not be cast.
     if isinstance(value, Tensor) and tensors[0] is args[0] and value.dtype != args[0].dtype:
         rule = dataclasses.replace(rule, port="keeps")
-    ports = (port.get() if isinstance(port, LazyPort) else port for port in mode.out_ports(value, call, rule))
+    ports = map(made, out_ports(mode, len(tensors_in(value, [])), call, rule, None))
 
     def record(tensor: Tensor) -> Tensor:
         port = next(ports)
@@ -148,7 +152,7 @@ def _routed(
             signal = Signal()
             signal.port, signal.token = port, True
             if tensor._is_view():
-                mode.note_view(tensor, signal, [(t, found[id(t)]) for t in tensors if id(t) in found])
+                note_view(mode, tensor, signal, [(t, found[id(t)]) for t in tensors if id(t) in found])
             mode.signals.set(tensor, signal)
             return tensor
         held = tensor.detach()
@@ -159,7 +163,7 @@ def _routed(
         return floating
 
     value = map_tensors(value, record)
-    return mode.write(args[0], value) if spelling.writes else value
+    return write(mode, args[0], value) if spelling.writes else value
 
 
 def port_of_tokens(ids: Tensor) -> Tensor:

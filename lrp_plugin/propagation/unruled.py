@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lrp_plugin.algebra.call import Signal, map_tensors, tensors_in
+from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.algebra.primitives import tap
+from lrp_plugin.algebra.signal import Signal
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.propagation.functions import by_name
 from lrp_plugin.propagation.spelling import Spelling, opened
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
+from lrp_plugin.propagation.writes import value_of
 
 if TYPE_CHECKING:
     from lrp_plugin.propagation.mode import Propagation
@@ -22,18 +24,18 @@ def handed_on(mode: Propagation, function: Any, args: Any, signal: Signal) -> Te
 
     Where it does, its value is the signal's and so is its relevance, whatever gradient it defines.
     """
-    signal.reads += 1
-    if signal.pending is None and signal.value is None:
+    signal.memory.reads += 1
+    if not signal.waits and signal.value is None:
         signal.value = args[0]
     alias: Tensor = function(*args)
-    mode.aliases.set(alias, signal)
+    mode.remembered.aliases.set(alias, signal)
     return alias
 
 
 def shown(found: dict[int, Signal], tensor: Tensor) -> Tensor:
     """What one who looks at a tensor is shown: what they hang on it never takes part in the backward pass."""
     signal = found.get(id(tensor))
-    stands_in = signal is None or signal.pending is not None or signal.value is not None
+    stands_in = signal is None or signal.waits or signal.value is not None
     return tensor if stands_in or not tensor.requires_grad else tensor.view_as(tensor)
 
 
@@ -61,7 +63,7 @@ def unregistered(
     if not outputs or all(any(t is given for given in tensors) for t in outputs):
         return value
     for signal in found.values():  # autograd may keep what it reads
-        signal.reads += 1
+        signal.memory.reads += 1
     operation = spelling.operation
     return mode.carry(Choice.native(operation), spelling, args, kwargs, tensors, found, mode.unknown(operation))
 
@@ -71,11 +73,11 @@ def unseen_signal(mode: Propagation, tensor: Tensor) -> Signal | None:
 
     Warns, or raises under ``strict``, as for any operation without a rule.
     """
-    signal = mode.aliases.get(tensor)
+    signal = mode.remembered.aliases.get(tensor)
     if signal is None:
         sources = find_sources(tensor, [t for t, _ in mode.signals.live()])
         if not sources:
-            mode.constants.set(tensor, Signal())
+            mode.remembered.constants.set(tensor, Signal())
             return None
         refuse_reentrant_checkpoint(_maker(tensor), mode.where())
         if by_name(mode, tensor, sources):
@@ -91,7 +93,7 @@ def _maker(tensor: Tensor) -> str:
 
 def _native(mode: Propagation, tensor: Tensor, sources: list[Tensor]) -> Signal:
     row = mode.unknown(f"{_maker(tensor)} (a custom autograd.Function, or a scripted or traced part)")
-    receivers = [mode.value_of(source) for source in sources]
+    receivers = [value_of(mode, source) for source in sources]
     if row is not None and mode.recorder is not None:
         tapped = [tap(receiver, mode.recorder.input_sink(row)) for receiver in receivers]
         return Signal(tap(cut(tensor, sources, tapped), mode.recorder.output_sink(row, 0)))

@@ -13,6 +13,7 @@ from torch.autograd import Function
 
 from lrp_plugin import attribution
 from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.result import Result
 from lrp_plugin.composites import Composite, Site, predicate
 from lrp_plugin.composites import rule as rule_spec
 from lrp_plugin.propagation.paths import ModulePaths
@@ -224,7 +225,7 @@ def _serves(handler: LRPLayerHandler, site: Site) -> bool:
 def _formula(handler: LRPLayerHandler, rule: str, parameters: Mapping[str, Any]) -> Any:
     running = ModulePaths(_formula)
 
-    def carry(call: Call) -> Tensor:
+    def carry(call: Call) -> Result:
         """Relevance by a handler of the user's."""
         layer = running.current()[1]
         signals = [tensor for tensor in (*call.args, *call.kwargs.values()) if call.is_signal(tensor)]
@@ -240,7 +241,6 @@ def _formula(handler: LRPLayerHandler, rule: str, parameters: Mapping[str, Any])
         def hand_on(relevance: Tensor) -> Tensor:
             return handler.backward_relevance(layer, relevance, rule, **parameters)
 
-        value, call.out_port = _Handled.apply(value, hand_on, call.port(signals[0]))
-        return value
+        return Result(*_Handled.apply(value, hand_on, call.port(signals[0])))
 
     return carry

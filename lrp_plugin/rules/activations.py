@@ -8,30 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.blockwise import observed
 from lrp_plugin.algebra.call import Call
 from lrp_plugin.algebra.formulas import widened
 from lrp_plugin.algebra.primitives import scale, substitute
+from lrp_plugin.algebra.result import held
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_the_rest
 
 
-@register_rule("native", "relu", sign="nonnegative", port="keeps", rectifies=True)
+@register_rule("native", "relu", sign="nonnegative", port="keeps", form="rectifier")
 def relu(call: Call) -> Tensor:
-    """ReLU: homogeneous of degree 1, native: the multiplier passes where the input is positive.
-
-    Where the map before has seen to it, or the operation before knows what the two of them do together, its value may
-    be written over its input as the model asked: fresh memory costs more than the arithmetic.
-    """
-    x, signal = call["input"], call.signal(call["input"])
-    if signal.is_masked(x):
-        return substitute(x.detach() if signal.rectified else torch.relu(x.detach()), lambda m: m.view_as(m), x)
-    behind = signal.joined
-    if behind is None:
-        return call.native()  # type: ignore[no-any-return]
-    overwrites = call.overwrites and not observed()
-    value = torch.relu_(x.detach()) if overwrites else torch.relu(x.detach())
-    return substitute(value, behind.rectified(value), *behind.sources)
+    """ReLU: homogeneous of degree 1, native: the multiplier passes where the input is positive."""
+    return call.native()  # type: ignore[no-any-return]
 
 
 @register_rule("native", "abs", sign="nonnegative", port="keeps")
@@ -43,15 +31,13 @@ def absolute(call: Call) -> Tensor:
 @register_rule("constant", "rsqrt", "reciprocal", "sign", "detach", "sgn", "affine_grid_generator")
 def held_constant(call: Call) -> Any:
     """A divisor, normalizer or grid of places: held constant, carries no relevance (Ali et al. 2022, arXiv 2202.07304)."""
-    call.constant = True
-    return call.native()
+    return held(call.native())
 
 
 @register_rule("constant", "heaviside")
 def step(call: Call) -> Any:
     """A step: constant but where it jumps; torch knows no gradient."""
-    call.constant = True
-    return call.valued()
+    return held(call.valued())
 
 
 @register_rule("native", "std")

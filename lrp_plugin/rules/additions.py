@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.blockwise import observed
-from lrp_plugin.algebra.call import Call, Joined, Signal
-from lrp_plugin.algebra.formulas import Carrier, where_positive
-from lrp_plugin.algebra.primitives import redistribute_with_port, scale, substitute
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.primitives import Carrier, redistribute_with_port, scale, substitute
+from lrp_plugin.algebra.result import Result
+from lrp_plugin.algebra.signal import Signal
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import native_affine
@@ -47,42 +47,16 @@ def shared_port(call: Call, port_of: Callable[[Tensor], Tensor]) -> Tensor:
     return share * port_of(left) + (1 - share) * port_of(right)
 
 
-def _is_plain_sum(call: Call) -> bool:
-    left, right = _operands(call)
-    if call.operation != "add" or not (call.is_signal(left) and call.is_signal(right)):
-        return False
-    return left.shape == right.shape and left.dtype == right.dtype and call.get("alpha", 1) == 1  # type: ignore[no-any-return]
-
-
-def _sum_in_place(call: Call) -> Tensor:
-    """The sum, written over its first addend as the model asked."""
-    left, right = _operands(call)
-    return substitute(left.detach().add_(right.detach()), lambda m: (m, m), left, right)
-
-
-def _to_both(rectified: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
-        passed = where_positive(m, rectified)
-        return passed, passed
-
-    return pullback
-
-
-@register_rule("epsilon", "add", "sub", "rsub", "add_relu", sign="any", port=shared_port)
-def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
+@register_rule("epsilon", "add", "sub", "rsub", "add_relu", sign="any", port=shared_port, form="sum")
+def signed_addition(call: Call, *, epsilon: float = 0.0) -> Result:
     """Each addend gets its signed part: ``R_a = a R / (a + b + epsilon sign)``, the literature's rule.
 
     Native in this form; an added constant (bias, position embedding) keeps its own part.
     """
-    plain = epsilon == 0 and _is_plain_sum(call)
-    value = _sum_in_place(call) if plain and call.overwrites and not observed() else native_affine(call)
-    if plain:
-        call.joined, call.free = Joined(_to_both, _operands(call)), True
-        for operand in _operands(call):  # held from here on: but not, along a residual stream, all they were made from
-            call.signal(operand).joined = None
-    call.gate = len(call.signals) == 1 and all(signal.gate for signal in call.signals.values())  # 1 - z
+    value = native_affine(call)
+    gate = len(call.signals) == 1 and all(signal.gate for signal in call.signals.values())  # 1 - z
     if epsilon == 0:
-        return value
+        return Result(value, gate=gate)
     held = value.detach()
     factor = held.abs() / (held.abs() + epsilon)
     if call.row is not None:
@@ -91,7 +65,7 @@ def signed_addition(call: Call, *, epsilon: float = 0.0) -> Any:
             (column, place, lambda m, formula=formula: formula(m * factor)) for column, place, formula in columns
         ]
         call.absorb("stabilizer", lambda m: m * held * (1 - factor))
-    return scale(value, factor)
+    return Result(scale(value, factor), gate=gate)
 
 
 def _shared(call: Call, share: Tensor | float) -> Any:
@@ -106,8 +80,7 @@ def _shared(call: Call, share: Tensor | float) -> Any:
         lost = carrier.share * (carrier.value.detach() == 0)
         call.absorb("no_receiver", lambda m, lost=lost: m * value * lost)
         call.absorb("port:no_receiver", lambda r, lost=lost: r * lost)
-    out, call.out_port = redistribute_with_port(value, carriers, 0.0)
-    return out
+    return Result(*redistribute_with_port(value, carriers, 0.0))
 
 
 @register_rule("ratio", "add", "sub")
@@ -163,8 +136,8 @@ def path_lengths(left: Signal, right: Signal) -> tuple[int, int]:
     reached = [_distances(left), _distances(right)]
     common = [signal for signal in reached[0] if signal in reached[1]]
     if not common:
-        return left.depth, right.depth
-    last = max(common, key=lambda signal: signal.depth)
+        return left.lineage.depth, right.lineage.depth
+    last = max(common, key=lambda signal: signal.lineage.depth)
     return reached[0][last], reached[1][last]
 
 
@@ -173,9 +146,9 @@ def _distances(signal: Signal) -> dict[Signal, int]:
     found: dict[Signal, int] = {signal: 0}
     waiting = {signal}
     while waiting:
-        current = max(waiting, key=lambda known: known.depth)
+        current = max(waiting, key=lambda known: known.lineage.depth)
         waiting.remove(current)
-        for parent in current.parents:
+        for parent in current.lineage.parents:
             found[parent] = max(found.get(parent, 0), found[current] + 1)
             waiting.add(parent)
     return found

@@ -8,18 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.blockwise import observed
 from lrp_plugin.algebra.call import Call
-from lrp_plugin.algebra.primitives import scale, substitute
+from lrp_plugin.algebra.primitives import scale
+from lrp_plugin.algebra.result import Result, held
 from lrp_plugin.registry import register_rule
-
-_PART = 1 << 18  # entries of an attention matrix at a time: they stay in a core's cache
-NAMES = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-
-
-def _arguments(call: Call) -> dict[str, Any]:
-    """The call's arguments by name: the signature torch states for its overrides leaves out the mask."""
-    return {**dict(zip(NAMES, call.args)), **call.kwargs}
 
 
 @register_rule("attnlrp", "scaled_dot_product_attention")
@@ -30,7 +22,7 @@ def attnlrp(call: Call) -> Tensor:
     signals; query 1 where key and value are constant, and so on. Achtibat et al. 2024 (arXiv 2402.05602), Propositions
     3.1 and 3.2.
     """
-    given = _arguments(call)
+    given = call.names
     query, key, value = given["query"], given["key"], given["value"]
     scores = call.is_signal(query) or call.is_signal(key)
     halves = 0.5 if scores and call.is_signal(value) else 1.0
@@ -43,61 +35,21 @@ def attnlrp(call: Call) -> Tensor:
     return call.function(**named)  # type: ignore[no-any-return]
 
 
-@register_rule("cp_lrp", "scaled_dot_product_attention")
+@register_rule("cp_lrp", "scaled_dot_product_attention", form="held_attention")
 def cp_lrp(call: Call) -> Tensor:
     """CP-LRP: the attention weights are held constant, all relevance goes to the value.
 
     Ali et al. 2022 (ICML, arXiv 2202.07304), eq. 9: query and key are constants.
     """
-    given = _arguments(call)
-    held = {**given, "query": given["query"].detach(), "key": given["key"].detach()}
-    if call.is_signal(given["value"]) and _is_plain(held):
-        value = call.function(**{**held, "value": given["value"].detach()})
-        query, key, factor = held["query"], held["key"], held.get("scale")
-        versions = query._version, key._version
-
-        def pullback(m: Tensor) -> Tensor:
-            if (query._version, key._version) != versions:  # as autograd checks of what it keeps
-                raise RuntimeError("query or key of an attention was written to in place before its backward pass")
-            return _to_value(query, key, factor, m)
-
-        return substitute(value, pullback, given["value"])
-    return call.function(**held)  # type: ignore[no-any-return]
-
-
-def _is_plain(given: dict[str, Any]) -> bool:
-    """Attention without mask and dropout of as many heads everywhere, on a CPU, not in half precision."""
-    tensors = [given[name] for name in ("query", "key", "value")]
-    bare = given.get("attn_mask") is None and not given.get("is_causal") and not given.get("dropout_p")
-    alike = len({tensor.shape[:-2] for tensor in tensors}) == 1
-    fits = all(tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64) for tensor in tensors)
-    return bare and alike and fits and not observed()
-
-
-def _to_value(query: Tensor, key: Tensor, factor: float | None, multiplier: Tensor) -> Tensor:
-    """The value's multiplier ``P^T m``, P the attention weights, made anew a part of the matrix at a time.
-
-    The fused kernel's backward pass makes those of query and key too: 6.0 ms for 24 heads of 197 tokens, so 2.9.
-    """
-    (length, width), keys = query.shape[-2:], key.shape[-2]
-    factor = 1 / math.sqrt(width) if factor is None else factor
-    q, k, m = (tensor.reshape(-1, *tensor.shape[-2:]) for tensor in (query, key, multiplier))
-    sent = m.new_zeros(len(m), keys, m.shape[-1])
-    rows = min(length, max(1, _PART // keys))
-    heads = max(1, _PART // (rows * keys))
-    for part in (slice(first, first + heads) for first in range(0, len(q), heads)):
-        for row in range(0, length, rows):
-            some = slice(row, row + rows)
-            weights = torch.softmax((q[part, some] * factor) @ k[part].transpose(1, 2), -1)
-            sent[part].baddbmm_(weights.transpose(1, 2), m[part, some])
-    return sent.view(*key.shape[:-1], m.shape[-1])
+    given = call.names
+    constant = {**given, "query": given["query"].detach(), "key": given["key"].detach()}
+    return call.function(**constant)  # type: ignore[no-any-return]
 
 
 @register_rule("cp_lrp", "softmax", sign="nonnegative", gate=True)
-def constant_weights(call: Call) -> Tensor:
+def constant_weights(call: Call) -> Result:
     """CP-LRP for attention written out: the softmax's value is held constant (Ali et al. 2022, eq. 9)."""
-    call.constant = True
-    return call.native()  # type: ignore[no-any-return]
+    return held(call.native())
 
 
 def _account(call: Call, named: dict[str, Any], halves: float) -> None:

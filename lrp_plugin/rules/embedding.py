@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lrp_plugin.algebra.call import Call, tensors_in
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.nests import tensors_in
 from lrp_plugin.algebra.primitives import scale, substitute
+from lrp_plugin.algebra.result import Result
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import native_routing
@@ -79,12 +81,11 @@ def embedding_bag(call: Call) -> Any:
 
 
 @register_rule("sum", "one_hot", port="ends", tokens=True)
-def one_hot(call: Call) -> Tensor:
+def one_hot(call: Call) -> Result:
     """One-hot codes of ids: what arrives at a code, summed over the classes, goes to its id."""
     value = call.native()
     ids = next(t for t in tensors_in((call.args, call.kwargs), []) if call.is_signal(t))
-    call.out_port = call.port(ids).unsqueeze(-1).expand(value.shape)
-    return value  # type: ignore[no-any-return]
+    return Result(value, port=call.port(ids).unsqueeze(-1).expand(value.shape))
 
 
 @register_rule("sum", "lookup", port="ends", tokens=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lrp_plugin.algebra.call import Call
 from lrp_plugin.algebra.formulas import widened
 from lrp_plugin.algebra.primitives import substitute
+from lrp_plugin.algebra.result import Result, held
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_the_rest
 
@@ -45,7 +46,6 @@ def softmax_function(call: Call) -> Tensor:
 
 
 @register_rule("cp_lrp", *SOFTMAXES, sign="nonnegative", gate=True, function=True)
-def constant_weights_function(call: Call) -> Tensor:
+def constant_weights_function(call: Call) -> Result:
     """CP-LRP: the weights are held constant (Ali et al. 2022, eq. 9)."""
-    call.constant = True
-    return call.native()  # type: ignore[no-any-return]
+    return held(call.native())

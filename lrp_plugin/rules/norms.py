@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lrp_plugin.algebra.call import Call, Joined
-from lrp_plugin.algebra.formulas import where_positive, widened
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.folding import batch_norm_affine
+from lrp_plugin.algebra.formulas import widened
 from lrp_plugin.algebra.primitives import substitute
-from lrp_plugin.fast.weights import batch_norm_affine
+from lrp_plugin.algebra.result import Result
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import distributed
-
-INSTANCE_NAMES = ("input", "weight", "bias", "running_mean", "running_var", "use_input_stats", "momentum", "eps")
 
 
 def _over_channels(vector: Tensor, x: Tensor) -> Tensor:
@@ -33,8 +32,8 @@ def _folds_into(names: Any, operation: Any) -> bool:
     return fits and _uses_running_statistics(names)
 
 
-@register_rule("affine", "batch_norm", port="keeps", follows=_folds_into)
-def batch_norm(call: Call, *, bias: str = "absorb") -> Tensor:
+@register_rule("affine", "batch_norm", port="keeps", follows=_folds_into, form="scale")
+def batch_norm(call: Call, *, bias: str = "absorb") -> Tensor | Result:
     """BatchNorm with running statistics is an affine map of each channel; its shift is booked as bias.
 
     ``bias="distribute"`` hands the shift's relevance on to the entry of the same place (by its port).
@@ -50,11 +49,6 @@ def batch_norm(call: Call, *, bias: str = "absorb") -> Tensor:
         return distributed(call, value, lambda m: m * factor, shift.to(x.dtype))
     if call.row is not None:
         call.absorb("bias", lambda m: widened(m) * shift)
-    before, call.free = call.signal(x), True
-    if before.joined is not None and before.joined.scaled is not None and before.reads == 1:
-        pullback, call.joined = before.joined.scaled(factor)
-        return substitute(value, pullback, *call.joined.sources)
-    call.joined = Joined(lambda y: lambda m: where_positive(m, y).mul_(factor), (x,))
     return substitute(value, lambda m: m * factor, x)
 
 
@@ -70,7 +64,7 @@ def _centred_by(rstd: Tensor, dims: Sequence[int]) -> Callable[[Tensor], Tensor]
 
 def _affine(
     call: Call, value: Tensor, pull: Callable[[Tensor], Tensor], weight: Tensor | None, shift: Tensor | None, mode: str
-) -> Tensor:
+) -> Tensor | Result:
     """The value; its multiplier goes through the scale and then ``pull``, the shift's relevance by ``mode``."""
     x, dtype = call["input"], call["input"].dtype  # the pullback must not hold x itself
 
@@ -85,7 +79,7 @@ def _affine(
     return substitute(value, pullback, x)
 
 
-def _normalized(call: Call, dims: Sequence[int], mode: str) -> Tensor:
+def _normalized(call: Call, dims: Sequence[int], mode: str) -> Tensor | Result:
     """Centred over ``dims``, divided by a deviation that is held constant, then the channels' affine map."""
     x = call["input"]
     with torch.no_grad():
@@ -96,7 +90,7 @@ def _normalized(call: Call, dims: Sequence[int], mode: str) -> Tensor:
 
 
 @register_rule("identity", "layer_norm")
-def layer_norm(call: Call, *, bias: str = "absorb") -> Tensor:
+def layer_norm(call: Call, *, bias: str = "absorb") -> Tensor | Result:
     """LayerNorm, its standard deviation held constant; the shift is booked as bias.
 
     The identity rule of AttnLRP (Achtibat et al. 2024, arXiv 2402.05602, Proposition 3.4) for the normalization, exact
@@ -113,7 +107,7 @@ def layer_norm(call: Call, *, bias: str = "absorb") -> Tensor:
 
 
 @register_rule("identity", "rms_norm")
-def rms_norm(call: Call, *, bias: str = "absorb") -> Tensor:
+def rms_norm(call: Call, *, bias: str = "absorb") -> Tensor | Result:
     """RMSNorm, its root mean square held constant."""
     x, shape = call["input"], tuple(call["normalized_shape"])
     wide = widened(x.detach())
@@ -125,7 +119,7 @@ def rms_norm(call: Call, *, bias: str = "absorb") -> Tensor:
 
 
 @register_rule("identity", "group_norm")
-def group_norm(call: Call, *, bias: str = "absorb") -> Tensor:
+def group_norm(call: Call, *, bias: str = "absorb") -> Tensor | Result:
     """GroupNorm, its standard deviation held constant; the shift is booked as bias."""
     x, groups = call["input"], call["num_groups"]
     with torch.no_grad():
@@ -138,10 +132,8 @@ def group_norm(call: Call, *, bias: str = "absorb") -> Tensor:
 
 
 @register_rule("identity", "instance_norm")
-def instance_norm(call: Call, *, bias: str = "absorb") -> Tensor:
+def instance_norm(call: Call, *, bias: str = "absorb") -> Tensor | Result:
     """InstanceNorm, its standard deviation held constant; with running statistics an affine map."""
-    if call.function is torch.instance_norm:  # torch states its arguments for overrides in another order
-        call.names = {**dict(zip(INSTANCE_NAMES, call.args)), **call.kwargs}
     if call.get("running_mean") is None or call.get("use_input_stats", True):
         return _normalized(call, range(2, call["input"].dim()), bias)
     return batch_norm(call, bias=bias)

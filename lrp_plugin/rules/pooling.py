@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lrp_plugin.algebra.call import Call
-from lrp_plugin.algebra.formulas import Carrier
-from lrp_plugin.algebra.primitives import redistribute
+from lrp_plugin.algebra.primitives import Carrier, redistribute
 from lrp_plugin.registry import register_rule
 
 MAX_POOLS = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d",

@@ -8,17 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.call import Call, tensors_in
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.nests import tensors_in
 from lrp_plugin.algebra.primitives import scale, substitute
+from lrp_plugin.algebra.result import Result, held
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import spread_port
 
 
 def is_product(call: Call) -> bool:
     """Two factors are signals, or one twice, or the addend is, or nothing is a weight: no linear map of one signal."""
+    names, signals = call.names, call.signals
+    if len(signals) == 1 and "weight" in names and "input" in names:  # a layer
+        return id(names["weight"]) in signals or id(names.get("bias")) in signals
     tensors = tensors_in((call.args, call.kwargs), [])
-    signals = sum(call.is_signal(t) for t in tensors)
-    return signals > 1 or len(tensors) == 1 or call.is_signal(call.get("weight")) or call.is_signal(call.get("bias"))
+    return len(tensors) == 1 or sum(id(t) in signals for t in tensors) > 1
 
 
 def uniform_product(call: Call) -> Any:
@@ -29,9 +33,7 @@ def uniform_product(call: Call) -> Any:
     value = call.native()
     tensors = tensors_in((call.args, call.kwargs), [])
     if len(tensors) == 1:
-        if call.ports:
-            call.out_port = spread_port(call, call.port)
-        return value
+        return Result(value, port=spread_port(call, call.port)) if call.ports else value
     if call.row is not None:
         constant = call.at_zero()
         constant = torch.where(torch.isfinite(constant), constant, 0)  # an addend of -inf is a mask
@@ -176,17 +178,14 @@ def division(call: Call) -> Any:
     """The divisor is held constant (Ali et al. 2022, arXiv 2202.07304); a constant over a signal carries nothing."""
     numerator, divisor = _factors(call)
     if not call.is_signal(numerator):
-        call.constant = True
-        return call.native()
+        return held(call.native())
     if call.is_signal(divisor):
-        if divisor is numerator:
-            call.constant = True
-        return call.replaced(lambda t: t.detach() if t is divisor else t)
+        value = call.replaced(lambda t: t.detach() if t is divisor else t)
+        return held(value) if divisor is numerator else value
     return call.native()
 
 
 @register_rule("constant", "rdiv", "floor_divide", "remainder", "fmod")
 def reversed_division(call: Call) -> Any:
     """A constant divided by a signal: a divisor carries no relevance."""
-    call.constant = True
-    return call.native()
+    return held(call.native())

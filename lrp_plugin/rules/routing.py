@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.call import Call, tensors_in
+from lrp_plugin.algebra.call import Call
 from lrp_plugin.algebra.formulas import reciprocal, relevance_of, widened
+from lrp_plugin.algebra.nests import tensors_in
 from lrp_plugin.algebra.primitives import hand_on, overwrite
+from lrp_plugin.algebra.result import Result, held
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.registry import register_rule
 
@@ -35,14 +37,14 @@ def book_constant(call: Call, constant: Tensor, output: int = 0) -> None:
         call.absorb("constant", lambda m: m * finite, output)
 
 
-def distributed(call: Call, value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor) -> Tensor:
+def distributed(call: Call, value: Tensor, pullback: Callable[[Tensor], Tensor], shift: Tensor) -> Result:
     """``bias="distribute"`` for an operation entry by entry: what the shift would absorb goes to the input's port."""
     x = call["input"]
     port, infinite = call.port(x), torch.isinf(x.detach())
     if call.row is not None:
         book_constant(call, torch.where(infinite, widened(value), 0))
     shift = torch.where(infinite, 0, shift)  # such an entry is a constant (a mask's), nothing is handed to it
-    out, call.out_port = hand_on(value, pullback, shift, x, port)
+    out = Result(*hand_on(value, pullback, shift, x, port))
     held = port.detach() != 0  # entries that are constants (a class token) cannot take it up: the shift keeps it
     call.absorb("bias", lambda m: m * shift * ~held)
     call.absorb("distributed", lambda m: m * shift * held)
@@ -102,8 +104,7 @@ def native_overwriting(call: Call) -> Any:
     written = [t for t in tensors_in((call.args[1:], call.kwargs), []) if call.is_signal(t)]
     whole = call.operation != "setitem" or _is_whole(call.args[1])
     if whole and not written:
-        call.constant = True
-        return call.valued()
+        return held(call.valued())
     return native_affine(call)
 
 
@@ -187,8 +188,7 @@ def native_reduction(call: Call) -> Any:
 def native_sampling(call: Call) -> Any:
     """Entries are read between their places: native; the places receive nothing, as the boxes of a detector."""
     if not call.is_signal(call["input"]):
-        call.constant = True
-        return call.native()
+        return held(call.native())
     return call.replaced(lambda t: t if t is call["input"] else t.detach())
 
 

@@ -6,23 +6,25 @@ A function f passes ``m * (f(x) - f(0)) / x`` on; what it adds, f(0), is a const
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.blockwise import blockwise, observed
-from lrp_plugin.algebra.call import Call, tensors_in
-from lrp_plugin.algebra.formulas import HALF, widened
+from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.curves import Origin, at_origin, of_one
+from lrp_plugin.algebra.formulas import widened
+from lrp_plugin.algebra.nests import tensors_in
 from lrp_plugin.algebra.primitives import substitute
+from lrp_plugin.algebra.result import Result, held
 from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.registry import register_rule
 from lrp_plugin.rules.routing import book_constant, distributed, selected_port
+from lrp_plugin.torch_private import observed
 
 
-def elementwise(call: Call, *, bias: str = "absorb") -> Tensor:
+def elementwise(call: Call, *, bias: str = "absorb") -> Tensor | Result:
     """The secant from the origin: ``m * (f(x) - f(0)) / x``, f'(0) at x = 0; f(0) is booked as a constant.
 
     ``bias="distribute"`` hands f(0)'s relevance on to the entry of the same place (by its port).
@@ -32,16 +34,13 @@ def elementwise(call: Call, *, bias: str = "absorb") -> Tensor:
     given = tensors_in((call.args, call.kwargs), [])
     if len(given) > 1:
         return _limited(call) if len(call.signals) > 1 or not call.is_signal(call["input"]) else _by_entry(call, bias)
-    behind = call.signal(call["input"]).joined
-    if behind is not None and behind.curved is not None and _at_origin(call).value == 0:
-        return substitute(call.valued(), behind.curved(_of_one(call)), *behind.sources)
     return _secant(call, bias)
 
 
-def _secant(call: Call, bias: str = "absorb") -> Tensor:
-    x, held, value, origin = call["input"], call["input"].detach(), call.valued(), _at_origin(call)
+def _secant(call: Call, bias: str = "absorb") -> Tensor | Result:
+    x, held, value, origin = call["input"], call["input"].detach(), call.valued(), at_origin(call)
     at_zero = origin.value
-    pullback = _through_secant(_of_one(call), held, origin)
+    pullback = _through_secant(of_one(call), held, origin)
     if bias == "distribute" and at_zero:
         return distributed(call, value, pullback, torch.full_like(held, at_zero))
     if call.row is not None:
@@ -66,7 +65,7 @@ def _limited(call: Call) -> Tensor:
     return value  # type: ignore[no-any-return]
 
 
-def _by_entry(call: Call, bias: str) -> Tensor:
+def _by_entry(call: Call, bias: str) -> Tensor | Result:
     """The secant of a function whose other arguments are tensors: f(0) and f'(0) differ from entry to entry."""
     x = next(t for t in tensors_in((call.args, call.kwargs), []) if call.is_signal(t))
     value, constant = call.valued(), call.at_zero()
@@ -85,47 +84,17 @@ def _by_entry(call: Call, bias: str) -> Tensor:
     return _valued(value, x, torch.where(torch.isinf(wide), 0, factor))
 
 
-def _of_one(call: Call) -> Callable[[Tensor], Tensor]:
-    """The function of the input alone, which holds no signal."""
-    function, rest = call.function, call.args[1:]
-    named = {key: value for key, value in call.kwargs.items() if key != "input"}
-    return lambda x: function(x, *rest, **named)
-
-
-_BESIDE = 1e-30  # beside 0: f(x) / x is f'(0) there to rounding, and no float32 is lost below
-
-
-class _Origin(NamedTuple):
-    """A function of one entry at 0.
-
-    Args:
-        value: f(0). slope: f'(0). bend: f''(0); a derivative that is not finite is 0 (R is 0 there in any case).
-        smooth: The slope is the same on either side, and not 0.
-    """
-
-    value: float
-    slope: float
-    bend: float
-    smooth: bool = False
-
-
-def _through_secant(function: Callable[[Tensor], Tensor], x: Tensor, origin: _Origin) -> Callable[[Tensor], Tensor]:
-    """``m * (f(x) - f(0)) / x``, from x when it is needed: the map before often keeps x, and a factor would be one more."""
-    at_zero, slope, bend, smooth = origin
-
-    def formula(m: Tensor, x: Tensor, out: Tensor | None) -> Tensor:
-        if smooth and not at_zero and x.dtype not in HALF:  # no 0 / 0: a comparison and a choice take twice f's time
-            away = x.abs().clamp_(min=_BESIDE).copysign_(x)
-            return torch.mul(m, function(away) / away, out=out)
-        value, wide = widened(function(x)), widened(x)
-        if not at_zero:
-            return torch.mul(m, torch.where(wide == 0, slope, value / wide), out=out)
+def _through_secant(function: Callable[[Tensor], Tensor], x: Tensor, origin: Origin) -> Callable[[Tensor], Tensor]:
+    """``m * (f(x) - f(0)) / x``; near 0 its series."""
+    wide, value = widened(x), widened(function(x))
+    if origin.value:
         # (f(x) - f(0)) / x loses digits near 0 as eps / |x|, its series f' + x f''/2 as x^2: they meet at eps^(1/3).
         close = wide.abs() <= torch.finfo(wide.dtype).eps ** (1 / 3)
-        secant = (value - at_zero) / torch.where(close, 1, wide)
-        return torch.mul(m, torch.where(close, slope + bend * wide / 2, secant), out=out)
-
-    return lambda m: blockwise(formula, m, x).to(x.dtype)
+        series = origin.slope + origin.bend * wide / 2
+    else:
+        close, series = wide == 0, torch.full_like(wide, origin.slope)
+    factor = torch.where(close, series, (value - origin.value) / torch.where(close, 1, wide))
+    return lambda m: (m * factor).to(x.dtype)
 
 
 def _valued(value: Tensor, x: Tensor, factor: Tensor) -> Tensor:
@@ -133,43 +102,17 @@ def _valued(value: Tensor, x: Tensor, factor: Tensor) -> Tensor:
     return substitute(value, lambda m: (m * factor).to(dtype), x)
 
 
-def _at_origin(call: Call) -> _Origin:
-    rest = call.args[1:]
-    try:
-        return _derivatives(call.function, rest, tuple(sorted(call.kwargs.items())))
-    except TypeError:  # an argument that cannot be a key, such as a tensor: nothing is kept
-        return _derivatives.__wrapped__(call.function, rest, tuple(call.kwargs.items()))
-
-
-@functools.lru_cache(maxsize=256)
-def _derivatives(function: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]) -> _Origin:
-    named = {key: value for key, value in kwargs if key not in ("inplace", "input")}
-    with torch.enable_grad():
-        zero = torch.zeros(1, dtype=torch.float64, requires_grad=True, device="cpu")
-        value = function(zero, *args, **named)
-        if not value.requires_grad:
-            return _Origin(float(value), 0.0, 0.0)
-        (slope,) = torch.autograd.grad(value.sum(), zero)
-    step = torch.tensor([1e-4, -1e-4], dtype=torch.float64, device="cpu")
-    centre = value.detach()
-    ahead, behind = function(step, *args, **named).double()
-    bend = (ahead - 2 * centre + behind) / 1e-8
-    finite = [number if math.isfinite(number) else 0.0 for number in map(float, (centre, slope, bend))]
-    beside = torch.tensor([_BESIDE, -_BESIDE], dtype=torch.float64, device="cpu")
-    sides = (function(beside, *args, **named).double() / beside).tolist()
-    smooth = finite[1] != 0 and all(math.isclose(side, finite[1], rel_tol=1e-9) for side in sides)
-    return _Origin(finite[0], finite[1], finite[2], smooth)
-
-
 register_rule(
     "identity", "gelu", "silu", "hardswish", "mish", "elu", "celu", "selu", "tanh", "softsign", "tanhshrink",
     "hardshrink", "softshrink", "threshold", "sin", "tan", "atan", "erf", "expm1", "sinh", "asinh", "clamp", "hardtanh",
     "clamp_max", "nan_to_num", "round", "floor", "ceil", "trunc", "asin", "atanh", "square",
     "erfinv", "frac",
-    port="keeps",
+    port="keeps", form="curve",
 )(elementwise)  # fmt: skip
-register_rule("identity", "relu6", "clamp_min", "sqrt", sign="nonnegative", port="keeps")(elementwise)
-register_rule("identity", "sigmoid", "hardsigmoid", sign="nonnegative", port="keeps", gate=True)(elementwise)
+register_rule("identity", "relu6", "clamp_min", "sqrt", sign="nonnegative", port="keeps", form="curve")(elementwise)
+register_rule("identity", "sigmoid", "hardsigmoid", sign="nonnegative", port="keeps", gate=True, form="curve")(
+    elementwise
+)
 
 
 @register_rule("gradient", "sigmoid", sign="nonnegative", gate=True)
@@ -182,7 +125,18 @@ def sigmoid_gradient(call: Call) -> Tensor:
 
 
 register_rule(
-    "identity", "exp", "softplus", "cosh", "exp2", "cos", "erfc", "acos", "sinc", "log_sigmoid", port="keeps"
+    "identity",
+    "exp",
+    "softplus",
+    "cosh",
+    "exp2",
+    "cos",
+    "erfc",
+    "acos",
+    "sinc",
+    "log_sigmoid",
+    port="keeps",
+    form="curve",
 )(elementwise)
 
 
@@ -215,8 +169,7 @@ def power(call: Call) -> Any:
             )
         if observed() or (exponent > 0).any():  # a tracer cannot branch on it
             return _powers(call, exponent)
-    call.constant = True
-    return call.native()
+    return held(call.native())
 
 
 def _powers(call: Call, exponent: Tensor) -> Tensor:

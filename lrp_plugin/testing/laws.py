@@ -23,6 +23,7 @@ from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.errors import UnsupportedOperationWarning
 from lrp_plugin.kinds import checked
 from lrp_plugin.ledger import Ledger
+from lrp_plugin.torch_private import selected_targets
 
 Inputs = Tensor | tuple[Tensor, ...]
 
@@ -320,6 +321,4 @@ def _extra(given: Any) -> tuple[Any, ...]:
 
 
 def _selected(output: Tensor, target: Any) -> Tensor:
-    from captum._utils.common import _select_targets
-
-    return output.reshape(output.shape[0]) if target is None else _select_targets(output, target)
+    return output.reshape(output.shape[0]) if target is None else selected_targets(output, target)

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from lrp_plugin import Composite, UnifiedLRP, rule
 from lrp_plugin.composites import first, linear_maps, operation
-from lrp_plugin.rules import attention
+from lrp_plugin.fast import attention
 
 MASKS = ("none", "causal", "boolean", "additive")
 ZERO = Composite([(linear_maps(), rule("zero"))])

@@ -221,7 +221,9 @@ def raised_by_us(error: BaseException) -> bool:
 def raised_by_the_model(error: BaseException) -> bool:
     """The model's own refusal of what it was called with goes on unchanged."""
     frames = traceback.extract_tb(error.__traceback__)
-    called = [place for place, frame in enumerate(frames) if frame.filename.endswith("lrp_plugin/arguments.py")]
+    called = [
+        place for place, frame in enumerate(frames) if frame.filename.endswith("lrp_plugin/attribution/arguments.py")
+    ]
     return bool(called) and frames[called[-1]].name == "call" and len(frames) > called[-1] + 1
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrp_plugin import LayerUnifiedLRP, UnifiedLRP
-from lrp_plugin.algebra.formulas import damped_behind_relu
+from lrp_plugin.fast.elementwise import damped_behind_relu
 
 RULES = ("zero", "epsilon", "zplus", "gamma", "alphabeta")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrp_plugin import UnifiedLRP, registry
-from lrp_plugin.algebra.call import tensors_in
+from lrp_plugin.algebra.nests import tensors_in
 from lrp_plugin.errors import UnsupportedOperationError
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin import UnifiedLRP, registry
-from lrp_plugin.algebra.call import Call
 from lrp_plugin.algebra.primitives import scale, substitute
+from lrp_plugin.fast import maps, switches
+from lrp_plugin.primitives import Call
 from lrp_plugin.registry import Registry, qualified_name
 
 
@@ -144,6 +145,18 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     ledger = names["lrp"].ledger(names["inputs"], target=0)
     assert ledger.gap.abs().max() < 1e-12 and abs(float((ledger.output - ledger.input)[0])) < 1e-6
     assert len(example.read_text().splitlines()) <= 40
+
+
+def test_the_example_of_a_fast_path_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    """examples/add_a_fast_path.py: it holds itself to the law."""
+    added = frozenset(switches.EVERYTHING), dict(maps.PLAN)
+    try:
+        runpy.run_path(str(Path(__file__).parents[2] / "examples" / "add_a_fast_path.py"))
+    finally:
+        switches.EVERYTHING.intersection_update(added[0])
+        maps.PLAN.clear()
+        maps.PLAN.update(added[1])
+    assert "fast equals general" in capsys.readouterr().out
 
 
 def test_functions_known_by_name_are_no_modules() -> None:

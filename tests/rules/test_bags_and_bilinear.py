@@ -92,7 +92,7 @@ def test_weights_per_sample_that_are_explained_share_evenly_with_the_tokens() ->
 
 
 BILINEAR: dict[str, dict[str, Any]] = {
-    "epsilon": {"epsilon": 0.1}, "zero": {}, "zplus": {}, "alphabeta": {}, "gamma": {}, "gamma_montavon": {},
+    "epsilon": {"epsilon": 0.1}, "zero": {}, "lrp0": {}, "zplus": {}, "alphabeta": {}, "gamma": {}, "gamma_montavon": {},
     "flat": {}, "uniform": {}, "wsquare": {}, "zbox": {"low": -3.0, "high": 3.5}, "excitation_backprop": {},
 }  # fmt: skip
 """Every rule of the other linear maps, with parameters."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-import lrp_plugin.algebra.blockwise
+import lrp_plugin.fast.blockwise
 from lrp_plugin import UnifiedLRP
-from lrp_plugin.rules import linear
+from lrp_plugin.fast import maps
+from lrp_plugin.fast.maps import Build
+from lrp_plugin.fast.switches import without
+from lrp_plugin.primitives import Result
 
 RULES: dict[str, list[dict[str, Any]]] = {
     "alphabeta": [{}, {"alpha": 3.0, "beta": 2.0}, {"alpha": 1.5, "beta": 0.5, "stabilizer": 0.1}, {"stabilizer": 0.0}],
@@ -34,28 +37,32 @@ def network(signed: bool, behind: str, seed: int = 0) -> nn.Sequential:
     return model.double().eval()
 
 
+COMPACT = ("two_sides_in_one", "own_sign_in_one")
+
+
 @pytest.fixture
 def compact(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """Whether each call of a compact form gave a value."""
     seen: list[bool] = []
 
-    def watched(form: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
-        def call(*args: Any) -> Tensor | None:
-            value = form(*args)
-            seen.append(value is not None)
-            return value
+    def watched(form: Build) -> Build:
+        def call(*args: Any) -> Result | None:
+            result = form(*args)
+            seen.append(result is not None)
+            return result
 
         return call
 
-    for name in ("compact_alphabeta", "compact_gamma"):
-        monkeypatch.setattr(linear, name, watched(getattr(linear, name)))
+    plan = {
+        key: tuple((name, watched(build) if name in COMPACT else build) for name, build in entries)
+        for key, entries in maps.PLAN.items()
+    }
+    monkeypatch.setattr(maps, "PLAN", plan)
     yield seen
 
 
 def general(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: Tensor, name: str, options: dict[str, Any]) -> Tensor:
-    with monkeypatch.context() as patch:
-        for form in ("compact_alphabeta", "compact_gamma"):
-            patch.setattr(linear, form, lambda *_: None)
+    with without(*COMPACT):
         return UnifiedLRP(model, name, **options).attribute(x, target=1)
 
 
@@ -67,8 +74,8 @@ def test_one_tensor_tells_what_two_do(
 ) -> None:
     model = network(signed, behind)
     want = general(monkeypatch, model, X, name, options)
-    for block in (lrp_plugin.algebra.blockwise.BLOCK, 100):  # 100 entries: pieces, the last one shorter
-        monkeypatch.setattr(lrp_plugin.algebra.blockwise, "BLOCK", block)
+    for block in (lrp_plugin.fast.blockwise.BLOCK, 100):  # 100 entries: pieces, the last one shorter
+        monkeypatch.setattr(lrp_plugin.fast.blockwise, "BLOCK", block)
         found = UnifiedLRP(model, name, **options).attribute(X, target=1)
         torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-12 * float(want.abs().max()))
     assert compact.count(True) >= (2 if name == "alphabeta" or signed else 0)

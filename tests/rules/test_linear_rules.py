@@ -20,6 +20,7 @@ LOW, HIGH = -3.0, 3.5
 PARAMETERS: dict[str, list[dict[str, Any]]] = {
     "epsilon": [{"epsilon": 0.1}, {"epsilon": 0.1, "relative": True}],
     "zero": [{}],
+    "lrp0": [{}],
     "zplus": [{}, {"stabilizer": 0.1}],
     "alphabeta": [{}, {"alpha": 3.0, "beta": 2.0, "stabilizer": 0.1}, {"alpha": 1.0, "beta": 0.0}],
     "gamma": [{}, {"gamma": 2.0, "stabilizer": 0.1}],
@@ -30,8 +31,8 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
     "zbox": [{"low": LOW, "high": HIGH}, {"low": LOW, "high": HIGH, "stabilizer": 0.1}],
     "excitation_backprop": [{}, {"stabilizer": 0.1}],
 }
-TAKES_BIAS = ("epsilon", "zero", "zplus", "alphabeta", "gamma", "gamma_montavon")
-NATIVE_NORM = ("epsilon", "zero")
+TAKES_BIAS = ("epsilon", "zero", "lrp0", "zplus", "alphabeta", "gamma", "gamma_montavon")
+NATIVE_NORM = ("epsilon", "zero", "lrp0")
 """These do not look at weight signs: a BatchNorm behind them is an affine map of its own."""
 
 

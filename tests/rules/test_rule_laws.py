@@ -8,9 +8,9 @@ from linear_cases import Case, batch_norm, relevance
 from torch import Tensor, nn
 
 from lrp_plugin import registry, rule
-from lrp_plugin.algebra.call import Call
 from lrp_plugin.algebra.primitives import scale
 from lrp_plugin.composites import RuleSpec
+from lrp_plugin.primitives import Call
 from lrp_plugin.testing import check_rule
 
 MODES = ("absorb", "ignore", "distribute")

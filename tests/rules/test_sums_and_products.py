@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrp_plugin import Composite, UnifiedLRP, UnsupportedOperationError, registry, rule
-from lrp_plugin.algebra.call import Signal
+from lrp_plugin.algebra.signal import Lineage, Signal
 from lrp_plugin.composites import anything, linear_maps, operation
 from lrp_plugin.rules.additions import path_lengths
 
@@ -91,7 +91,7 @@ def test_skip_and_branch_give_all_to_one_path(name: str, factor: float) -> None:
 def made_from(*parents: Signal) -> Signal:
     """A signal that an operation made from these."""
     signal = Signal()
-    signal.parents, signal.depth = parents, 1 + max((parent.depth for parent in parents), default=-1)
+    signal.lineage = Lineage(parents, 1 + max((parent.lineage.depth for parent in parents), default=-1))
     return signal
 
 

@@ -154,3 +154,4 @@ TWINS: dict[str, Callable[..., Tensor]] = {
     )
 }  # fmt: skip
 TWINS["uniform"] = flat
+TWINS["lrp0"] = zero

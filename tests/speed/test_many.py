@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lrp_plugin import UnifiedLRP
-from lrp_plugin.algebra.blockwise import BLOCK, blockwise
+from lrp_plugin.fast.blockwise import BLOCK, blockwise
 
 
 def small_network() -> nn.Module:

@@ -10,48 +10,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lrp_plugin.algebra.blockwise import blockwise, observed, pieces
-from lrp_plugin.algebra.primitives import keeps_graph, substitute
-from lrp_plugin.rules.linear_maps import LinearMap
-from lrp_plugin.rules.parts import empty_units
+from lrp_plugin.algebra.primitives import substitute
+from lrp_plugin.algebra.result import Result
+from lrp_plugin.fast.blockwise import blockwise, pieces
+from lrp_plugin.fast.sides import Sides, empty_units
+from lrp_plugin.torch_private import keeps_graph, observed
 
 _WIDE = (torch.float32, torch.float64)
 Products = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 
 
-def compact_alphabeta(f: LinearMap, alpha: float, beta: float, stabilizer: float) -> Tensor | None:
+def compact_alphabeta(sides: Sides, alpha: float, beta: float, stabilizer: float) -> Result | None:
     """z, its relevance ``alpha`` for the positive side and ``-beta`` for the negative one; shape as z.
 
     ``R_i = sum_j (alpha (x_i w_ij)+ / (p_j + d) + beta (x_i w_ij)- / (o_j + d)) z_j m_j``: Bach et al. 2015, eq. 60.
 
     Args:
-        f: The map.
+        sides: The map's.
         alpha: Weight of the positive side. beta: Of the negative one.
         stabilizer: d, added to the denominators.
 
     Returns:
-        None where the general form is needed: a unit has one side only, the ledger or a port asks for the carriers, a
-        tracer or another device than the CPU would wait for the answer.
+        None where the general form is needed: a unit has one side only, a port asks for the carriers, a tracer or another
+        device than the CPU would wait for the answer.
     """
-    if not _is_plain(f) or f.z.device.type != "cpu" or observed():
+    f = sides.f
+    if not _is_plain(sides) or f.z.device.type != "cpu" or observed():
         return None
     bound = max(stabilizer, torch.finfo(f.z.dtype).tiny) / alpha
     if not f.nonnegative:
-        whole, absolute = f.signed()
+        whole, absolute = sides.signed()
         if _has_empty_half(absolute.detach(), f.z):
             return None
         with torch.no_grad():
             doubled = absolute.detach().add_(f.z)
             kept = _over(doubled, f.z, bound, 0.5 / alpha)
-        return substitute(_taken(f), _both_ways(kept, partial(_of_halves, alpha, beta)), whole, absolute)
-    upward = f.gradient(f.weights("positive", lambda w: w.clamp(min=0)))
-    downward = f.gradient(f.weights(f"negative*{beta}", lambda w: w.clamp(max=0).mul_(beta)))
-    positive = f.positive_value()
-    if upward is None or downward is None or _has_empty_side(positive, f.z, f.call.rectified):
+        return _taken(sides, _both_ways(kept, partial(_of_halves, alpha, beta)), whole, absolute)
+    upward = sides.gradient(sides.positive_weight())
+    downward = sides.gradient(f.weights(f"negative*{beta}", lambda w: w.clamp(max=0).mul_(beta)))
+    if upward is None or downward is None:
+        return None
+    positive = sides.positive_value()
+    if _has_empty_side(positive, f.z, sides.rectified):
         return None
     with torch.no_grad():
         kept = _over(positive, f.z, bound, 1 / alpha)
@@ -62,26 +67,26 @@ def compact_alphabeta(f: LinearMap, alpha: float, beta: float, stabilizer: float
         received = upward(first)
         return received + downward(second) if observed() else received.add_(downward(second))
 
-    return substitute(_taken(f), pullback, f.x)
+    return _taken(sides, pullback, f.x)
 
 
-def compact_gamma(f: LinearMap, gamma: float, stabilizer: float) -> Tensor | None:
+def compact_gamma(sides: Sides, gamma: float, stabilizer: float) -> Result | None:
     """z of a signed input, contributions of its own sign weighing ``1 + gamma``; shape as z.
 
     ``z + gamma (z + s A) / 2 = s ((1 + gamma / 2) |z| + gamma A / 2)`` with s the sign of z and ``A = f(|x|, |W|, |b|)``:
     the generalized gamma rule of Andéol et al. 2021 (arXiv 2106.13472).
 
     Args:
-        f: The map.
+        sides: The map's.
         gamma: How much the favoured side gains.
         stabilizer: Added to the denominator.
 
     Returns:
-        None where the ledger or a port asks for the carrier.
+        None where a port asks for the carrier.
     """
-    if not _is_plain(f):
+    if not _is_plain(sides):
         return None
-    whole, absolute = f.signed()
+    f, (whole, absolute) = sides.f, sides.signed()
     lift = 1 + gamma / 2
     bound = max(stabilizer, torch.finfo(f.z.dtype).tiny) / lift
 
@@ -92,19 +97,17 @@ def compact_gamma(f: LinearMap, gamma: float, stabilizer: float) -> Tensor | Non
     with torch.no_grad():
         total = absolute.detach()
         kept = blockwise(formula, total, f.z, out=None if observed() else total)
-    return substitute(_taken(f), _both_ways(kept, partial(_of_own_sign, gamma / 2 / lift)), whole, absolute)
+    return _taken(sides, _both_ways(kept, partial(_of_own_sign, gamma / 2 / lift)), whole, absolute)
 
 
-def _is_plain(f: LinearMap) -> bool:
-    """Whether nobody asks for the carriers (the ledger, a port), and the memory of what the map makes is its own."""
-    return f.mode == "absorb" and f.call.row is None and not f.call.ports and f.owned and f.z.dtype in _WIDE
+def _is_plain(sides: Sides) -> bool:
+    """Whether nobody asks for the carriers (a port), and the memory of what the map makes is its own."""
+    return sides.ignored is None and not sides.f.call.ports and sides.owned and sides.f.z.dtype in _WIDE
 
 
-def _taken(f: LinearMap) -> Tensor:
-    """z, once the map's parts hold something else; entries that a ReLU sets to 0 have received a factor of 0."""
-    f.release()
-    f.call.masked, f.call.free = f.call.rectified, True
-    return f.z
+def _taken(sides: Sides, pullback: Callable[[Tensor], Any], *sources: Tensor) -> Result:
+    """z; entries that a ReLU sets to 0 have received a factor of 0."""
+    return Result(substitute(sides.f.z, pullback, *sources), free=True, masked=sides.rectified)
 
 
 def _has_empty_side(p: Tensor, z: Tensor, rectified: bool) -> bool:

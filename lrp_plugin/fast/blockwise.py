@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from lrp_plugin.torch_private import observed
+
 # Temporaries of this many entries come from memory the allocator holds; smaller blocks pay for PyTorch's calls (the
 # epsilon rule's damping of 6.4 M floats: 5.0 ms in blocks of 128 k, 3.4 in 512 k, 28 in whole-tensor steps).
 BLOCK = 1 << 19
-_modes = torch._C._len_torch_dispatch_stack
-_transform = torch._C._functorch.peek_interpreter_stack
 
 
 def blockwise(formula: Callable[..., Tensor], *tensors: Tensor, out: Tensor | None = None) -> Tensor:
@@ -59,11 +59,6 @@ def _flattened(tensors: tuple[Tensor, ...]) -> list[Tensor] | None:
             return None
     flat = [view for tensor in tensors if (view := _memory_order(tensor.detach())) is not None]
     return flat if len(flat) == len(tensors) else None
-
-
-def observed() -> bool:
-    """Whether a tracer or a function transform (vmap) looks on: it wants one plain formula."""
-    return _modes() > 0 or _transform() is not None
 
 
 def _memory_order(tensor: Tensor) -> Tensor | None:
