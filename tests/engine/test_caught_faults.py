@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from lrp_plugin import Composite, NeuronUnifiedLRP, UnifiedLRP, rule
 from lrp_plugin.composites import operation
+from lrp_plugin.algebra.formulas import relevance_of
 from lrp_plugin.fast.elementwise import damped_behind_relu
 from lrp_plugin.propagation.quiet import evaluating
 
@@ -119,3 +120,18 @@ def test_a_unit_of_a_feature_map_is_named_by_all_its_places() -> None:
     bias = net[0].bias[1].detach()
     assert torch.allclose(relevance.sum((1, 2, 3)), net[0](x)[:, 1, 0, 2] - bias)
     assert (relevance[:, :, 3:] == 0).all() and (relevance[:, :, :, :2] == 0).all()
+
+
+def test_an_infinite_entry_without_a_multiplier_has_no_relevance() -> None:
+    """A mask's -inf times a multiplier of 0 is 0, not NaN; with one it is what it is."""
+    found = relevance_of(torch.tensor([-torch.inf, torch.inf, 3.0]), torch.tensor([0.0, 0.0, 2.0]))
+    assert torch.equal(found, torch.tensor([0.0, 0.0, 6.0]))
+
+
+def test_an_added_constant_weighs_as_addmm_says() -> None:
+    """``addmm(b, x, W, beta=2)`` is a linear map whose bias is 2 b, under a rule that looks at its sign too."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 4, dtype=ROW), torch.randn(4, 3, dtype=ROW), torch.randn(3, dtype=ROW)
+    found = UnifiedLRP(lambda x: torch.addmm(bias, x, weight, beta=2), rule="zplus").attribute(x, 1)
+    plain = UnifiedLRP(lambda x: functional.linear(x, weight.T, 2 * bias), rule="zplus").attribute(x, 1)
+    torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)

@@ -1,0 +1,27 @@
+"""Faults of the pass."""
+
+from tests.mutation.fault import fault
+
+FAULTS = [
+    fault('propagation/steps.py', 'a watched map is folded',
+          'if step is None or not step.waits or before.watched or rule.follows is None:',
+          'if step is None or not step.waits or rule.follows is None:', 'architectures/test_layer.py'),
+    fault('propagation/steps.py', "the values of a second reader are the first's",
+          '    for known in (rectified, False):\n',
+          '    for known in (rectified, True, False):\n', 'engine/test_surroundings.py'),
+    fault('propagation/writes.py', 'memory that others read is written over',
+          'if mode.setup.exact or mode.ports or memory.reads > 1 or memory.viewed',
+          'if mode.setup.exact or mode.ports or memory.viewed', 'engine/test_overwritten.py'),
+    fault('propagation/results.py', 'a value keeps its sign by one signal',
+          '            nonnegative = nonnegative and known.nonnegative',
+          '            nonnegative = nonnegative or known.nonnegative', 'rules/test_rule_laws.py'),
+    fault('propagation/results.py', 'non-negative whatever is added',
+          'nonnegative, gate = rule.sign == "nonnegative", rule.gate or result.gate',
+          'nonnegative, gate = True, rule.gate or result.gate', 'engine/test_networks.py'),
+    fault('propagation/ports.py', "padding's value is relevance's way",
+          'found = [torch.where(zero.isfinite(), port - zero, 0) for port, zero in zip(found, added)]',
+          'pass', 'engine/test_constant_entries.py'),
+    fault('propagation/mode.py', 'the products of two signals are maps',
+          'linear = operation in LINEAR_MAPS and len(found) == 1 and',
+          'linear = operation in LINEAR_MAPS and', 'rules/test_composites.py'),
+]  # fmt: skip

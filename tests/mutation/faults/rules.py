@@ -1,0 +1,36 @@
+"""Faults of rules."""
+
+from tests.mutation.fault import fault
+
+FAULTS = [
+    fault('rules/maps.py', 'alpha weighs the negative side',
+          '(Share(POSITIVE, alpha), Share(NEGATIVE, -beta))',
+          '(Share(POSITIVE, -beta), Share(NEGATIVE, alpha))', 'rules/test_linear_rules.py'),
+    fault('rules/maps.py', 'gamma favours the other sign',
+          'by_sign(WHOLE + gamma * POSITIVE, WHOLE + gamma * NEGATIVE)',
+          'by_sign(WHOLE + gamma * NEGATIVE, WHOLE + gamma * POSITIVE)', 'rules/test_linear_rules.py'),
+    fault('rules/maps.py', 'the bounds are exchanged',
+          'at_port("positive", lambda w: w.clamp(min=0), low)',
+          'at_port("positive", lambda w: w.clamp(min=0), high)', 'rules/test_linear_rules.py'),
+    fault('rules/maps.py', 'w^2 is |w|',
+          'at_port("squared", torch.square)',
+          'at_port("squared", torch.abs)', 'rules/test_linear_rules.py'),
+    fault('rules/maps.py', 'a relative epsilon counts over the batch',
+          'return size.flatten(1).mean(1).view(',
+          'return size.flatten(1).mean().expand(z.shape[0]).reshape(', 'rules/test_linear_rules.py'),
+    fault('rules/products.py', 'a product gives each factor all',
+          'return scale(value, 1 / len(factors)) if len(factors) > 1 else value',
+          'return value', 'rules/test_sums_and_products.py'),
+    fault('rules/products.py', 'the gate takes all',
+          '    gate = left if gates[0] else right\n',
+          '    gate = right if gates[0] else left\n', 'engine/test_ratio_and_signal.py'),
+    fault('rules/additions.py', '1 - z is no gate',
+          'gate = len(call.signals) == 1 and all(',
+          'gate = False and all(', 'engine/test_ratio_and_signal.py'),
+    fault('rules/norms.py', 'the mean is not centred',
+          'return lambda m: (m - m.mean(tuple(dims), keepdim=True)).mul_(rstd)',
+          'return lambda m: m * rstd', 'rules/test_every_rule.py'),
+    fault('rules/routing.py', 'an added constant is not booked',
+          '        call.absorb("constant", lambda m: m * finite, output)',
+          '        call.absorb("constant", lambda m: 0 * m * finite, output)', 'engine/test_constant_entries.py'),
+]  # fmt: skip
