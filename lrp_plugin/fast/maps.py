@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.algebra.formulas import HALF
 from lrp_plugin.algebra.linear_map import LinearMap
 from lrp_plugin.algebra.parts import Part, Shares
 from lrp_plugin.algebra.primitives import Carrier, redistribute_with_port, substitute
@@ -69,7 +70,14 @@ def _damped(epsilon: float, m: Tensor, z: Tensor) -> Tensor:
 # ---- sides -------------------------------------------------------------------------------------------------------
 def one_side(sides: Sides, rule: Shares) -> Result | None:
     """z+: one modified weight on a non-negative input, one forward for |x| on another."""
+    if not rule.map.nonnegative and _is_half(rule):
+        return None
     return shared_out(sides, [sides.positive()], rule)
+
+
+def _is_half(rule: Shares) -> bool:
+    """Whether a side that is left over by a difference would be rounding: in bfloat16 a map of six layers grew 3e5 times."""
+    return rule.map.z.dtype in HALF
 
 
 def two_sides_in_one(sides: Sides, rule: Shares) -> Result | None:
@@ -80,6 +88,8 @@ def two_sides_in_one(sides: Sides, rule: Shares) -> Result | None:
 
 def two_sides(sides: Sides, rule: Shares) -> Result | None:
     """alpha-beta: both parts share their forward application."""
+    if _is_half(rule):
+        return None
     upper, lower = rule.shares
     positive, opposed = sides.both()
     first = positive._replace(share=upper.amount, partner=opposed.value, owned=False)  # the other's partner
@@ -124,7 +134,7 @@ def favoured(sides: Sides, rule: Shares) -> Result | None:
 def favoured_side(sides: Sides, rule: Shares) -> Result | None:
     """gamma on a signed input, ``z + gamma (z + s A) / 2`` with s the sign of z: two backward applications."""
     f, gamma = rule.map, _gamma(rule)
-    if f.nonnegative:
+    if f.nonnegative or _is_half(rule):
         return None
     whole, absolute = sides.signed()
     up = f.z >= 0

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lrp_plugin import Composite, NeuronUnifiedLRP, UnifiedLRP, rule
-from lrp_plugin.composites import operation
 from lrp_plugin.algebra.formulas import relevance_of
+from lrp_plugin.composites import operation
 from lrp_plugin.fast.elementwise import damped_behind_relu
 from lrp_plugin.propagation.quiet import evaluating
 
