@@ -245,6 +245,7 @@ class RuleTable(dict[str, list[str]]):
         return html_table(f"{len(self)} operations", ("rules, the default first", "operations"), self._grouped())
 
 
+@checked
 def list_rules(operation: str | None = None, registry: Registry = registry) -> dict[str, list[str]]:
     """The rules by operation, the default first; a dict that prints its operations in groups.
 

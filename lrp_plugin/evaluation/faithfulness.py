@@ -261,12 +261,20 @@ def insertion(
     return perturbation_curves(model, inputs, relevance, target, **{"replacement": fill, **options}).insertion
 
 
+def _listed(shares: Any) -> list[Any]:
+    """The shares one by one; a tensor or array of no dimension is none."""
+    if getattr(shares, "shape", (1,)) == ():
+        raise ValueError(f"shares={shares!r}: legal is a sequence of numbers from 0 to 1, as (0.1, 0.2)")
+    return list(shares)
+
+
+@checked
 def comprehensiveness(
     model: Callable[..., Any] | Scorer, inputs: Tensor, relevance: Tensor, target: Any, *,
     shares: Sequence[float] = SHARES, **options: Any,
 ) -> Tensor:  # fmt: skip
     """Mean over ``shares`` of f(x) - f(x without its top share), ``(N,)``, higher is better."""
-    curves = perturbation_curves(model, inputs, relevance, target, shares=[0.0, *sorted(shares)], **options)
+    curves = perturbation_curves(model, inputs, relevance, target, shares=[0.0, *sorted(_listed(shares))], **options)
     return (curves.morf[:, :1] - curves.morf[:, 1:]).mean(1)
 
 
@@ -276,6 +284,6 @@ def sufficiency(
     shares: Sequence[float] = SHARES, **options: Any,
 ) -> Tensor:  # fmt: skip
     """Mean over ``shares`` of f(x) - f(its top share alone), ``(N,)``, lower is better."""
-    points = [0.0, *sorted(1 - share for share in shares)]
+    points = [0.0, *sorted(1 - share for share in _listed(shares))]
     curves = perturbation_curves(model, inputs, relevance, target, shares=points, **options)
     return (curves.lerf[:, :1] - curves.lerf[:, 1:]).mean(1)

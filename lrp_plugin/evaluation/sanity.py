@@ -95,6 +95,7 @@ def parameter_randomization(
     return found
 
 
+@checked
 def label_randomization(
     build: Callable[[nn.Module], Explain], model: nn.Module, memorizer: nn.Module, inputs: Tensor, target: Any, *,
     similarity: Similarity = rank_correlation,

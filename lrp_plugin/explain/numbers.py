@@ -58,6 +58,7 @@ def explain_signal(
 
 
 @whole_call
+@checked
 def explain_table(
     model: nn.Module | Callable[..., Any],
     row: Any,

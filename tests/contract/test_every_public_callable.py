@@ -137,7 +137,7 @@ def tried(key: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("key", TRIED)
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES)
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=PHASES)
 @given(data=st.data())
 def test_bad_arguments_are_named_or_answered(key: str, data: st.DataObject) -> None:
     tried(key, data)
