@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrp_plugin.cxr.examples import explain_sample
-from lrp_plugin.cxr.explaining import build_explainer
+from lrp_plugin.cxr.examples import build_explainers, explain_sample
 from lrp_plugin.cxr.loaders import get_dataloader
 from lrp_plugin.cxr.runfolder import RunSettings, open_parts, train_run
 from lrp_plugin.cxr.trainer import Trainer
@@ -32,7 +31,7 @@ def radiograph(run: Path) -> None:
     ]
     trainer.train(*loaders, resume="auto", epochs=EPOCHS, learning_rate=1e-3, monitor="loss")
     accuracy = trainer.evaluate(get_dataloader(parts.test, settings.batch_size))["accuracy"]
-    explainers = {name: build_explainer(name, model) for name in METHODS}
+    explainers = build_explainers(METHODS, model)
     labels, probabilities, _ = trainer.inference(get_dataloader(parts.test, settings.batch_size))
     right = [
         i for i in range(len(parts.test)) if parts.test[i]["evidence"].any() and probabilities[i].argmax() == labels[i]

@@ -6,6 +6,7 @@ import inspect
 import os
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -37,6 +38,8 @@ def checked(function: Function) -> Function:
         TypeError: For one too many or one missing.
     """
     if isinstance(function, type):
+        if is_dataclass(function):  # an inherited field's annotation is read where its own class was written
+            function.__init__.__annotations__.update(_hints(function))
         function.__init__ = checked(function.__init__)  # type: ignore[misc]
         return function
     signature = inspect.signature(function)

@@ -63,3 +63,10 @@ def test_a_call_that_does_not_fit_says_what_it_takes() -> None:
         with pytest.raises(TypeError, match=r"takes\(\): .*it takes first, second"):
             call()
     assert takes(torch.tensor(3)) == 3
+
+
+def test_a_dataclass_is_held_to_the_fields_it_inherits_from_another_file() -> None:
+    from lrp_plugin.cxr.runfolder import RunSettings  # adds to TrainSettings, whose annotations name what it imports
+
+    with pytest.raises(ValueError, match=r"RunSettings\(epochs=1\.5\): legal is an int"):
+        RunSettings(epochs=1.5)  # type: ignore[arg-type]

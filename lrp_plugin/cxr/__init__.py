@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lrp_plugin.images import IGNORED, LabelledImages
+from lrp_plugin.images.errors import DataWarning
+from lrp_plugin.images.splits import LabelledSubset as CXRSubset
+from lrp_plugin.images.splits import split_by_patient, split_by_sample
 from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 from lrp_plugin.visualization.classes import plot_class_examples, plot_class_histogram, plot_confusion_matrix
 
@@ -17,18 +20,16 @@ from .folders import (
     COVID19_COUNTS,
     COVID19CXRDataset,
     CXRFolder,
-    DataWarning,
     RadiographError,
+    cxr_transforms,
     read_lung_mask,
     read_radiograph,
 )
-from .loaders import EpochSampler, get_dataloader, join_processes
+from .loaders import EpochSampler, InMemory, get_dataloader, join_processes
 from .metrics import DEFAULT_METRICS, METRICS
 from .models import CXRClassifier, build_model, list_models
 from .reference import ReferenceCNN
 from .settings import History, TrainSettings
-from .splits import CXRSubset, InMemory, split_by_patient, split_by_sample
-from .transforms import cxr_transforms
 
 if TYPE_CHECKING:
     from .trainer import Trainer, seed_everything

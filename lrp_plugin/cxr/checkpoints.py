@@ -37,11 +37,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state: tensors, numbers, strings, lists and dictionaries, for ``weights_only``.
-
-    Raises:
-        CheckpointError: the disk is full, or the folder cannot be written.
-    """
+    """Write a training state: tensors, numbers, strings, lists and dictionaries; raises CheckpointError if it cannot."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     _write(path, buffer.getvalue())
@@ -83,12 +79,12 @@ def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing or broken, or its weights belong to another model.
     """
-    tensors, _, facts = _open(Path(path))
+    tensors, header = _open(Path(path))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"the weights in {path} belong to another model: {error}") from error
-    return facts
+    return json.loads(header.get("facts", "{}"))
 
 
 @checked
@@ -101,7 +97,7 @@ def load_model(path: str | Path) -> tuple[CXRClassifier, dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing or broken, or its model was not made by ``build_model``.
     """
-    _, recipe, _ = _open(Path(path))
+    recipe = json.loads(_open(Path(path))[1].get("recipe", "null"))
     if recipe is None:
         raise CheckpointError(f"{path} has no recipe: its model was not made by build_model; use load_weights")
     model = rebuild_model(recipe)
@@ -109,7 +105,8 @@ def load_model(path: str | Path) -> tuple[CXRClassifier, dict[str, Any]]:
     return model.eval(), facts
 
 
-def _open(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
+def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -118,18 +115,18 @@ def _open(path: Path) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
         raise CheckpointError(f"no weights at {path}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is broken or no safetensors file: {error}") from error
-    if "sha256" in header and header["sha256"] != _checksum(tensors, header):
+    checksum = _checksum(tensors, header)
+    if header.get("sha256", checksum) != checksum:
         raise CheckpointError(
             f"{path} is damaged: its content is not what was saved (checksum). Copy or train it again"
         )
-    return tensors, json.loads(header.get("recipe", "null")), json.loads(header.get("facts", "{}"))
+    return tensors, header
 
 
 def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     """SHA-256 of names, kinds, shapes and bytes of the tensors, and of the header's entries."""
     digest = hashlib.sha256(json.dumps([header.get("recipe"), header.get("facts")]).encode())
-    for name in sorted(tensors):
-        value = tensors[name]
+    for name, value in sorted(tensors.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
     return digest.hexdigest()

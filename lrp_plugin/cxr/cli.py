@@ -27,80 +27,67 @@ def add_cxr(commands: Any) -> None:
     parser = commands.add_parser("cxr", help="chest X-ray models: train, evaluate, explain, report")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = _action(actions, "train", _train, "train a model")
-    for name, text in {
-        "data": "'synthetic' or a folder with one subfolder for each class",
-        "model": "reference_cnn or any torchvision classifier",
-        "size": "side of the pictures in pixels",
-        "count": "number of synthetic pictures",
-        "seed": "of pictures, split, weights and order",
-        "shortcut": "strength, 0 to 1, of a text marker planted on synthetic COVID pictures",
-        "weights": "pretrained weights that torchvision knows, such as DEFAULT",
-        "epochs": "passes over the training pictures",
-    }.items():
-        _setting(train, name, text)
+    for name in ("data", "model", "size", "count", "seed", "shortcut", "weights", "augment"):
+        _setting(train, name)
+    _setting(train, "epochs", "passes over the training pictures")
     _setting(train, "learning_rate", "learning rate", "--lr")
-    train.add_argument("--augment", action="store_true", default=None, help="vary a folder's training pictures")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, exactly")
     _action(actions, "evaluate", _evaluate, "metrics on the test pictures", opens=True)
-    explain = _action(actions, "explain", _explain, "explain single pictures", opens=True)
-    _methods(explain)
+    explain = _action(actions, "explain", _explain, "explain single pictures", opens=True, methods=True)
     chosen = explain.add_mutually_exclusive_group()
     chosen.add_argument("--index", type=int, nargs="+", help="positions in the data (default: a test picture a class)")
     chosen.add_argument("--image", type=Path, nargs="+", help="files of your own: PNG, JPEG, TIFF, DICOM")
-    _methods(_action(actions, "evidence", _evidence, "where each method's relevance lies, as a table", opens=True))
-    report = _action(actions, "report", _report, "one HTML page: metrics, examples, evidence, shortcuts", opens=True)
-    _methods(report)
+    told = "where each method's relevance lies, as a table"
+    _action(actions, "evidence", _evidence, told, opens=True, methods=True)
+    told = "one HTML page: metrics, examples, evidence, shortcuts"
+    report = _action(actions, "report", _report, told, opens=True, methods=True)
     report.add_argument("--examples", type=_at_least(1), default=2, help="right pictures of each class (default 2)")
     report.add_argument("--compare", type=_at_least(0), default=24, metavar="N",
                         help="measure the methods against each other on N test pictures, 0 on none (default 24)")  # fmt: skip
+
+
+def _action(
+    actions: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, *, opens: bool = False,
+    methods: bool = False,
+) -> argparse.ArgumentParser:  # fmt: skip
+    """A command; one that ``opens`` a run takes size, model and seed from it, and other data if asked."""
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
+    parser.add_argument("--out", type=Path, default=Path("cxr-run"), help="the run's folder (default cxr-run)")
+    if opens:
+        parser.add_argument("--data", help="a folder of other pictures (default: the run's test pictures)")
+    if methods:
+        told = f"gradient methods, LRP rules or composites (default: {' '.join(DEFAULT_METHODS)})"
+        parser.add_argument("--methods", nargs="+", metavar="METHOD", default=DEFAULT_METHODS, help=told)
+    for setting in ("batch_size", "workers", "lenient"):
+        _setting(parser, setting)
+    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _setting(parser: argparse.ArgumentParser, name: str, text: str = "", *other: str) -> None:
+    """An option for a field of the run's settings, which says kind, bounds, default and, mostly, what it is."""
+    field = RunSettings.__dataclass_fields__[name]
+    text, flag = text or field.metadata["help"], f"--{name.replace('_', '-')}"
+    if str(field.type) == "bool":
+        parser.add_argument(flag, *other, action="store_true", default=None, help=text)
+        return
+    kind: Any = float if "float" in str(field.type) else str
+    if name in RunSettings.least:
+        kind = _at_least(RunSettings.least[name])
+    told = "" if field.default is None else f" (default {field.default})"
+    parser.add_argument(flag, *other, type=kind, help=text + told)
 
 
 def _at_least(least: int) -> Callable[[str], int]:
     """Whole numbers of at least ``least``; argparse names the option and what came."""
 
     def whole(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
+        if not text.strip().removeprefix("-").isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-        return value
+        return int(text)
 
     return whole
-
-
-def _setting(parser: argparse.ArgumentParser, name: str, text: str, *other: str) -> None:
-    """An option for a field of the run's settings, which says kind, bounds and default."""
-    field = RunSettings.__dataclass_fields__[name]
-    if name in RunSettings.least:
-        kind: Any = _at_least(RunSettings.least[name])
-    else:
-        kind = float if "float" in str(field.type) else str
-    told = "" if field.default is None else f" (default {field.default})"
-    parser.add_argument(f"--{name.replace('_', '-')}", *other, type=kind, help=text + told)
-
-
-def _action(
-    actions: Any, name: str, run: Callable[[argparse.Namespace], None], text: str, *, opens: bool = False
-) -> argparse.ArgumentParser:
-    """A command; one that ``opens`` a run takes size, model and seed from it, and other data if asked."""
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-    parser.add_argument("--out", type=Path, default=Path("cxr-run"), help="the run's folder (default cxr-run)")
-    if opens:
-        parser.add_argument("--data", help="a folder of other pictures (default: the run's test pictures)")
-    _setting(parser, "batch_size", "pictures a batch")
-    _setting(parser, "workers", "processes that read ahead")
-    parser.add_argument("--lenient", action="store_true", default=None,
-                        help="leave out broken, missing and changed pictures with a warning")  # fmt: skip
-    parser.add_argument("--no-progress", action="store_true", help="no progress bars")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def _methods(parser: argparse.ArgumentParser) -> None:
-    text = f"gradient methods, LRP rules or composites (default: {' '.join(DEFAULT_METHODS)})"
-    parser.add_argument("--methods", nargs="+", metavar="METHOD", default=DEFAULT_METHODS, help=text)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -117,27 +104,27 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    out, settings = options.out, RunSettings(**_given(options))
     if options.resume:
-        settings = replace(RunSettings.load(options.out), **_given(options))
-    else:
-        settings = RunSettings(**_given(options))
-        if (options.out / "last.ckpt").exists():
-            raise ValueError(f"{options.out} holds a run already: continue it with --resume, or choose another --out")
-    parts = open_parts(settings, options.out if options.resume else None)
-    _, history = train_run(settings, parts, options.out, resume=options.resume, progress=not options.no_progress)
+        settings = replace(RunSettings.load(out), **_given(options))
+    elif (out / "last.ckpt").exists():
+        raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
+    parts = open_parts(settings, out if options.resume else None)
+    _, history = train_run(settings, parts, out, resume=options.resume, progress=not options.no_progress)
     for row in history.rows:
         print(
             f"epoch {row['epoch']:.0f}: training loss {row['train_loss']:.3f}, validation loss {row['val_loss']:.3f}, "
             f"accuracy {row['val_accuracy']:.3f}"
         )
-    print(f"best epoch {history.best_epoch}; weights: {options.out / 'best.safetensors'}")
+    print(f"best epoch {history.best_epoch}; weights: {out / 'best.safetensors'}")
 
 
-def _opened(options: argparse.Namespace) -> tuple[RunSettings, Any, Any]:
-    """Settings, data and trained model of the run in ``--out``; what the command line names comes first."""
+def _opened(options: argparse.Namespace) -> tuple[RunSettings, Any, Any, dict[str, Any]]:
+    """Settings, data and trained model of the run in ``--out``, what the command line names first; how to go through it."""
     settings = replace(RunSettings.load(options.out), **_given(options))
     parts = open_parts(settings, options.out, training=False)
-    return settings, parts, open_model(options.out, parts.whole.classes)
+    how = {"batch_size": settings.batch_size, "progress": not options.no_progress}
+    return settings, parts, open_model(options.out, parts.whole.classes), how
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -145,8 +132,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from .reporting import write_metrics
     from .trainer import Trainer
 
-    settings, parts, model = _opened(options)
-    trainer = Trainer(model, parts.whole.classes, progress=not options.no_progress)
+    settings, parts, model, how = _opened(options)
+    trainer = Trainer(model, parts.whole.classes, progress=how["progress"])
     metrics = trainer.evaluate(get_dataloader(parts.test, settings.batch_size, num_workers=settings.workers))
     for name, value in metrics.items():
         if isinstance(value, float):
@@ -156,11 +143,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from .examples import CAUTION, explain_sample, open_samples, save_example
-    from .explaining import build_explainer
+    from .examples import CAUTION, build_explainers, explain_sample, open_samples, save_example
 
-    settings, parts, model = _opened(options)
-    explainers = {name: build_explainer(name, model) for name in options.methods}
+    settings, parts, model, _ = _opened(options)
+    explainers = build_explainers(options.methods, model)
     for identifier, source, sample in open_samples(settings, parts, options.index, options.image):
         example = explain_sample(model, sample, explainers, parts.whole.classes, identifier)
         print(f"{identifier}: {example.predicted_class}, {100 * example.probability:.1f} %, logit {example.logit:.3f}")
@@ -171,14 +157,11 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _evidence(options: argparse.Namespace) -> None:
+    from lrp_plugin.evaluation.evidence import evidence_csv, evidence_table, score_evidence
     from lrp_plugin.files import write_atomically
 
-    from .explaining import evidence_csv, evidence_table, score_evidence
-
-    settings, parts, model = _opened(options)
-    scores = score_evidence(
-        model, parts.test, options.methods, batch_size=settings.batch_size, progress=not options.no_progress
-    )
+    _, parts, model, how = _opened(options)
+    scores = score_evidence(model, parts.test, options.methods, bounds=model.pixel_range, **how)
     tables = {region: rows for region in scores.areas if (rows := scores.intervals(region))}
     if not tables:
         raise ValueError("no test picture has a mask of its lungs or of a finding: nothing to measure")
@@ -192,12 +175,10 @@ def _evidence(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from lrp_plugin.report import suspicions
 
-    from .examples import explain_examples
-    from .reporting import build_report, examine, write_findings
+    from .reporting import build_report, examine, explain_examples, write_findings
 
-    settings, parts, model = _opened(options)
-    reading: dict[str, Any] = {"batch_size": settings.batch_size, "progress": not options.no_progress}
-    findings = examine(model, parts, options.methods, compared=options.compare, **reading)
+    settings, parts, model, how = _opened(options)
+    findings = examine(model, parts, options.methods, compared=options.compare, **how)
     examples = explain_examples(model, parts, findings, options.examples)
     command = " ".join(["lrp-plugin cxr report --out", str(options.out), "--methods", *options.methods])
     report = build_report(model, settings, parts, findings, examples, command)

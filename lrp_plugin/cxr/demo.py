@@ -6,20 +6,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from lrp_plugin.attribution import UnifiedLRP
+from lrp_plugin.evaluation.evidence import evidence_table
 from lrp_plugin.files import file_stems
 from lrp_plugin.report import Example
 from lrp_plugin.visualization import plot_ledger, save_figure
 from lrp_plugin.visualization.classes import literal, plot_class_examples, plot_confusion_matrix
 from lrp_plugin.visualization.localisation import plot_evidence
 
-from .examples import explain_examples, plot_example
-from .explaining import evidence_table
+from .examples import plot_example
 from .models import CXRClassifier
-from .reporting import Findings, build_report, examine, write_findings
+from .reporting import Findings, build_report, examine, explain_examples, write_findings
 from .runfolder import DEFAULT_METHODS, Parts, RunSettings, open_parts, train_run
 
 FULL = RunSettings()
@@ -50,56 +49,40 @@ def run_demo(folder: Path, *, quick: bool = False, progress: bool = True) -> Non
     print(f"Explaining {len(parts.test)} test pictures: {', '.join(DEFAULT_METHODS)}")
     findings = examine(model, parts, DEFAULT_METHODS, progress=progress)
     examples = explain_examples(model, parts, findings)
-    report = build_report(model, settings, parts, findings, examples, _command(folder, quick))
-    written = [
-        *write_findings(folder, report, findings),
-        *_write_figures(folder / "figures", model, parts, findings, examples),
-    ]
+    command = f"lrp-plugin demo --out {folder}" + (" --quick" if quick else "")
+    written = write_findings(folder, build_report(model, settings, parts, findings, examples, command), findings)
+    written += _write_figures(folder / "figures", model, parts, findings, examples)
     print(f"\nTest accuracy {findings.metrics['accuracy']:.3f} on {len(findings.labels)} pictures\n")
     print(evidence_table(findings.scores.intervals("evidence"), "evidence"))
     if quick:
         print("At this size an opacity is a few pixels wide: take the figures from the demo without --quick.")
     seconds = time.perf_counter() - start
     print(f"\n{seconds:.0f} s, of which data and training {trained - start:.0f} s. Written:")
-    for path in written:
-        print(f"  {path}")
+    print("\n".join(f"  {path}" for path in written))
     print(f"\nOpen {written[0].resolve().as_uri()}")
-
-
-def _command(folder: Path, quick: bool) -> str:
-    return f"lrp-plugin demo --out {folder}" + (" --quick" if quick else "")
 
 
 def _write_figures(
     folder: Path, model: CXRClassifier, parts: Parts, findings: Findings, examples: Sequence[Example]
 ) -> list[Path]:
     """One figure for each class's first example, and those about the whole test set."""
+    classes = parts.whole.classes
     firsts = {example.true_class: example for example in reversed(examples)}
-    ledger_of = next(iter(examples))
+    # Where the first example's logit went, operation by operation.
+    shown, method = examples[0], "epsilon_plus_flat"
+    image = Tensor(shown.image)[None].to(next(model.parameters()).device)
+    ledger = UnifiedLRP(model, composite=method).ledger(image, parts.whole.label_vocab[shown.predicted_class])
+    logit = f"the logit of {shown.predicted_class}, {shown.logit:.2f}"
     figures = {
         "classes": plot_class_examples(parts.test),
-        "confusion": plot_confusion_matrix(findings.metrics["confusion_matrix"], parts.whole.classes),
+        "confusion": plot_confusion_matrix(findings.metrics["confusion_matrix"], classes),
         **{
             f"explained-{stem}": plot_example(firsts[name])
-            for name, stem in zip(parts.whole.classes, file_stems(parts.whole.classes))
+            for name, stem in zip(classes, file_stems(classes))
             if name in firsts
         },
         "evidence": plot_evidence(findings.scores.intervals("evidence"), "evidence"),
         "lungs": plot_evidence(findings.scores.intervals("lungs"), "lungs"),
-        "ledger": _plot_ledger(model, parts, ledger_of),
+        "ledger": plot_ledger(ledger.rows, title=literal(f"{shown.identifier}: {logit}, {method}")),
     }
     return [save_figure(figure, folder / f"{name}.png", dpi=200) for name, figure in figures.items()]
-
-
-def _plot_ledger(model: CXRClassifier, parts: Parts, example: Example) -> Figure:
-    """Where the example's logit went under ``epsilon_plus_flat``, operation by operation."""
-    target = parts.whole.label_vocab[example.predicted_class]
-    image = example.image if isinstance(example.image, Tensor) else Tensor(example.image)
-    device = next(model.parameters()).device
-    ledger = UnifiedLRP(model, composite="epsilon_plus_flat").ledger(image[None].to(device), target)
-    return plot_ledger(
-        ledger.rows,
-        title=literal(
-            f"{example.identifier}: the logit of {example.predicted_class}, {example.logit:.2f}, epsilon_plus_flat"
-        ),
-    )

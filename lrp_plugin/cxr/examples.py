@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from lrp_plugin.evaluation.methods import Explain
+from lrp_plugin.evaluation.methods import Explain, builders
 from lrp_plugin.evidence import mask_share
 from lrp_plugin.files import file_stem, write_atomically
 from lrp_plugin.images import IGNORED
@@ -23,11 +23,8 @@ from lrp_plugin.report import Example, Explanation
 from lrp_plugin.visualization import plot_comparison, save_figure
 from lrp_plugin.visualization.classes import literal
 
-from .explaining import build_explainer
 from .folders import read_radiograph
 from .models import CXRClassifier
-from .parts import picture_name
-from .reporting import Findings
 from .runfolder import Parts, RunSettings
 
 # Shown in a picture's caption where relevance sums to the logit; a gradient's sum says nothing.
@@ -40,21 +37,67 @@ CAUTION = (
 )
 
 
+def build_explainers(methods: Sequence[str], model: CXRClassifier) -> dict[str, Explain]:
+    """Functions ``(images, target) -> relevance`` by their names in `lrp_plugin.evaluation.method_names`.
+
+    Raises:
+        ValueError: an unknown name; the legal ones are listed.
+    """
+    return {name: build(model) for name, build in builders(methods, model, model.pixel_range).items()}
+
+
+def explain_sample(
+    model: CXRClassifier, sample: Mapping[str, Any], explainers: Mapping[str, Explain], classes: Sequence[str],
+    identifier: str,
+) -> Example:  # fmt: skip
+    """Explain the predicted class of one picture.
+
+    Args:
+        model: the classifier.
+        sample: with ``image`` ``(C, H, W)`` in [0, 1]; ``disease``, ``lungs`` and ``evidence`` where known.
+        explainers: of :func:`build_explainers`.
+        classes: K names.
+        identifier: what the picture is called.
+
+    Returns:
+        The picture with its maps; ``true_class`` is None where no label came.
+    """
+    image = sample["image"].as_subclass(Tensor)
+    batch = image[None].to(next(model.parameters()).device)
+    with torch.no_grad():
+        logits = model.eval()(batch)[0].cpu()
+    predicted = int(logits.argmax())
+    lungs, finding = (
+        None if sample.get(name) is None or not sample[name].any() else sample[name].as_subclass(Tensor)
+        for name in ("lungs", "evidence")
+    )
+    explanations = []
+    for name, explain in explainers.items():
+        relevance = explain(batch, predicted).cpu()
+        inside = None if lungs is None else float(mask_share(relevance, lungs[None]))
+        total = None if name in _WITHOUT_TOTAL else float(relevance.double().sum())
+        explanations.append(Explanation(name, relevance[0], inside, total))
+    true = classes[int(sample["disease"])] if "disease" in sample else None
+    return Example(
+        identifier, image, true, classes[predicted], float(logits.softmax(0)[predicted]), explanations,
+        logit=float(logits[predicted]), region=lungs, finding=finding,
+    )  # fmt: skip
+
+
 def plot_example(example: Example) -> Figure:
     """One radiograph and each method's map over it; the finding outlined, or the lungs where there is none."""
     unknown, right = example.true_class is None, example.predicted_class == example.true_class
     truth = " (true class unknown)" if unknown else "" if right else f", in truth {example.true_class}"
     mask, region = (example.region, "lungs") if example.finding is None else (example.finding, "finding")
     outlined = "" if mask is None else f" ({region} outlined)"
+    title = f"{example.identifier}: {example.predicted_class}, {100 * example.probability:.1f} %{truth}{outlined}"
     return plot_comparison(
         np.asarray(example.image),
         {entry.method: np.asarray(entry.relevance) for entry in example.explanations},
         logit=example.logit,
         totals=[entry.method for entry in example.explanations if entry.total is not None],
         mask=mask,
-        title=literal(
-            f"{example.identifier}: {example.predicted_class}, {100 * example.probability:.1f} %{truth}{outlined}"
-        ),
+        title=literal(title),
     )
 
 
@@ -76,10 +119,7 @@ def save_example(folder: Path, example: Example, source: str) -> list[Path]:
     facts = {
         "picture": example.identifier,
         "source": source,
-        "true_class": example.true_class,
-        "predicted_class": example.predicted_class,
-        "probability": example.probability,
-        "logit": example.logit,
+        **{name: getattr(example, name) for name in ("true_class", "predicted_class", "probability", "logit")},
         **({"caution": CAUTION} if example.true_class is None else {}),
         "methods": {entry.method: {"inside_lungs": entry.inside, "sum": entry.total} for entry in example.explanations},
     }
@@ -91,90 +131,16 @@ def save_example(folder: Path, example: Example, source: str) -> list[Path]:
 
 
 def _free_stem(folder: Path, identifier: str, source: str) -> str:
-    short, long = file_stem(Path(identifier).stem), file_stem(identifier)
-    for stem in (short, long):
-        try:
-            owner = json.loads((folder / f"{stem}.json").read_text(encoding="utf-8")).get("source")
-        except FileNotFoundError:
+    """The picture's name; with a part of its source's hash where another picture's files are called so."""
+    stem = file_stem(Path(identifier).stem)
+    try:
+        if json.loads((folder / f"{stem}.json").read_text(encoding="utf-8"))["source"] == source:
             return stem
-        except (ValueError, AttributeError):
-            continue
-        if owner == source:
-            return stem
-    return f"{long}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
-
-
-def choose_examples(findings: Findings, per_class: int = 2) -> list[int]:
-    """Positions in the test set: the surest right pictures of each class, and its surest mistake if any."""
-    predicted, sure = findings.probabilities.argmax(1), findings.probabilities.max(1)
-    chosen: list[int] = []
-    for label in range(findings.probabilities.shape[1]):
-        own = np.flatnonzero(findings.labels == label)
-        ranked = own[np.argsort(-sure[own], kind="stable")]
-        chosen += ranked[predicted[ranked] == label][:per_class].tolist()
-        chosen += ranked[predicted[ranked] != label][:1].tolist()
-    return chosen
-
-
-def explain_sample(
-    model: CXRClassifier,
-    sample: Mapping[str, Any],
-    explainers: Mapping[str, Explain],
-    classes: Sequence[str],
-    identifier: str,
-) -> Example:
-    """Explain the predicted class of one picture.
-
-    Args:
-        model: the classifier.
-        sample: with ``image`` ``(C, H, W)`` in [0, 1]; ``disease``, ``lungs`` and ``evidence`` where known.
-        explainers: method's name to method.
-        classes: K names.
-        identifier: what the picture is called.
-
-    Returns:
-        The picture with its maps; ``true_class`` is None where no label came.
-    """
-    device = next(model.parameters()).device
-    image = sample["image"].as_subclass(Tensor)
-    with torch.no_grad():
-        logits = model.eval()(image[None].to(device))[0].cpu()
-    predicted = int(logits.argmax())
-    lungs, finding = (_known(sample.get(name)) for name in ("lungs", "evidence"))
-    explanations = []
-    for name, explainer in explainers.items():
-        relevance = explainer(image[None].to(device), predicted).cpu()
-        inside = None if lungs is None else float(mask_share(relevance, lungs[None]))
-        total = None if name in _WITHOUT_TOTAL else float(relevance.double().sum())
-        explanations.append(Explanation(name, relevance[0], inside, total))
-    return Example(
-        identifier,
-        image,
-        classes[int(sample["disease"])] if "disease" in sample else None,
-        classes[predicted],
-        float(logits.softmax(0)[predicted]),
-        explanations,
-        logit=float(logits[predicted]),
-        region=lungs,
-        finding=finding,
-    )
-
-
-def _known(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None or not mask.any() else mask.as_subclass(Tensor)
-
-
-def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per_class: int = 2) -> list[Example]:
-    """The report's examples: those of :func:`choose_examples`, explained with every method of the findings."""
-    explainers = {name: build_explainer(name, model) for name in findings.scores.shares["lungs"]}
-    # Unreadable pictures were left out of the findings, so positions count readable ones.
-    readable = [i for i in range(len(parts.test)) if int(parts.test[i]["disease"]) != IGNORED]
-    examples = []
-    for position in choose_examples(findings, per_class):
-        index = readable[position]
-        name = picture_name(parts.whole, parts.test.indices[index])
-        examples.append(explain_sample(model, parts.test[index], explainers, parts.whole.classes, name))
-    return examples
+    except FileNotFoundError:
+        return stem
+    except (ValueError, KeyError, TypeError):  # No file of ours: it is left alone.
+        pass
+    return f"{stem}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
 def open_samples(
@@ -197,14 +163,12 @@ def open_samples(
         yield path.name, str(path.resolve()), {"image": image.clamp(0.0, 1.0)}
     if files:
         return
-    if indices is None:
-        first = dict(reversed(list(zip(parts.test.labels, parts.test.indices))))
-        indices = [first[label] for label in sorted(first)]
-    for index in indices:
-        if not -len(parts.whole) <= index < len(parts.whole):
-            raise ValueError(f"index {index} lies outside the data, which has {len(parts.whole)} pictures: 0 to "
-                             f"{len(parts.whole) - 1}")  # fmt: skip
-        sample = parts.whole[index]
+    whole = parts.whole
+    firsts = dict(reversed(list(zip(parts.test.labels, parts.test.indices))))
+    for index in [firsts[label] for label in sorted(firsts)] if indices is None else indices:
+        if not -len(whole) <= index < len(whole):
+            told = f"which has {len(whole)} pictures: 0 to {len(whole) - 1}"
+            raise ValueError(f"index {index} lies outside the data, {told}")
+        sample, name = whole[index], whole.picture_name(index)
         if int(sample["disease"]) != IGNORED:
-            name = picture_name(parts.whole, index)
             yield name, f"{settings.data} {name}", sample

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
+from torchvision.datasets.folder import make_dataset
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from lrp_plugin.images import (
@@ -26,39 +27,22 @@ from lrp_plugin.images import (
     is_image_file,
     read_image,
 )
+from lrp_plugin.images.errors import DataWarning
 from lrp_plugin.kinds import checked
 
 RadiographError = ImageError
 
 #: Pictures of each class in the COVID-19 Radiography Database (version 5).
 COVID19_COUNTS = {"COVID": 3616, "Lung Opacity": 6012, "Normal": 10192, "Viral Pneumonia": 1345}
-
 _USUAL_SHAPE = (299, 299)  # The database's, for a picture whose header is lost.
-
-_Transform = Callable[[dict[str, Any]], dict[str, Any]]
-
-
-class DataWarning(UserWarning):
-    """Something about the data is not as it should be; the message names the file or folder."""
-
-
-@dataclass(frozen=True)
-class _Record:
-    """One picture: paths relative to the root, so that the folder may move."""
-
-    image: str
-    mask: str | None
-    label: int
-    url: str
 
 
 class CXRFolder(LabelledImages):
     """Radiographs in ``root/CLASS/``, or in ``root/CLASS/images/`` with lung masks in ``root/CLASS/masks/``.
 
-    Files are found at construction and read one at a time when indexed. PNG, JPEG, BMP, TIFF and DICOM may
-    be mixed. A broken picture gives a warning that names it and a black sample labelled :data:`IGNORED`
-    (which training and metrics leave out); a broken or ill-fitting mask gives a warning and an empty mask.
-    With ``strict`` both raise, and so does every other warning.
+    Files are found at construction (torchvision's ``make_dataset``) and read one at a time when indexed; PNG, JPEG, BMP,
+    TIFF and DICOM may be mixed. A broken picture gives a warning that names it and a black sample labelled
+    :data:`IGNORED` (which training and metrics leave out); a broken or ill-fitting mask gives a warning and an empty mask.
 
     Args:
         root: folder with one subfolder per class.
@@ -66,7 +50,7 @@ class CXRFolder(LabelledImages):
         mode: "L" (one channel) or "RGB" (the same thrice).
         transform: applied to each sample; ``torchvision.transforms.v2`` moves picture and mask together.
         patient_of: path relative to root -> patient id; by default each picture is a patient of their own.
-        strict: raise :class:`RadiographError` instead of warning.
+        strict: raise :class:`RadiographError` instead of every warning.
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
@@ -74,15 +58,10 @@ class CXRFolder(LabelledImages):
     """
 
     def __init__(
-        self,
-        root: str | Path,
-        *,
-        size: int | None = None,
-        mode: str = "L",
-        transform: _Transform | None = None,
-        patient_of: Callable[[Path], str] | None = None,
-        strict: bool = False,
-    ) -> None:
+        self, root: str | Path, *, size: int | None = None, mode: str = "L",
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        patient_of: Callable[[Path], str] | None = None, strict: bool = False,
+    ) -> None:  # fmt: skip
         if mode not in ("L", "RGB"):
             raise ValueError(f"{type(self).__name__}(mode={mode!r}): legal are 'L' (grey) and 'RGB'")
         if size is not None and (not isinstance(size, int) or size < 8):
@@ -91,92 +70,78 @@ class CXRFolder(LabelledImages):
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is no folder; give the one that holds a subfolder for each class")
         self.size, self.mode, self.transform, self.strict = size, mode, transform, strict
-        folders = self._class_folders()
-        classes = sorted(folders)
-        self._records = [
-            record for label, name in enumerate(classes) for record in self._scan(name, folders[name], label)
-        ]
-        if not self._records:
+        folders = dict(sorted(self._class_folders().items()))
+        found = [self._scan(name, folder) for name, folder in folders.items()]
+        self._origins = {file: url for files in found for file, url in files.items()}
+        self._files = list(self._origins)
+        if not self._files:
             raise RadiographError(
-                f"no pictures under {self.root}: looked for "
-                f"{', '.join(IMAGE_SUFFIXES + DICOM_SUFFIXES)} in "
+                f"no pictures under {self.root}: looked for {', '.join(IMAGE_SUFFIXES + DICOM_SUFFIXES)} in "
                 f"{', '.join(map(repr, folders.values())) or 'its subfolders (there are none)'}"
             )
-        patients = [
-            patient_of(Path(record.image)) if patient_of else str(index) for index, record in enumerate(self._records)
-        ]
-        super().__init__(self.root.name, classes, [record.label for record in self._records], patients)
+        labels = [label for label, files in enumerate(found) for _ in files]
+        patients = [patient_of(Path(file)) if patient_of else str(i) for i, file in enumerate(self._files)]
+        super().__init__(self.root.name, list(folders), labels, patients)
 
     def _class_folders(self) -> dict[str, str]:
         """Class name to folder name."""
-        return {
-            folder.name: folder.name
-            for folder in self.root.iterdir()
-            if folder.is_dir() and not folder.name.startswith((".", "__"))
-        }
+        folders = [path.name for path in self.root.iterdir() if path.is_dir()]
+        return {name: name for name in folders if not name.startswith((".", "__"))}
 
     def _urls(self, name: str, folder: str) -> Mapping[str, str]:
         """File stem to origin, for the files the class should have; empty where no list exists."""
         return {}
 
-    def _scan(self, name: str, folder: str, label: int) -> list[_Record]:
+    def _scan(self, name: str, folder: str) -> dict[str, str]:
+        """The class's files, relative to the root (which may move), in natural order, with where each came from."""
         base = self.root / folder
         if not base.is_dir():
             self._complain(f"class folder {base} is missing: the dataset has no {name} pictures")
-            return []
+            return {}
         images = base / "images" if (base / "images").is_dir() else base
-        masks = base / "masks"
-        files = [
-            path
-            for path in images.rglob("*")
-            if not path.name.startswith(".") and not path.is_relative_to(masks) and is_image_file(path)
-        ]
+
+        def counts(file: str) -> bool:
+            path = Path(file)
+            return not (path.name.startswith(".") or path.is_relative_to(base / "masks")) and is_image_file(path)
+
+        listed = make_dataset(images.parent, {images.name: 0}, is_valid_file=counts, allow_empty=True)
+        files = sorted((Path(file) for file, _ in listed), key=_natural_order)
         if not files:
             self._complain(f"class folder {images} is empty: the dataset has no {name} pictures")
         urls = self._urls(name, folder)
-        self._compare(base, urls, {path.stem for path in files})
-        return [
-            _Record(
-                path.relative_to(self.root).as_posix(),
-                (masks / path.relative_to(images)).with_suffix(".png").relative_to(self.root).as_posix()
-                if masks.is_dir()
-                else None,
-                label,
-                urls.get(path.stem, ""),
-            )
-            for path in sorted(files, key=_natural_order)
-        ]
-
-    def _compare(self, base: Path, listed: Mapping[str, str], found: set[str]) -> None:
-        missing = sorted(set(listed) - found)
+        missing = sorted(set(urls) - {path.stem for path in files})
         if missing:
             some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             self._complain(f"{len(missing)} pictures that the metadata of {base} lists are missing: {some}")
+        return {path.relative_to(self.root).as_posix(): urls.get(path.stem, "") for path in files}
 
     def _complain(self, message: str) -> None:
         if self.strict:
             raise RadiographError(message)
         warnings.warn(message, DataWarning, stacklevel=4)
 
+    def picture_name(self, index: int) -> str:
+        """The path of picture ``index`` below the root."""
+        return self._files[self.position(index)]
+
     def path(self, index: int) -> str:
         """The file of picture ``index``."""
-        return str(self.root / self._records[self.position(index)].image)
+        return str(self.root / self.picture_name(index))
 
     def url(self, index: int) -> str:
         """Where picture ``index`` came from, as the lists say."""
-        return self._records[self.position(index)].url
+        return self._origins[self.picture_name(index)]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Read picture ``index`` and its lung mask."""
         index = self.position(index)
-        record = self._records[index]
-        label = record.label
+        path, label = Path(self.path(index)), self.labels[index]
         try:
-            image = read_radiograph(self.root / record.image)
+            image = read_radiograph(path)
         except RadiographError as error:
             self._complain(f"{error}. It is left out (label {IGNORED}); strict=True makes this an error")
-            image, label = torch.zeros(1, *(declared_shape(self.root / record.image) or _USUAL_SHAPE)), IGNORED
-        lungs = self._read_mask(record, (image.shape[1], image.shape[2]))
+            image, label = torch.zeros(1, *(declared_shape(path) or _USUAL_SHAPE)), IGNORED
+        lungs = self._read_mask(self._files[index], (image.shape[1], image.shape[2]))
         if self.size is not None:
             image = TF.resize_image(image, [self.size, self.size], antialias=True).clamp(0.0, 1.0)
             lungs = TF.resize_mask(lungs, [self.size, self.size])
@@ -188,10 +153,13 @@ class CXRFolder(LabelledImages):
         }
         return self.transform(sample) if self.transform else sample
 
-    def _read_mask(self, record: _Record, shape: tuple[int, int]) -> torch.Tensor:
-        if record.mask is not None:
+    def _read_mask(self, file: str, shape: tuple[int, int]) -> Tensor:
+        folder, *inner = Path(file).parts
+        masks = self.root / folder / "masks"
+        if masks.is_dir():
             try:
-                return read_lung_mask(self.root / record.mask, shape)
+                inside = inner[1:] if inner[0] == "images" else inner
+                return read_lung_mask(masks.joinpath(*inside).with_suffix(".png"), shape)
             except RadiographError as error:
                 self._complain(f"{error}. The picture is used without it; strict=True makes this an error")
         return torch.zeros(1, *shape, dtype=torch.uint8)
@@ -204,11 +172,9 @@ class COVID19CXRDataset(CXRFolder):
     the files; without openpyxl, or without lists, the ``images/`` folders are the truth.
 
     Args:
-        root: ``COVID-19_Radiography_Dataset`` with ``COVID``, ``Lung_Opacity``, ``Normal``, ``Viral
-            Pneumonia``.
-        expected: pictures of each class; a difference is a warning. None does not compare (a part of the
-            database).
-        **options: ``size``, ``mode``, ``transform``, ``patient_of``, ``strict``, as in :class:`CXRFolder`.
+        root: ``COVID-19_Radiography_Dataset`` with ``COVID``, ``Lung_Opacity``, ``Normal``, ``Viral Pneumonia``.
+        expected: pictures of each class; a difference is a warning. None does not compare (a part of the database).
+        **options: as in :class:`CXRFolder`.
 
     Raises:
         FileNotFoundError, RadiographError: as :class:`CXRFolder`.
@@ -219,12 +185,8 @@ class COVID19CXRDataset(CXRFolder):
     ) -> None:
         super().__init__(root, **options)
         self.name = "covid19_cxr"
-        counts = self.class_counts()
-        differing = [
-            f"{name} {counts.get(name, 0)} instead of {count}"
-            for name, count in (expected or {}).items()
-            if counts.get(name, 0) != count
-        ]
+        counts, wanted = self.class_counts(), expected or {}
+        differing = [f"{k} {counts.get(k, 0)} instead of {n}" for k, n in wanted.items() if counts.get(k, 0) != n]
         if differing:
             self._complain(f"{self.root} does not hold the whole database: {', '.join(differing)}")
 
@@ -251,7 +213,7 @@ def read_radiograph(path: str | Path) -> Tensor:
 
 @checked
 def read_lung_mask(path: str | Path, shape: tuple[int, int], aspect_tolerance: float = 0.02) -> Tensor:
-    """Read a lung mask and bring it to the picture's size (nearest neighbour).
+    """Read a lung mask, uint8 0 or 1 ``(1, H, W)``, brought to the picture's size (nearest neighbour).
 
     The COVID-19 Radiography Database has masks of 256 x 256 for pictures of 299 x 299: another size is
     legal, another aspect ratio is the mask of some other picture.
@@ -260,9 +222,6 @@ def read_lung_mask(path: str | Path, shape: tuple[int, int], aspect_tolerance: f
         path: picture file; a pixel of at least half of full scale is lung.
         shape: height and width of the radiograph, pixels.
         aspect_tolerance: relative difference of the aspect ratios that is still taken for rounding.
-
-    Returns:
-        uint8 ``(1, H, W)``, 0 or 1.
 
     Raises:
         RadiographError: the file is missing or broken, or its aspect ratio is not the picture's.
@@ -281,10 +240,6 @@ def _read_urls(path: Path, prefix: str) -> dict[str, str]:
     """File stem to URL by a list with the columns FILE NAME and URL, empty where it is absent.
 
     The lists disagree in case with the files (``NORMAL-1`` for ``Normal-1.png``): stems get the files' ``prefix``.
-
-    Raises:
-        ImportError: the list exists, openpyxl does not.
-        RadiographError: the list is broken or lacks a column.
     """
     if not path.is_file():
         return {}
@@ -294,19 +249,29 @@ def _read_urls(path: Path, prefix: str) -> dict[str, str]:
     except ImportError as error:
         raise ImportError(f"{path} needs openpyxl: pip install 'lrp-plugin[cxr]'") from error
     try:
-        workbook = load_workbook(path, read_only=True)
-        rows = list(workbook.active.iter_rows(values_only=True)) if workbook.active is not None else []
-        workbook.close()
+        sheet = load_workbook(path).active
+        header, *rows = list(sheet.iter_rows(values_only=True)) if sheet is not None else [()]
     except (BadZipFile, InvalidFileException, KeyError, ValueError, OSError) as error:
         raise RadiographError(f"metadata {path} is broken: {error}") from error
-    header = [str(cell or "").strip().upper() for cell in (rows[0] if rows else ())]
-    if not {"FILE NAME", "URL"} <= set(header):
-        raise RadiographError(f"metadata {path} has the columns {header}; FILE NAME and URL are needed")
-    name, url = header.index("FILE NAME"), header.index("URL")
+    columns = [str(cell or "").strip().upper() for cell in header]
+    if not {"FILE NAME", "URL"} <= set(columns):
+        raise RadiographError(f"metadata {path} has the columns {columns}; FILE NAME and URL are needed")
+    name, url = columns.index("FILE NAME"), columns.index("URL")
     own = re.compile(re.escape(prefix), re.IGNORECASE)
-    return {own.sub(prefix, str(row[name]).strip(), count=1): str(row[url] or "") for row in rows[1:] if row[name]}
+    return {own.sub(prefix, str(row[name]).strip(), count=1): str(row[url] or "") for row in rows if row[name]}
 
 
 def _natural_order(path: Path) -> list[Any]:
     """``COVID-2`` before ``COVID-10``."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.as_posix())]
+
+
+def cxr_transforms() -> v2.Transform:
+    """For a training set's ``transform=``: turn, shift and zoom a little, vary brightness and contrast.
+
+    It never mirrors: a heart on the right is a diagnosis. Masks are resampled by nearest neighbour. Pictures stay in
+    [0, 1]: normalization is the model's business (:class:`lrp_plugin.cxr.CXRClassifier`).
+    """
+    bilinear = v2.InterpolationMode.BILINEAR
+    move = v2.RandomAffine(degrees=7.0, translate=(0.05, 0.05), scale=(0.92, 1.08), interpolation=bilinear)
+    return v2.Compose([move, v2.ColorJitter(brightness=0.15, contrast=0.15)])

@@ -56,21 +56,19 @@ class Scores:
         from torchmetrics import MeanMetric, MetricCollection, classification
 
         self.classes, self.names = tuple(classes), tuple(names)
-        made = {}
-        for name in dict.fromkeys([*names, "confusion_matrix"]):
-            kind, options = METRICS[name]
-            made[name] = getattr(classification, kind)(len(self.classes), ignore_index=IGNORED, **options)
+        made: dict[str, Any] = {
+            name: getattr(classification, kind)(len(self.classes), ignore_index=IGNORED, **options)
+            for name, (kind, options) in METRICS.items()
+            if name in (*names, "confusion_matrix")
+        }
         # No compute groups: they merge metrics that look alike after one batch, and AUROC never does.
         self._metrics = MetricCollection(made, compute_groups=False).to(device)
         self._loss = MeanMetric().set_dtype(torch.float64).to(device)
 
     def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor) -> None:
-        """Add a batch.
+        """Add a batch: probabilities ``(N, K)``, labels ``(N,)`` and cross entropies ``(N,)``, nats.
 
-        Args:
-            probabilities: ``(N, K)``.
-            labels: ``(N,)``; those equal to :data:`IGNORED` are left out.
-            losses: cross entropy of each sample, ``(N,)``, nats.
+        Samples labelled :data:`IGNORED` are left out.
         """
         kept = labels != IGNORED
         if kept.any():
@@ -88,18 +86,15 @@ class Scores:
         with warnings.catch_warnings():
             # A class that does not occur is reported as NaN below.
             warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
-            values = self._metrics.compute()
-        matrix = values["confusion_matrix"].cpu()
+            values = {name: value.cpu() for name, value in self._metrics.compute().items()}
+        support = values["confusion_matrix"].sum(1)
         result: dict[str, Any] = {"loss": float(self._loss.compute())}
         for name in self.names:
-            if name == "confusion_matrix":
-                result[name] = matrix
-            elif name == "auroc":
-                support = matrix.sum(1)
+            if name == "auroc":
                 defined = (support > 0) & (support < support.sum())
-                areas = torch.where(defined, values[name].cpu().double().clamp(max=1.0), torch.nan)
+                areas = torch.where(defined, values[name].double().clamp(max=1.0), torch.nan)
                 result[name] = dict(zip(self.classes, areas.tolist(), strict=True))
                 result["auroc_macro"] = float(areas.nanmean())
             else:
-                result[name] = float(values[name])
+                result[name] = values[name] if name == "confusion_matrix" else float(values[name])
         return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.error import URLError
 
@@ -20,16 +20,7 @@ from .reference import ReferenceCNN
 OWN_MODELS: dict[str, Callable[[int], nn.Module]] = {"reference_cnn": ReferenceCNN}
 
 # Sides below which a pooling or a strided convolution of the family runs out of pixels. Longest prefix wins.
-_LEAST_SIDE = {
-    "alexnet": 63,
-    "convnext": 32,
-    "densenet": 32,
-    "inception": 75,
-    "reference": 16,
-    "squeezenet": 24,
-    "vgg": 32,
-    "": 16,
-}
+_LEAST_SIDE = {"alexnet": 63, "convnext": 32, "densenet": 32, "inception": 75, "squeezenet": 24, "vgg": 32, "": 16}
 # Attention over a fixed grid that the network does not announce (a VisionTransformer has ``image_size``).
 _FIXED_SIDE = {"maxvit_t": 224}
 
@@ -53,25 +44,17 @@ class CXRClassifier(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: nn.Module,
-        name: str,
-        num_classes: int,
-        *,
-        channels: int = 3,
-        input_size: int | None = None,
-        least_size: int = 16,
-        normalization: tuple[list[float], list[float]] | None = None,
-    ) -> None:
+        self, backbone: nn.Module, name: str, num_classes: int, *, channels: int = 3, input_size: int | None = None,
+        least_size: int = 16, normalization: Sequence[Sequence[float]] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.backbone = backbone
         self.name, self.num_classes, self.channels = name, num_classes, channels
         self.input_size, self.least_size = input_size, least_size
         self.mean: Tensor | None
         self.std: Tensor | None
-        mean, std = normalization or (None, None)
-        self.register_buffer("mean", None if mean is None else torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", None if std is None else torch.tensor(std).view(1, -1, 1, 1))
+        for buffer, values in zip(("mean", "std"), normalization or (None, None)):
+            self.register_buffer(buffer, None if values is None else torch.tensor(values).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pictures ``(N, 1 or 3, H, W)`` in [0, 1] to logits ``(N, num_classes)``.
@@ -86,42 +69,30 @@ class CXRClassifier(nn.Module):
             )
         if x.shape[1] != self.channels:
             x = x.repeat(1, 3, 1, 1) if self.channels == 3 else x.mean(1, keepdim=True)
-        x = self._resize(x)
-        if self.mean is not None and self.std is not None:
-            x = (x - self.mean) / self.std
-        return self.backbone(x)
+        height, width = x.shape[-2:]
+        target = [self.input_size or max(side, self.least_size) for side in (height, width)]
+        if target != [height, width]:
+            # Antialiasing matters only where pixels are dropped, and not every backend has it.
+            shrinks = target[0] < height or target[1] < width
+            x = F.interpolate(x, target, mode="bilinear", align_corners=False, antialias=shrinks)
+        return self.backbone(self._normalized(x))
 
-    def _resize(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
-        if self.input_size is not None:
-            target = (self.input_size, self.input_size)
-        else:
-            target = (max(height, self.least_size), max(width, self.least_size))
-        if target == (height, width):
-            return image
-        # Antialiasing matters only where pixels are dropped, and not every backend has it.
-        shrinks = target[0] < height or target[1] < width
-        return F.interpolate(image, target, mode="bilinear", align_corners=False, antialias=shrinks)
+    def _normalized(self, pixels: Tensor) -> Tensor:
+        return pixels if self.mean is None or self.std is None else (pixels - self.mean) / self.std
 
     @property
     def pixel_range(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest pixel, 0 and 1, as the first layer sees them."""
-        low, high = torch.tensor(0.0), torch.tensor(1.0)
-        if self.mean is None or self.std is None:
-            return low, high
-        return (low - self.mean) / self.std, (high - self.mean) / self.std
+        return self._normalized(torch.tensor(0.0)), self._normalized(torch.tensor(1.0))
 
     @property
     def recipe(self) -> dict[str, Any]:
         """What :func:`rebuild_model` needs, beside the weights, to make this model again, as JSON."""
+        plain = [None if value is None else value.flatten().tolist() for value in (self.mean, self.std)]
         return {
-            "name": self.name,
-            "num_classes": self.num_classes,
-            "input_size": self.input_size,
-            "normalization": None
-            if self.mean is None or self.std is None
-            else [self.mean.flatten().tolist(), self.std.flatten().tolist()],
-        }
+            "name": self.name, "num_classes": self.num_classes, "input_size": self.input_size,
+            "normalization": None if self.mean is None else plain,
+        }  # fmt: skip
 
 
 def list_models() -> list[str]:
@@ -151,90 +122,68 @@ def build_model(
             take.
         RuntimeError: the weights could not be downloaded.
     """
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise ValueError(f"build_model(num_classes={num_classes!r}): must be an integer of at least 2")
+    if num_classes < 2:
+        raise ValueError(f"build_model(num_classes={num_classes}): must be at least 2")
     if name not in list_models():
         close = difflib.get_close_matches(name, list_models(), n=3) or list_models()[:4]
         raise ValueError(f"no model {name!r}; did you mean {', '.join(close)}? All names: lrp_plugin.cxr.list_models()")
-    if name in OWN_MODELS:
-        if weights is not None:
-            raise ValueError(
-                f"{name} has no pretrained weights; got weights={weights!r}. Leave weights=None and train it"
-            )
-        return _assemble(OWN_MODELS[name](num_classes), name, num_classes, 1, input_size, None)
-    entry = _find_weights(name, weights)
-    backbone = _download(name, entry)
-    _replace_head(backbone, num_classes)
-    return _assemble(backbone, name, num_classes, 3, input_size, _normalization(entry))
-
-
-def rebuild_model(recipe: dict[str, Any]) -> CXRClassifier:
-    """Build the model a :attr:`CXRClassifier.recipe` describes, its weights random, nothing downloaded."""
-    blank = build_model(recipe["name"], recipe["num_classes"])
-    return _assemble(
-        blank.backbone, blank.name, blank.num_classes, blank.channels, recipe["input_size"], recipe["normalization"]
-    )
-
-
-def _assemble(
-    backbone: nn.Module, name: str, num_classes: int, channels: int, input_size: int | None, normalization: Any
-) -> CXRClassifier:
+    own_net, normalization = name in OWN_MODELS, None
+    if own_net and weights is not None:
+        raise ValueError(f"{name} has no pretrained weights; got weights={weights!r}. Leave weights=None and train it")
+    if own_net:
+        backbone = OWN_MODELS[name](num_classes)
+    else:
+        backbone, normalization = _torchvision(name, weights)
+        _replace_head(backbone, num_classes)
     least = next(side for prefix, side in sorted(_LEAST_SIDE.items(), reverse=True) if name.startswith(prefix))
     own = getattr(backbone, "image_size", _FIXED_SIDE.get(name))
     if input_size is not None and (input_size < least or own not in (None, input_size)):
         legal = f"exactly {own}" if own else f"at least {least}"
         raise ValueError(f"{name} cannot work at input_size={input_size}: it takes {legal} pixels a side")
     return CXRClassifier(
-        backbone,
-        name,
-        num_classes,
-        channels=channels,
-        input_size=own or input_size,
-        least_size=least,
-        normalization=normalization,
-    )
+        backbone, name, num_classes, channels=1 if own_net else 3, input_size=own or input_size,
+        least_size=least, normalization=normalization,
+    )  # fmt: skip
 
 
-def _find_weights(name: str, weights: Any) -> Any:
-    if not isinstance(weights, str):
-        return weights
+def rebuild_model(recipe: dict[str, Any]) -> CXRClassifier:
+    """Build the model a :attr:`CXRClassifier.recipe` describes, its weights random, nothing downloaded."""
+    model = build_model(recipe["name"], recipe["num_classes"], input_size=recipe["input_size"])
+    for name, values in zip(("mean", "std"), recipe["normalization"] or (None, None)):
+        setattr(model, name, None if values is None else torch.tensor(values).view(1, -1, 1, 1))
+    return model
+
+
+def _torchvision(name: str, weights: Any) -> tuple[nn.Module, tuple[list[float], list[float]] | None]:
+    """The network, and mean and standard deviation of the pixels its weights were trained with."""
     legal = torchvision.models.get_model_weights(name)
     try:
-        return legal[weights.rsplit(".", 1)[-1]]
-    except KeyError:
+        entry: Any = legal.verify(weights)
+    except (KeyError, TypeError):
         names = ", ".join(legal.__members__)
         raise ValueError(f"{name} has no weights {weights!r}; legal are None, {names}") from None
-
-
-def _download(name: str, entry: Any) -> nn.Module:
     extra: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # Their auxiliary heads return a second output while training; torchvision drops them after loading.
         extra = {"aux_logits": False, "init_weights": entry is None}
     try:
-        return torchvision.models.get_model(name, weights=entry, **extra)
+        network = torchvision.models.get_model(name, weights=entry, **extra)
     except (URLError, TimeoutError, ConnectionError) as error:
         raise RuntimeError(
             f"the weights {entry} of {name} could not be downloaded from {entry.url} ({error}). Put the file "
             f"into {torch.hub.get_dir()}/checkpoints yourself, or use weights=None and train from scratch"
         ) from error
+    trained = None if entry is None else entry.transforms()
+    return network, None if trained is None else (list(trained.mean), list(trained.std))
 
 
 def _replace_head(backbone: nn.Module, num_classes: int) -> None:
     """Put a fresh layer in place of the last linear map, which makes the logits."""
     path, last = [
-        (path, module) for path, module in backbone.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)
+        (path, layer) for path, layer in backbone.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
     ][-1]
-    parent, _, leaf = path.rpartition(".")
     if isinstance(last, nn.Linear):
         fresh: nn.Module = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
     else:  # SqueezeNet ends in a 1x1 convolution.
         fresh = nn.Conv2d(last.in_channels, num_classes, kernel_size=1)
-    backbone.get_submodule(parent).register_module(leaf, fresh)
-
-
-def _normalization(entry: Any) -> tuple[list[float], list[float]] | None:
-    if entry is None:
-        return None
-    transforms = entry.transforms()
-    return list(transforms.mean), list(transforms.std)
+    backbone.set_submodule(path, fresh)

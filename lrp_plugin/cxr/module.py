@@ -25,11 +25,7 @@ from .settings import History, TrainSettings
 
 
 def unpack(batch: Any) -> tuple[Tensor, Tensor]:
-    """Pictures and labels of a batch.
-
-    Raises:
-        TypeError: the batch is neither a dictionary with ``image`` and ``disease`` nor a pair.
-    """
+    """Pictures and labels of a batch; TypeError for neither a dictionary with ``image`` and ``disease`` nor a pair."""
     if isinstance(batch, dict) and "image" in batch and "disease" in batch:
         image, label = batch["image"], batch["disease"]
     elif isinstance(batch, tuple | list) and len(batch) == 2:
@@ -55,15 +51,10 @@ class Classification(pl.LightningModule):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        classes: Sequence[str],
-        metrics: Sequence[str] = (),
-        settings: TrainSettings | None = None,
-        weights: Tensor | None = None,
-        output: Path | None = None,
+        self, model: nn.Module, classes: Sequence[str], metrics: Sequence[str] = (),
+        settings: TrainSettings | None = None, weights: Tensor | None = None, output: Path | None = None,
         facts: dict[str, Any] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.classes, self.metrics, self.output = model, tuple(classes), tuple(metrics), output
         self.settings = settings or TrainSettings()
@@ -75,16 +66,10 @@ class Classification(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW, its rate a cycle over all steps: up for three tenths of them, then down to 0."""
-        settings = self.settings
-        optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            settings.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches) + 1,  # Also stepped after the last one.
-            cycle_momentum=False,
-        )
+        rate, steps = self.settings.learning_rate, int(self.trainer.estimated_stepping_batches)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=self.settings.weight_decay)
+        # Also stepped after the last one.
+        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps + 1, cycle_momentum=False)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -94,7 +79,7 @@ class Classification(pl.LightningModule):
             FloatingPointError: the loss became NaN or infinite, in any process.
         """
         images, labels = unpack(batch)
-        losses = self._losses(self.model(images), labels, self.weights)
+        losses = _losses(self.model(images), labels, self.weights)
         kept = labels != IGNORED
         mass = self.weights[labels[kept]].sum() if self.weights is not None else kept.sum()
         both = torch.stack([losses.detach().sum().double(), mass.double()])
@@ -109,7 +94,7 @@ class Classification(pl.LightningModule):
         return losses.sum() / max(float(total[1]), 1e-12) * self.trainer.world_size
 
     def on_validation_epoch_start(self) -> None:
-        """One model for all processes, measured anew."""
+        """Measured anew, and one model in all processes."""
         self._share_buffers()
         self.scores = Scores(self.classes, self.metrics, self.device)
 
@@ -121,13 +106,16 @@ class Classification(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """The figures: all of them in ``result``, the scalar ones for Lightning's callbacks."""
         self.result = self.scores.compute()
-        self.log_dict({f"val_{name}": value for name, value in self.result.items() if isinstance(value, float)})
+        self.log_dict(self._scalars())
+
+    def _scalars(self) -> dict[str, float]:
+        return {f"val_{name}": value for name, value in self.result.items() if isinstance(value, float)}
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
         """Labels ``(N,)``, probabilities ``(N, K)`` and losses ``(N,)`` of a batch."""
         images, labels = unpack(batch)
         logits = self.model(images).float()
-        return labels, logits.softmax(1), self._losses(logits, labels, None)
+        return labels, logits.softmax(1), _losses(logits, labels)
 
     def on_train_epoch_end(self) -> None:
         """Close the epoch: its row and the best weights; Lightning writes the checkpoint after that.
@@ -139,7 +127,7 @@ class Classification(pl.LightningModule):
             "epoch": self.current_epoch + 1,
             "learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
             "train_loss": float(self.sums[0] / self.sums[1].clamp(min=1e-12)),
-            **{f"val_{name}": value for name, value in self.result.items() if isinstance(value, float)},
+            **self._scalars(),
         }
         self.sums.zero_()
         self.history.rows.append(row)
@@ -163,9 +151,9 @@ class Classification(pl.LightningModule):
         for buffer in self.model.buffers() if self.trainer.world_size > 1 else ():
             distributed.broadcast(buffer, src=0)
 
-    @staticmethod
-    def _losses(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
-        return F.cross_entropy(logits.float(), labels, weight=weights, reduction="none", ignore_index=IGNORED)
+
+def _losses(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    return F.cross_entropy(logits.float(), labels, weight=weights, reduction="none", ignore_index=IGNORED)
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +17,19 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from lrp_plugin.evaluation import Comparison, compare
+from lrp_plugin.evaluation.evidence import ALL_CLASSES, EvidenceScores, evidence_csv, score_evidence
 from lrp_plugin.evidence import bootstrap_mean
 from lrp_plugin.files import write_atomically
 from lrp_plugin.images import IGNORED
+from lrp_plugin.images.splits import LabelledSubset
 from lrp_plugin.report import Example, Metric, RemovalTest, Report, suspicions, write_report
 from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
 
-from .explaining import ALL_CLASSES, EvidenceScores, evidence_csv, score_evidence
+from .examples import build_explainers, explain_sample
 from .loaders import get_dataloader
 from .models import CXRClassifier
 from .runfolder import Parts, RunSettings
-from .splits import CXRSubset
 from .trainer import Trainer
 
 MARKER_REGION = "text marker in the upper left corner"
@@ -40,6 +40,7 @@ class Findings:
     """What was measured on the test pictures.
 
     Attributes:
+        test: those that could be read, N.
         metrics: of :meth:`lrp_plugin.cxr.Trainer.evaluate`.
         labels: true classes ``(N,)``.
         probabilities: ``(N, K)``.
@@ -48,6 +49,7 @@ class Findings:
         comparison: the methods measured against each other; None where that was not asked for.
     """
 
+    test: LabelledSubset
     metrics: Mapping[str, Any]
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
@@ -65,49 +67,31 @@ def examine(
     Args:
         model: the classifier; its device is where it runs.
         parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
-        methods: names of `lrp_plugin.evaluation.methods.method_names`.
-        compared: on how many pictures at most the methods are measured against each other; 0: on none.
+        methods: names of `lrp_plugin.evaluation.method_names`.
+        compared: on how many pictures at most, spread over all, the methods are measured against each other.
         batch_size: pictures at once.
         progress: show bars.
     """
+    readable = [i for i, place in enumerate(parts.test.indices) if int(parts.whole[place]["disease"]) != IGNORED]
+    test = LabelledSubset(parts.whole, [parts.test.indices[i] for i in readable])
     trainer = Trainer(model, parts.whole.classes, device=next(model.parameters()).device, progress=progress)
-    loader = get_dataloader(parts.test, batch_size)
+    loader = get_dataloader(test, batch_size)
     labels, probabilities, _ = trainer.inference(loader)
+    how: dict[str, Any] = {"bounds": model.pixel_range, "batch_size": batch_size, "progress": progress}
+    count = min(compared, len(test))
+    chosen = Subset(test, [place * len(test) // count for place in range(count)])
     return Findings(
+        test,
         trainer.evaluate(loader),
         labels,
         probabilities,
-        score_evidence(model, parts.test, methods, batch_size=batch_size, progress=progress),
-        marker_tests(trainer, parts.test, batch_size),
-        compare_methods(model, parts, methods, compared, batch_size=batch_size, progress=progress)
-        if compared
-        else None,
+        score_evidence(model, test, methods, **how),
+        marker_tests(trainer, test, batch_size),
+        compare(model.eval(), chosen, list(methods), **how) if count else None,
     )
 
 
-def compare_methods(
-    model: CXRClassifier, parts: Parts, methods: Sequence[str], count: int, *, batch_size: int = 32, progress: bool = True
-) -> Comparison:  # fmt: skip
-    """What the prediction does while regions are removed in each map's order, and where each map lies.
-
-    Args:
-        model: the classifier; its device is where it runs.
-        parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
-        methods: names of `lrp_plugin.evaluation.methods.method_names`.
-        count: at most so many readable test pictures, spread over all.
-        batch_size: pictures in one pass at most.
-        progress: show a bar.
-    """
-    readable = [place for place in range(len(parts.test)) if int(parts.test[place]["disease"]) != IGNORED]
-    count = min(count, len(readable))
-    chosen = [readable[place * len(readable) // count] for place in range(count)]
-    data = Subset(parts.test, chosen)
-    return compare(
-        model.eval(), data, list(methods), bounds=model.pixel_range, batch_size=batch_size, progress=progress
-    )
-
-
-def marker_tests(trainer: Trainer, test: CXRSubset, batch_size: int = 32) -> list[RemovalTest]:
+def marker_tests(trainer: Trainer, test: LabelledSubset, batch_size: int = 32) -> list[RemovalTest]:
     """Accuracy on each class's marked pictures, and on the same pictures without the marker.
 
     Returns:
@@ -121,33 +105,47 @@ def marker_tests(trainer: Trainer, test: CXRSubset, batch_size: int = 32) -> lis
         return []
     right = []
     for dataset in (planted, planted.without_shortcut()):
-        labels, probabilities, _ = trainer.inference(get_dataloader(CXRSubset(dataset, marked), batch_size))
+        labels, probabilities, _ = trainer.inference(get_dataloader(LabelledSubset(dataset, marked), batch_size))
         right.append((probabilities.argmax(1) == labels).astype(float))
     tests = []
-    for label, name in enumerate(planted.classes):
-        chosen = labels == label
-        if chosen.any():
-            before, after = right[0][chosen], right[1][chosen]
-            intervals = (bootstrap_mean(values) for values in (before, after, before - after))
-            tests.append(RemovalTest(name, MARKER_REGION, *intervals))
+    for label in np.unique(labels):
+        before, after = (values[labels == label] for values in right)
+        intervals = (bootstrap_mean(values) for values in (before, after, before - after))
+        tests.append(RemovalTest(planted.classes[label], MARKER_REGION, *intervals))
     return tests
 
 
+def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per_class: int = 2) -> list[Example]:
+    """The report's examples: the surest right pictures of each class, and its surest mistake if any."""
+    explainers = build_explainers(list(findings.scores.shares["lungs"]), model)
+    predicted, sure = findings.probabilities.argmax(1), findings.probabilities.max(1)
+    chosen: list[int] = []
+    for label in range(len(parts.whole.classes)):
+        own = np.flatnonzero(findings.labels == label)
+        ranked = own[np.argsort(-sure[own], kind="stable")]
+        chosen += ranked[predicted[ranked] == label][:per_class].tolist()
+        chosen += ranked[predicted[ranked] != label][:1].tolist()
+    places = [findings.test.indices[position] for position in chosen]
+    return [
+        explain_sample(model, parts.whole[i], explainers, parts.whole.classes, parts.whole.picture_name(i)) for i in places
+    ]  # fmt: skip
+
+
 def build_report(
-    model: CXRClassifier,
-    settings: RunSettings,
-    parts: Parts,
-    findings: Findings,
-    examples: Sequence[Example],
+    model: CXRClassifier, settings: RunSettings, parts: Parts, findings: Findings, examples: Sequence[Example],
     command: str,
-) -> Report:
+) -> Report:  # fmt: skip
     """Fill the page's dataclasses."""
     data = settings.data
     if data == "synthetic":
         marker = "no marker" if settings.shortcut is None else f"COVID marker of strength {settings.shortcut:g}"
         data = f"SyntheticCXR, seed {settings.seed}, {marker}"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    matrix = findings.metrics["confusion_matrix"]
+    matrix, areas = findings.metrics["confusion_matrix"], findings.metrics["auroc"]
+    # Warned of is where a map without knowledge would do better: the lungs' mean share of the picture. Half of the
+    # relevance would be too much to ask: epsilon and saliency are noisy, and on the synthetic data they fall below it for
+    # a model that demonstrably uses the opacities.
+    chance = float(findings.scores.areas["lungs"].nanmean().nan_to_num())
     return Report(
         title="What the chest X-ray model looks at",
         model=f"{settings.model}, {parameters / 1e6:.2f} M parameters",
@@ -161,12 +159,16 @@ def build_report(
         localisation=[row for row in findings.scores.intervals("lungs") if row.class_name != ALL_CLASSES],
         removal_tests=findings.marker_tests,
         comparison=findings.comparison,
-        minimum_inside=_chance_inside(findings),
-        class_metrics={
-            **_by_class(matrix.double()),
-            "AUROC": [findings.metrics["auroc"][name] for name in parts.whole.classes],
+        minimum_inside=chance,
+        class_metrics={**_by_class(matrix.double()), "AUROC": [areas[name] for name in parts.whole.classes]},
+        settings={
+            "Methods": ", ".join(findings.scores.shares["lungs"]),
+            "Explained": "per class: the logit of the true class; examples: the logit of the predicted class",
+            "Intervals": "95 % percentile bootstrap over pictures, 2000 resamples",
+            "Training": f"{len(parts.train)} pictures, {len(parts.val)} to validate, {settings.epochs} epochs, "
+            f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}, seed {settings.seed}",
+            "Versions": f"lrp_plugin {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
         },
-        settings=_made_with(settings, parts, findings),
         command=command,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -174,25 +176,15 @@ def build_report(
 
 def _by_class(matrix: Tensor) -> dict[str, list[float]]:
     """Each class against the rest, from the confusion matrix; NaN where nothing is divided by nothing."""
-    true, total = matrix.diagonal(), matrix.sum()
-    actual, called = matrix.sum(1), matrix.sum(0)
-    rest = total - actual - called + true
-    return {
-        "Sensitivity": (true / actual).tolist(),
-        "Specificity": (rest / (total - actual)).tolist(),
-        "PPV": (true / called).tolist(),
-        "NPV": (rest / (total - called)).tolist(),
+    true, actual, called = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    rest = matrix.sum() - actual - called + true
+    shares = {
+        "Sensitivity": true / actual,
+        "Specificity": rest / (matrix.sum() - actual),
+        "PPV": true / called,
+        "NPV": rest / (matrix.sum() - called),
     }
-
-
-def _chance_inside(findings: Findings) -> float:
-    """Warn where a map without knowledge would do better: the lungs' mean share of the picture.
-
-    Half of the relevance would be too much to ask: epsilon and saliency are noisy, and on the synthetic data
-    they fall below it for a model that demonstrably uses the opacities.
-    """
-    chance = float(findings.scores.areas["lungs"].nanmean())
-    return 0.0 if math.isnan(chance) else chance
+    return {name: values.tolist() for name, values in shares.items()}
 
 
 def _metrics(findings: Findings) -> list[Metric]:
@@ -213,24 +205,12 @@ def _metrics(findings: Findings) -> list[Metric]:
     return rows
 
 
-def _made_with(settings: RunSettings, parts: Parts, findings: Findings) -> dict[str, str]:
-    return {
-        "Methods": ", ".join(findings.scores.shares["lungs"]),
-        "Explained": "per class: the logit of the true class; examples: the logit of the predicted class",
-        "Intervals": "95 % percentile bootstrap over pictures, 2000 resamples",
-        "Training": f"{len(parts.train)} pictures, {len(parts.val)} to validate, {settings.epochs} epochs, "
-        f"batch {settings.batch_size}, learning rate {settings.learning_rate:g}, seed {settings.seed}",
-        "Versions": f"lrp_plugin {__version__}, torch {torch.__version__}, Python {platform.python_version()}",
-    }
-
-
 def write_findings(folder: Path, report: Report, findings: Findings) -> list[Path]:
     """Write the page, the evidence table (CSV) and the metrics (JSON), each whole or not at all.
 
     Returns:
         The paths, the page first.
     """
-    regions = {region: findings.scores.intervals(region) for region in findings.scores.areas}
     suspected = {
         found.test.class_name: {
             "accuracy_with": found.test.accuracy_with.mean,
@@ -239,23 +219,15 @@ def write_findings(folder: Path, report: Report, findings: Findings) -> list[Pat
         }
         for found in suspicions(report)
     }
-    summary = {**findings.metrics, "suspected_shortcuts": suspected}
+    regions = {region: findings.scores.intervals(region) for region in findings.scores.areas}
     return [
         write_report(folder / "report.html", report),
         write_atomically(folder / "evidence.csv", evidence_csv(regions)),
-        write_metrics(folder, summary),
+        write_metrics(folder, {**findings.metrics, "suspected_shortcuts": suspected}),
     ]
 
 
-def plain_metrics(value: Any) -> Any:
-    """Metrics as JSON can hold them: the confusion matrix as lists, NaN as None."""
-    if isinstance(value, Tensor):
-        return value.tolist()
-    if isinstance(value, Mapping):
-        return {key: plain_metrics(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> Path:
-    """Write metrics as ``metrics.json``."""
-    return write_atomically(folder / "metrics.json", (json.dumps(plain_metrics(metrics), indent=2) + "\n").encode())
+    """Write metrics as ``metrics.json``: the confusion matrix as lists, NaN as null."""
+    plain = json.loads(json.dumps(metrics, default=Tensor.tolist), parse_constant=lambda _: None)
+    return write_atomically(folder / "metrics.json", (json.dumps(plain, indent=2) + "\n").encode())

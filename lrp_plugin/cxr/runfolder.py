@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lrp_plugin.files import write_atomically
 from lrp_plugin.images import LabelledImages
+from lrp_plugin.images.parts import StoredParts
+from lrp_plugin.images.splits import LabelledSubset
+from lrp_plugin.kinds import checked
 from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 
 from .checkpoints import CheckpointError, load_model
-from .folders import COVID19CXRDataset, CXRFolder
-from .loaders import get_dataloader
+from .folders import COVID19CXRDataset, CXRFolder, cxr_transforms
+from .loaders import InMemory, get_dataloader
 from .models import CXRClassifier, build_model
-from .parts import StoredParts
 from .settings import History, TrainSettings
-from .splits import CXRSubset, InMemory
-from .transforms import cxr_transforms
 
 SETTINGS_FILE = "run.json"
 WEIGHTS_FILE = "best.safetensors"
@@ -27,39 +28,31 @@ WEIGHTS_FILE = "best.safetensors"
 DEFAULT_METHODS = ("saliency", "epsilon", "alphabeta", "epsilon_plus_flat")
 
 
+def _told(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@checked
 @dataclass(frozen=True)
 class RunSettings(TrainSettings):
-    """What decides a run's data, model and weights; kept in the run folder as JSON.
-
-    Attributes:
-        data: ``"synthetic"``, or a folder with one subfolder for each class.
-        model: a name of :func:`lrp_plugin.cxr.list_models`.
-        weights: None, or what torchvision takes (``"DEFAULT"``).
-        size: side of the pictures in pixels.
-        count: number of synthetic pictures; ignored for a folder.
-        seed: of pictures, split, weights and order.
-        shortcut: strength in [0, 1] of a text marker planted on synthetic COVID pictures, or None for no
-            marker.
-        batch_size: pictures a batch.
-        augment: turn, shift and zoom the training pictures of a folder a little.
-        lenient: leave out broken pictures and missing classes with a warning instead of an error.
-        workers: processes that read ahead.
-    """
+    """What decides a run's data, model and weights; kept in the run folder as JSON. Each field's ``help`` says what it is."""
 
     monitor: str = "loss"
-    data: str = "synthetic"
-    model: str = "reference_cnn"
-    weights: str | None = None
-    size: int = 128
-    count: int = 1200
-    seed: int = 0
-    shortcut: float | None = None
-    batch_size: int = 32
-    augment: bool = False
-    lenient: bool = False
-    workers: int = 0
+    data: str = _told("synthetic", "'synthetic' or a folder with one subfolder for each class")
+    model: str = _told("reference_cnn", "reference_cnn or any torchvision classifier")
+    weights: str | None = _told(None, "pretrained weights that torchvision knows, such as DEFAULT")
+    size: int = _told(128, "side of the pictures in pixels")
+    count: int = _told(1200, "number of synthetic pictures")
+    seed: int = _told(0, "of pictures, split, weights and order")
+    shortcut: float | None = _told(None, "strength, 0 to 1, of a text marker planted on synthetic COVID pictures")
+    batch_size: int = _told(32, "pictures a batch")
+    augment: bool = _told(False, "vary a folder's training pictures")
+    lenient: bool = _told(False, "leave out broken, missing and changed pictures with a warning")
+    workers: int = _told(0, "processes that read ahead")
 
-    least = {**TrainSettings.least, "size": 8, "count": 1, "seed": 0, "batch_size": 1, "workers": 0}
+    least: ClassVar[Mapping[str, int]] = {
+        **TrainSettings.least, "size": 8, "count": 1, "seed": 0, "batch_size": 1, "workers": 0,
+    }  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write the settings into the run folder."""
@@ -80,7 +73,7 @@ class RunSettings(TrainSettings):
             values = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
                 raise ValueError(f"it holds a {type(values).__name__} instead of names and values")
-            unknown = set(values) - {field.name for field in fields(cls)}
+            unknown = set(values) - {entry.name for entry in fields(cls)}
             if unknown:
                 raise ValueError(f"unknown {', '.join(sorted(unknown))}")
             return cls(**values)
@@ -95,7 +88,7 @@ class Parts:
     whole: LabelledImages
     train: Any
     val: Any
-    test: CXRSubset
+    test: LabelledSubset
     stored: StoredParts
 
 
@@ -111,10 +104,11 @@ def open_dataset(settings: RunSettings, transform: Any = None) -> LabelledImages
         return SyntheticCXR(settings.count, settings.seed, size=settings.size, shortcut=shortcut, transform=transform)
     if settings.shortcut is not None:
         raise ValueError("a shortcut can be planted on --data synthetic only: real pictures are left as they are")
-    root, strict = Path(settings.data), not settings.lenient
+    root = Path(settings.data)
+    how: dict[str, Any] = {"size": settings.size, "transform": transform, "strict": not settings.lenient}
     if any((root / name).is_dir() for name in ("Lung_Opacity", "COVID")):
-        return COVID19CXRDataset(root, expected=None, size=settings.size, transform=transform, strict=strict)
-    return CXRFolder(root, size=settings.size, transform=transform, strict=strict)
+        return COVID19CXRDataset(root, expected=None, **how)
+    return CXRFolder(root, **how)
 
 
 def open_parts(settings: RunSettings, folder: Path | None = None, *, training: bool = True) -> Parts:
@@ -133,17 +127,17 @@ def open_parts(settings: RunSettings, folder: Path | None = None, *, training: b
     whole = open_dataset(settings)
     stored = StoredParts.cut(whole, settings.seed) if folder is None else StoredParts.load(folder)
 
-    def part(name: str, by_content: bool, strict: bool = True) -> CXRSubset:
-        found = stored.indices(whole, name, strict=strict) if by_content else stored.by_name(whole, name)
-        return CXRSubset(whole, found)
+    def part(name: str, by_content: bool, strict: bool = True) -> LabelledSubset:
+        by_content = by_content and folder is not None
+        return LabelledSubset(
+            whole, stored.indices(whole, name, strict=strict) if by_content else stored.by_name(whole, name)
+        )
 
-    known = folder is not None
-    train, val = (part(name, known and training) for name in ("train", "val"))
-    test = part("test", known, not settings.lenient)
+    train, val, test = part("train", training), part("val", training), part("test", True, not settings.lenient)
     if training and settings.data == "synthetic":
         return Parts(whole, InMemory(train), InMemory(val), test, stored)
     if training and settings.augment:
-        train = CXRSubset(open_dataset(settings, cxr_transforms()), train.indices)
+        train = LabelledSubset(open_dataset(settings, cxr_transforms()), train.indices)
     return Parts(whole, train, val, test, stored)
 
 
@@ -155,7 +149,7 @@ def train_run(
     Args:
         settings: written to the folder before the first epoch.
         parts: of :func:`open_parts`.
-        folder: gets ``run.json``, ``last.ckpt``, ``best.safetensors`` and ``history.csv``.
+        folder: gets ``run.json``, ``parts.json``, ``last.ckpt``, ``best.safetensors`` and ``history.csv``.
         resume: as in :meth:`lrp_plugin.cxr.Trainer.train`.
         progress: show bars.
 
@@ -178,7 +172,7 @@ def train_run(
     if not (folder / "last.ckpt").exists():
         settings.save(folder)
         parts.stored.save(folder)
-    how = {field.name: getattr(settings, field.name) for field in fields(TrainSettings)}
+    how = {entry.name: getattr(settings, entry.name) for entry in fields(TrainSettings)}
     return model, trainer.train(train, val, resume=resume, **how)
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from lrp_plugin.files import csv_bytes
+from lrp_plugin.kinds import checked
 
-# Figures of merit that are better when smaller.
 _SMALLER_IS_BETTER = ("loss", "ece")
 
 
+@checked
 @dataclass(frozen=True)
 class TrainSettings:
     """Settings of one training run, under AdamW and torch's ``OneCycleLR``.
@@ -41,29 +42,19 @@ class TrainSettings:
     load_best: bool = True
 
     least: ClassVar[Mapping[str, int]] = {"epochs": 1, "patience": 1}
-    positive: ClassVar[tuple[str, ...]] = ("learning_rate", "max_grad_norm")
 
     def __post_init__(self) -> None:
-        legal: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "None": type(None),
-                                 "Sequence[float]": (list, tuple)}  # fmt: skip
-        for entry in fields(self):
-            value, kinds = getattr(self, entry.name), str(entry.type).split(" | ")  # annotations are strings here
-            told = f"{entry.name}={value!r}: must be"
-            if not any(isinstance(value, legal[kind]) for kind in kinds) or (
-                isinstance(value, bool) and "bool" not in kinds
-            ):
-                raise ValueError(f"{told} of the kind {entry.type}")
-            if isinstance(value, int) and value < self.least.get(entry.name, value):
-                raise ValueError(f"{told} at least {self.least[entry.name]}")
-            if entry.name in self.positive and value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{told} finite and positive")
-            if isinstance(value, float) and not 0 <= value < math.inf:
-                raise ValueError(f"{told} finite and at least 0")
+        for name, value in ((entry.name, getattr(self, entry.name)) for entry in fields(self)):
+            if isinstance(value, int) and value < self.least.get(name, value):
+                raise ValueError(f"{name}={value!r}: must be at least {self.least[name]}")
+            positive = name in ("learning_rate", "max_grad_norm")
+            if isinstance(value, (int, float)) and not (0 < value < math.inf or (value == 0 and not positive)):
+                raise ValueError(f"{name}={value!r}: must be finite and {'positive' if positive else 'at least 0'}")
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
             raise ValueError(f"class_weights={weights!r}: legal are None, 'balanced', or numbers")
         if weights is not None and not isinstance(weights, str):
-            if not all(isinstance(weight, (int, float)) and 0 < weight < math.inf for weight in weights):
+            if not all(0 < weight < math.inf for weight in weights):
                 raise ValueError(f"class_weights={list(weights)}: every weight must be finite and positive")
             object.__setattr__(self, "class_weights", [float(weight) for weight in weights])
 
@@ -107,5 +98,5 @@ class History:
 
     def to_csv(self) -> str:
         """The rows as CSV with a header line."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        names: list[Any] = list(dict.fromkeys(name for row in self.rows for name in row))
         return csv_bytes([names, *([row.get(name, "") for name in names] for row in self.rows)]).decode()

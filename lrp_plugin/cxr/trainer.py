@@ -24,6 +24,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
 from lrp_plugin.images import IGNORED
+from lrp_plugin.images.splits import known
 from lrp_plugin.synthetic import CLASSES
 
 from .checkpoints import CheckpointError, load_state, load_weights
@@ -31,10 +32,10 @@ from .loaders import EpochSampler, join_processes, rank_and_world
 from .metrics import DEFAULT_METRICS, check_metrics
 from .module import Classification, SeededEpochs, WholeFiles, seed_everything
 from .settings import History, TrainSettings
-from .splits import known
 
 __all__ = ["Trainer", "seed_everything"]
 
+_REMARKS = "resuming from a checkpoint|eval mode|LeafSpec|Checkpoint directory|dirpath has changed|`lr_scheduler"
 _PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
 
@@ -64,17 +65,10 @@ class Trainer:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        classes: Sequence[str] = CLASSES,
-        *,
-        device: torch.device | str | None = None,
-        output: str | Path | None = None,
-        seed: int = 0,
-        precision: str = "float32",
-        metrics: Sequence[str] = DEFAULT_METRICS,
-        progress: bool = True,
-    ) -> None:
+        self, model: nn.Module, classes: Sequence[str] = CLASSES, *, device: torch.device | str | None = None,
+        output: str | Path | None = None, seed: int = 0, precision: str = "float32",
+        metrics: Sequence[str] = DEFAULT_METRICS, progress: bool = True,
+    ) -> None:  # fmt: skip
         self.rank, self.world = join_processes()
         if device is None:
             own_card = torch.cuda.is_available() and (self.world == 1 or distributed.get_backend() == "nccl")
@@ -91,13 +85,9 @@ class Trainer:
         self.seed, self.precision, self.progress = seed, precision, progress
 
     def train(
-        self,
-        train_loader: DataLoader[Any],
-        val_loader: DataLoader[Any] | None = None,
-        *,
-        resume: bool | Literal["auto"] = False,
-        **settings: Any,
-    ) -> History:
+        self, train_loader: DataLoader[Any], val_loader: DataLoader[Any] | None = None, *,
+        resume: bool | Literal["auto"] = False, **settings: Any,
+    ) -> History:  # fmt: skip
         """Train.
 
         Args:
@@ -118,14 +108,13 @@ class Trainer:
         """
         chosen = TrainSettings(**settings)
         self._check(chosen, train_loader, val_loader)
-        state = self._state_to_resume(resume)
-        weights = self._class_weights(chosen, train_loader)
         facts = {"batches": len(train_loader), "processes": self.world}
+        state = self._state_to_resume(resume, {**asdict(chosen), **facts})
+        weights = self._class_weights(chosen, train_loader)
         with nullcontext(self.output) if self.output is not None else tempfile.TemporaryDirectory() as folder:
             output = Path(folder)
             module = Classification(self.model, self.classes, self.metrics, chosen, weights, output, facts)
             if state is not None:
-                self._check_same_run(state, {**asdict(chosen), **facts})
                 module.on_load_checkpoint(state)
             history = module.history
             if len(history.rows) < chosen.epochs and not history.stopped_early:
@@ -151,7 +140,7 @@ class Trainer:
             metrics: keys of :data:`lrp_plugin.cxr.METRICS`; None takes the trainer's.
         """
         module = Classification(self.model, self.classes, self.metrics if metrics is None else metrics)
-        self._apply("validate", module, loader)
+        self._apply("validate", module, loader, verbose=False)
         return module.result
 
     def inference(self, loader: DataLoader[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32], float]:
@@ -171,50 +160,46 @@ class Trainer:
         return labels.numpy(), probabilities.float().numpy(), float(losses.double().mean())
 
     def _fit(self, module: Classification, loader: Any, val_loader: Any, output: Path, resume: bool) -> None:
-        settings = module.settings
+        chosen = module.settings
         callbacks: list[Callback] = [
             ModelCheckpoint(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
         ]
-        if settings.patience is not None:
-            callbacks.append(
-                EarlyStopping(
-                    f"val_{settings.monitor}", patience=settings.patience, mode=settings.mode, check_finite=False
-                )
-            )
-        lightning = self._lightning(
-            callbacks, max_epochs=settings.epochs, gradient_clip_val=settings.max_grad_norm, enable_checkpointing=True
-        )
-        batches = SeededEpochs(loader, module, self.seed)
-        with _quiet():
+        if chosen.patience is not None:
+            monitored = f"val_{chosen.monitor}"
+            callbacks.append(EarlyStopping(monitored, patience=chosen.patience, mode=chosen.mode, check_finite=False))
+        with self._lightning(
+            callbacks, max_epochs=chosen.epochs, gradient_clip_val=chosen.max_grad_norm, enable_checkpointing=True
+        ) as lightning:
+            batches = SeededEpochs(loader, module, self.seed)
             lightning.fit(module, batches, val_loader, ckpt_path=output / "last.ckpt" if resume else None)
         self.model.to(self.device)
 
-    def _apply(self, what: str, module: Classification, loader: DataLoader[Any]) -> Any:
+    def _apply(self, what: str, module: Classification, loader: DataLoader[Any], **options: Any) -> Any:
         self._check_loader(loader)
         training = self.model.training
         try:
-            with _quiet():
-                options = {"verbose": False} if what == "validate" else {}
-                return getattr(self._lightning(), what)(module, loader, **options)
+            with self._lightning() as lightning:
+                return getattr(lightning, what)(module, loader, **options)
         finally:
             self.model.to(self.device).train(training)
 
-    def _lightning(self, callbacks: Sequence[Callback] = (), **options: Any) -> pl.Trainer:
+    @contextmanager
+    def _lightning(self, callbacks: Sequence[Callback] = (), **options: Any) -> Iterator[pl.Trainer]:
         """Lightning's trainer on this process's device, which writes and says nothing of its own."""
-        cuda = self.device.type == "cuda"
-        strategy: Any = "auto" if self.world == 1 else DDPStrategy(process_group_backend="nccl" if cuda else "gloo")
-        devices: Any = [self.device.index or 0] if cuda and self.world == 1 else 1
-        if self.world > 1:
+        cuda, alone = self.device.type == "cuda", self.world == 1
+        strategy: Any = "auto" if alone else DDPStrategy(process_group_backend="nccl" if cuda else "gloo")
+        devices: Any = [self.device.index or 0] if cuda else 1
+        if not alone:
             devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
         # On standard error, gone when done.
         bars = [RichProgressBar(leave=False, console_kwargs={"stderr": True})] if self.progress else []
         with _quiet():
-            return pl.Trainer(
+            yield pl.Trainer(
                 accelerator="gpu" if cuda else self.device.type,
                 devices=devices,
-                num_nodes=max(1, self.world // devices) if self.world > 1 else 1,
+                num_nodes=1 if alone else max(1, self.world // devices),
                 strategy=strategy,
-                sync_batchnorm=cuda and self.world > 1,
+                sync_batchnorm=cuda and not alone,
                 precision=_PRECISIONS[self.precision],
                 callbacks=[*callbacks, *bars],
                 plugins=[WholeFiles()],
@@ -247,36 +232,33 @@ class Trainer:
         if settings.patience is not None and val_loader is None:
             raise ValueError(f"patience={settings.patience} needs a val_loader: nothing else can get worse")
 
-    def _state_to_resume(self, resume: bool | str) -> dict[str, Any] | None:
-        """The last checkpoint, where the run goes on from it."""
+    def _state_to_resume(self, resume: bool | str, run: dict[str, Any]) -> dict[str, Any] | None:
+        """The last checkpoint, where the run goes on from it; refuses one of another run."""
         if self.output is None:
             if resume:
                 raise ValueError(f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run")
             return None
         last = self.output / "last.ckpt"
-        if resume is True or (resume == "auto" and last.exists()):
-            return load_state(last)
-        if last.exists():
-            raise FileExistsError(
-                f"{last} is an earlier run's checkpoint: continue with resume=True, or choose another output"
-            )
-        return None
-
-    def _check_same_run(self, state: dict[str, Any], new: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another run than this one."""
-        where = f"{self.output}/last.ckpt"
+        if not (resume is True or (resume == "auto" and last.exists())):
+            if last.exists():
+                raise FileExistsError(
+                    f"{last} is an earlier run's checkpoint: continue with resume=True, or choose another output"
+                )
+            return None
+        state = load_state(last)
         if not {"run", "history"} <= set(state):
-            raise CheckpointError(f"{where} is no checkpoint of this version: it does not say how it was trained")
+            raise CheckpointError(f"{last} is no checkpoint of this version: it does not say how it was trained")
         old = state["run"]
-        changed = [f"{name} {old.get(name)!r} -> {new[name]!r}" for name in new if old.get(name) != new[name]]
+        changed = [f"{name} {old.get(name)!r} -> {new!r}" for name, new in run.items() if old.get(name) != new]
         if changed:
             raise CheckpointError(
-                f"{where} cannot be resumed exactly, the run differs: {'; '.join(changed)}. Use the same "
+                f"{last} cannot be resumed exactly, the run differs: {'; '.join(changed)}. Use the same "
                 "settings, data and processes, or start in another output folder"
             )
         mine, theirs = self.model.state_dict(), _own(state["state_dict"])
         if {n: v.shape for n, v in mine.items()} != {n: v.shape for n, v in theirs.items()}:
-            raise CheckpointError(f"the weights in {where} belong to another model: names or shapes differ")
+            raise CheckpointError(f"the weights in {last} belong to another model: names or shapes differ")
+        return state
 
     def _class_weights(self, settings: TrainSettings, loader: DataLoader[Any]) -> Tensor | None:
         wanted, classes = settings.class_weights, self.classes
@@ -298,16 +280,11 @@ class Trainer:
 def _quiet() -> Iterator[None]:
     """Lightning without its remarks on machine and workers; Ctrl-C is Ctrl-C."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    handler = None
+    levels, handler = [logger.level for logger in loggers], signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
-        told = (
-            ".*(resuming from a checkpoint|eval mode|LeafSpec|Checkpoint directory|dirpath has changed|`lr_scheduler).*"
-        )
-        warnings.filterwarnings("ignore", message=told)
+        warnings.filterwarnings("ignore", message=f".*({_REMARKS}).*")
         try:
-            handler = signal.getsignal(signal.SIGINT)
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
             yield

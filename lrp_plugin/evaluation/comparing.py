@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def _name(value: Any) -> str:
     return getattr(value, "__qualname__", str(value))
 
 
-def bar(items: list[Any], shown: bool, text: str) -> Iterator[Any]:
+def bar(items: Iterable[Any], shown: bool, text: str) -> Iterator[Any]:
     """The items, with tqdm's bar where it is wanted and installed."""
     if shown:
         try:

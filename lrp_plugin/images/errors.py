@@ -7,6 +7,10 @@ class ImageError(ValueError):
     """A picture or a mask cannot be used; the message names the file and the remedy."""
 
 
+class DataWarning(UserWarning):
+    """Something about the data is not as it should be; the message names the file or folder."""
+
+
 LARGEST_PICTURE = 178_956_970
 """Pixels. A file that declares more is refused before anything is unpacked (a decompression bomb); the largest digital
 radiographs have about 20 million; Pillow refuses from the same size on."""

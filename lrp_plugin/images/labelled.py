@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -35,6 +37,17 @@ class LabelledImages(Dataset[dict[str, Any]]):
     @abstractmethod
     def path(self, index: int) -> str:
         """The file of picture ``index``, or a name such as ``synthetic:17``."""
+
+    def picture_name(self, index: int) -> str:
+        """What picture ``index`` is called, wherever the set lies."""
+        return self.path(index)
+
+    def content(self, index: int) -> str:
+        """SHA-256 of picture ``index``'s file: the same under another name, another once it was changed."""
+        try:
+            return hashlib.sha256(Path(self.path(index)).read_bytes()).hexdigest()
+        except OSError as error:
+            return f"unreadable {self.path(index)}: {error.strerror}"
 
     def url(self, index: int) -> str:
         """Where picture ``index`` came from, empty where nobody said."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lrp_plugin.evaluation import Comparison
+from lrp_plugin.evaluation.evidence import Localisation
 from lrp_plugin.evidence import Interval
 from lrp_plugin.visualization.arrays import Array, ArrayLike
 
@@ -80,23 +81,6 @@ class Example:
     region: ArrayLike | None = None
     finding: ArrayLike | None = None
     size: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Localisation:
-    """How much of one method's positive relevance lies inside the region, for one class over the test set.
-
-    Attributes:
-        class_name: One of the report's class names.
-        method: The method's name.
-        inside: Mean share in [0, 1] with its bootstrap interval (`lrp_plugin.evidence.evidence_by_class`).
-        chance: The region's mean share of the image, in [0, 1]: what a map without knowledge scores.
-    """
-
-    class_name: str
-    method: str
-    inside: Interval
-    chance: float
 
 
 @dataclass(frozen=True)

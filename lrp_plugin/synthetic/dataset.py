@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,11 @@ class SyntheticCXR(LabelledImages):
     def path(self, index: int) -> str:
         """Its name, ``synthetic:INDEX``: there is no file."""
         return f"synthetic:{self.position(index)}"
+
+    def content(self, index: int) -> str:
+        """SHA-256 of what decides picture ``index``, its size and its marker apart."""
+        recipe = f"{self.seed}:{self.position(index)}:{self.images_per_patient}:{self.contrast}"
+        return hashlib.sha256(recipe.encode()).hexdigest()
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Draw picture ``index``."""

@@ -23,7 +23,7 @@ pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 from lrp_plugin.cli import main
 from lrp_plugin.cxr import SyntheticCXR
 from lrp_plugin.cxr.checkpoints import load_state
-from lrp_plugin.cxr.explaining import build_explainer
+from lrp_plugin.cxr.examples import build_explainers
 from lrp_plugin.cxr.runfolder import RunSettings, open_model, open_parts
 from lrp_plugin.gradients import GradientSaliency
 
@@ -161,7 +161,7 @@ def test_a_number_of_examples_that_is_none_is_refused(run, capsys, number):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("[]", "holds a list"), ("{", "is no settings file"), ('{"size": "big"}', "size='big': must be of the kind int"),
+    [("[]", "holds a list"), ("{", "is no settings file"), ('{"size": "big"}', "size='big'): legal is an int"),
      ('{"epochs": 1.5}', "epochs=1.5"), ('{"colour": 1}', "unknown colour"), ('{"size": -1}', "size=-1"),
      ("\udcff", "settings")],
 )  # fmt: skip
@@ -340,11 +340,11 @@ def test_every_listed_method_explains(trained):
 
     model, picture = open_model(trained, SyntheticCXR(1).classes), SyntheticCXR(1, size=48)[0]["image"][None]
     slow = {"occlusion", "integrated_gradients", "smoothgrad"}
-    for name in set(method_names()) - slow:
-        relevance = build_explainer(name, model)(picture.as_subclass(torch.Tensor), 0)
+    for name, explain in build_explainers(sorted(set(method_names()) - slow), model).items():
+        relevance = explain(picture.as_subclass(torch.Tensor), 0)
         assert relevance.shape == picture.shape and torch.isfinite(relevance).all(), name
     with pytest.raises(ValueError, match="epsilon_gamma_box"):
-        build_explainer("no_such_method", model)
+        build_explainers(["no_such_method"], model)
 
 
 def test_ctrl_c_leaves_whole_files_and_a_run_to_resume(tmp_path):

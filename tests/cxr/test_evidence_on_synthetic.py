@@ -9,7 +9,9 @@ import torch
 
 pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 
-from lrp_plugin.cxr.explaining import (
+from lrp_plugin.cxr.reporting import build_report, examine
+from lrp_plugin.cxr.runfolder import RunSettings, open_parts, train_run
+from lrp_plugin.evaluation.evidence import (
     ALL_CLASSES,
     EvidenceScores,
     above_saliency,
@@ -17,8 +19,6 @@ from lrp_plugin.cxr.explaining import (
     evidence_table,
     score_evidence,
 )
-from lrp_plugin.cxr.reporting import build_report, examine
-from lrp_plugin.cxr.runfolder import RunSettings, open_parts, train_run
 from lrp_plugin.report import outside, suspicions
 
 OPACITIES = {"COVID", "Lung Opacity", "Viral Pneumonia"}

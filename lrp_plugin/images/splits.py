@@ -1,4 +1,4 @@
-"""Cut a dataset into training, validation and test parts, by scikit-learn; parts that know their labels."""
+"""Cut a labelled set into training, validation and test parts, by scikit-learn; parts that know their labels."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DEFAULT_RATIOS = (0.7, 0.1, 0.2)
 _MOST_FOLDS = 20
 
 
-class CXRSubset(Subset[dict[str, Any]]):
-    """A part of a dataset that still knows classes, labels and patients."""
+class LabelledSubset(Subset[dict[str, Any]]):
+    """A part of a data set that still knows ``classes``, ``labels`` and ``patients``, without reading a picture."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -26,43 +26,22 @@ class CXRSubset(Subset[dict[str, Any]]):
 
     @property
     def labels(self) -> list[int]:
-        """Label of each sample, nothing read."""
+        """Label of each sample."""
         labels = known(self.dataset, "labels")
         return [int(labels[index]) for index in self.indices]
 
     @property
     def patients(self) -> list[str]:
-        """Patient of each sample, nothing read."""
+        """Patient of each sample."""
         patients = known(self.dataset, "patients")
         return [str(patients[index]) for index in self.indices]
 
 
-class InMemory(Dataset[dict[str, Any]]):
-    """Samples of ``dataset`` read once, at construction, where drawing or decoding them anew costs more than training.
-
-    A grey picture of 128 x 128 pixels with three masks takes 0.11 MiB.
-    """
-
-    @checked
-    def __init__(self, dataset: Any) -> None:
-        self.classes: tuple[str, ...] = tuple(dataset.classes)
-        self.labels, self.patients = known(dataset, "labels"), known(dataset, "patients")
-        self._samples = [dataset[index] for index in range(len(dataset))]
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self._samples)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """The sample at ``index``, a new dictionary of shared tensors."""
-        return dict(self._samples[index])
-
-
 def known(dataset: Any, what: str) -> list[Any]:
-    """The ``labels`` (or ``targets``, torchvision's word) or ``patients`` of a dataset, without reading its pictures.
+    """The ``labels`` (or ``targets``, torchvision's word) or ``patients`` of a data set, without reading its pictures.
 
     Raises:
-        TypeError: it has none.
+        TypeError: It has none.
     """
     found = getattr(dataset, what, getattr(dataset, "targets", None) if what == "labels" else None)
     if found is None:
@@ -73,76 +52,70 @@ def known(dataset: Any, what: str) -> list[Any]:
 @checked
 def split_by_sample(
     dataset: Dataset[Any], ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0, *, stratify: bool = False
-) -> list[CXRSubset]:
+) -> list[LabelledSubset]:
     """Cut at random, each picture for itself (``sklearn.model_selection.train_test_split``).
 
     Part k gets ``floor(ratio_k N)`` pictures and the last part the rest: 21,165 at 70/10/20 makes 14,815, 2,116 and 4,234.
 
     Args:
-        dataset: anything with a length; with ``labels`` to stratify.
-        ratios: share of each part, in any order, summing to 1.
-        seed: the same seed makes the same cut.
-        stratify: keep the classes' shares in each part; each class then needs a picture for every part.
+        dataset: Anything with a length; with ``labels`` to stratify.
+        ratios: Share of each part, in any order, summing to 1.
+        seed: The same seed makes the same cut.
+        stratify: Keep the classes' shares in each part; each class then needs a picture for every part.
 
     Returns:
-        One subset for each ratio, indices ascending within a part.
+        One subset for each ratio, indices ascending.
 
     Raises:
-        ValueError: the ratios are negative or do not sum to 1, or there are too few pictures to stratify.
-        TypeError: stratify without labels.
+        ValueError: The ratios are negative or do not sum to 1, or there are too few pictures to stratify.
+        TypeError: Stratify without labels.
     """
     from sklearn.model_selection import train_test_split
 
     _check(ratios)
     labels = np.asarray(known(dataset, "labels")) if stratify else None
     rest = np.arange(len(dataset))  # type: ignore[arg-type]
-    sizes = [math.floor(ratio * len(rest) + 1e-9) for ratio in ratios[:-1]]
     parts: list[Any] = []
-    for size in sizes:
-        if 0 < size < len(rest):
+    for size in [math.floor(ratio * len(rest) + 1e-9) for ratio in ratios[:-1]]:
+        part, left = rest[:size], rest[size:]
+        if len(part) and len(left):
             of = None if labels is None else labels[rest]
-            part, rest = train_test_split(rest, train_size=size, random_state=seed, stratify=of)
-        else:
-            part, rest = rest[:size], rest[size:]
+            part, left = train_test_split(rest, train_size=size, random_state=seed, stratify=of)
         parts.append(part)
-    return [CXRSubset(dataset, sorted(part.tolist())) for part in [*parts, rest]]
+        rest = left
+    return [LabelledSubset(dataset, sorted(part.tolist())) for part in [*parts, rest]]
 
 
 @checked
 def split_by_patient(
     dataset: Dataset[Any], ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0, *, stratify: bool = False
-) -> list[CXRSubset]:
-    """Cut so that no patient is in two parts (``sklearn.model_selection.StratifiedGroupKFold``).
+) -> list[LabelledSubset]:
+    """Cut so that no patient is in two parts; the ratios are met as nearly as whole patients and twentieths allow.
 
-    Arguments as :func:`split_by_sample`; the dataset has ``patients``, and ratios are met as nearly as whole patients and
-    twentieths allow.
+    Arguments as :func:`split_by_sample`; the data set has ``patients``.
 
     Raises:
-        ValueError: the ratios are negative or do not sum to 1, or there are fewer pictures (to stratify: of every class)
+        ValueError: The ratios are negative or do not sum to 1, or there are fewer pictures (to stratify: of every class)
             than folds; 70/10/20 takes ten.
-        TypeError: the dataset names no patients, or stratify without labels.
+        TypeError: The data set names no patients, or stratify without labels.
     """
     patients = known(dataset, "patients")
     labels = known(dataset, "labels") if stratify else [0] * len(patients)
-    return [CXRSubset(dataset, part) for part in split_by_group(labels, patients, ratios, seed)]
+    return [LabelledSubset(dataset, part) for part in split_by_group(labels, patients, ratios, seed)]
 
 
 def split_by_group(
     labels: Sequence[int], groups: Sequence[str], ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0
 ) -> list[list[int]]:
-    """Positions of each part, ascending; no group is in two parts, and each class is shared out by the ratios.
-
-    Args, Raises:
-        As :func:`split_by_patient`.
-    """
+    """Positions of each part, ascending, by ``sklearn.model_selection.StratifiedGroupKFold``: as `split_by_patient`."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     _check(ratios)
     whole = (k for k in range(2, _MOST_FOLDS) if all(abs(ratio * k - round(ratio * k)) < 1e-6 for ratio in ratios))
     folds = next(whole, _MOST_FOLDS)
-    cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")
+        cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         dealt = [part.tolist() for _, part in cutter.split(np.zeros(len(labels)), labels, groups)]
     edges = [0, *(round(float(edge) * folds) for edge in np.cumsum(ratios))]
     return [sorted(sum(dealt[start:end], [])) for start, end in zip(edges, edges[1:])]
