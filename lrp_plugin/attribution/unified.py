@@ -15,6 +15,7 @@ from lrp_plugin.attribution.arguments import check_flags, read_arguments
 from lrp_plugin.attribution.batches import parts
 from lrp_plugin.attribution.compiled import CompiledPass
 from lrp_plugin.attribution.inputs import OutputChoice, check_choice, checked
+from lrp_plugin.attribution.reach import tell_of_little
 from lrp_plugin.attribution.session import Explained, Pass, Session, recording, total
 from lrp_plugin.attribution.targets import Part, is_function, pick_target
 from lrp_plugin.composites import Composite, Site
@@ -182,6 +183,7 @@ class UnifiedLRP(GradientAttribution):
             print(Plan(plan))
         if isinstance(target, Part):
             _check_divided(found.output, given)
+        tell_of_little(self.session, found)
         attributions = arguments.format(found.relevances, isinstance(inputs, tuple))
         if not return_convergence_delta:
             return attributions

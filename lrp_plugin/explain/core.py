@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin.attribution.inputs import OUTPUT_NAMES, chosen_output
+from lrp_plugin.attribution.reach import LITTLE, leave_out
 from lrp_plugin.composites import Composite
 from lrp_plugin.explain.explanation import IN_WORDS, Explanation, Guess
 from lrp_plugin.explain.methods import GRADIENTS, Bounds, automatic, gradient_for, lrp_for, takes_bias, unknown
 from lrp_plugin.ledger import ABSORBED
 from lrp_plugin.propagation.quiet import evaluating
-
-LITTLE = 0.1
-"""Where less of the logit than this reaches the input, a note says so and names the remedy."""
 
 
 def scores_of(output: Any, choose: Any = None) -> Tensor:
@@ -165,6 +163,8 @@ def relevance_of(
         explainer = gradient_for(model, str(method), output=lambda found: scores_of(found, output), **options)
         return explainer.attribute(inputs, target), None, name, explainer.unit
     lrp = lrp_for(model, method, bias=bias, bounds=bounds, output=output, **options)
+    if ledger:
+        leave_out(lrp.session)  # its note says more, from the ledger
     if bias != "absorb":
         name = f"{name}, biases {'handed on' if bias == 'distribute' else 'ignored'}"
     found = lrp.attribute(inputs, target, **call)

@@ -40,8 +40,9 @@ td {{ text-align: right; font-variant-numeric: tabular-nums; }}
 
 
 def fragment(explanation: Explanation, **options: Any) -> str:
-    """What a notebook shows: the figure, the model's answers, the account of the logit, the notes."""
-    parts = [_words(explanation), _figure(explanation, **options), _answers(explanation), _account(explanation)]
+    """What a notebook shows: the figure (words as words), the model's answers, the account of the logit, the notes."""
+    shown = _words(explanation) or _figure(explanation, **options)
+    parts = [shown, _answers(explanation), _account(explanation)]
     parts += [f"<p><strong>Note:</strong> {html.escape(note)}</p>" for note in explanation.notes]
     return "\n".join(part for part in parts if part)
 
@@ -55,7 +56,8 @@ def _words(explanation: Explanation) -> str:
     if explanation.kind != "text" or "words" not in explanation.view or explanation.view.get("generated"):
         return ""
     view = explanation.view
-    return text_html(view["words"], view["word_relevance"], unit=explanation.unit)
+    head = "<br>".join(html.escape(line) for line in (explanation.title, f"{explanation.model}, {explanation.method}"))
+    return f"<p>{head}</p>\n{text_html(view['words'], view['word_relevance'], unit=explanation.unit)}"
 
 
 def _figure(explanation: Explanation, **options: Any) -> str:
@@ -76,7 +78,8 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
         for row in rows
     ]
-    return f'<div class="scroll"><table><tr>{top}</tr>{"".join(f"{line}</tr>" for line in lines)}</table></div>'
+    body = "".join(f"{line}</tr>" for line in lines)
+    return f'<div class="scroll" style="margin-bottom:1em"><table><tr>{top}</tr>{body}</table></div>'
 
 
 def _answers(explanation: Explanation) -> str:

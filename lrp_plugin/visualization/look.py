@@ -121,7 +121,7 @@ class Look:
     def changed(self) -> str:
         """What was done for display only, as the picture says it; empty where nothing was."""
         done = [f"mean of {self.pool} x {self.pool} pixels"] if self.pool > 1 else []
-        done += [f"smoothed by {self.smooth:g} pixels"] if self.smooth else []
+        done += [f"smoothed by {self.smooth:g} pixel{'s' * (self.smooth != 1)}"] if self.smooth else []
         return f"{', '.join(done)}, for display only" if done else ""
 
     def note(self, panel: Axes) -> None:

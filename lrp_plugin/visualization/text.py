@@ -84,7 +84,7 @@ def _scale(values: Array, unit: str) -> ColourScale:
 
 @checked
 def text_html(tokens: Sequence[str], relevance: ArrayLike, *, unit: str = "logit") -> str:
-    """The words as one HTML paragraph, each on its colour, its value shown on hovering and read by screen readers.
+    """The words as an HTML paragraph, each on its colour, its value shown on hovering; the colours' scale below.
 
     Args:
         tokens: T words (see `whole_words`).
@@ -105,7 +105,13 @@ def text_html(tokens: Sequence[str], relevance: ArrayLike, *, unit: str = "logit
             f'<span style="background:{colour};color:#111;padding:.1em .25em;border-radius:.25em" '
             f'title="{html.escape(label)}">{html.escape(token)}</span>'
         )
-    return f'<p style="line-height:2;font-size:1.05em">{" ".join(parts)}</p>'
+    ends = ", ".join(to_hex(RELEVANCE(scale.norm(share * scale.limit))) for share in (-0.55, -0.275, 0, 0.275, 0.55))
+    ramp = "display:inline-block;width:9em;height:.8em;vertical-align:middle;background:linear-gradient(90deg, " + ends
+    return (
+        f'<p style="line-height:2;font-size:1.05em">{" ".join(parts)}</p>\n'
+        f'<p style="font-size:.85em">against, {number(-scale.limit)} <span style="{ramp})"></span> {number(scale.limit)}, '
+        f"for: relevance ({html.escape(unit)})</p>"
+    )
 
 
 @checked

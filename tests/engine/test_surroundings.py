@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -179,7 +180,7 @@ def test_a_pair_of_no_use_is_said_once(selector: Any, spec: str, said: str) -> N
     with pytest.warns(UserWarning, match=said) as told:
         lrp.attribute(x, target=0)
         lrp.attribute(x, target=0)
-    assert len(told) == 1
+    assert sum(bool(re.search(said, str(one.message))) for one in told) == 1
     with pytest.raises(ValueError, match=said):
         UnifiedLRP(net, composite=composite, strict=True).attribute(x, target=0)
 
