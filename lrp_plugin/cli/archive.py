@@ -153,16 +153,19 @@ def _defaults(source: ModelSource, options: argparse.Namespace) -> tuple[dict[st
     """The model's own preprocessing as keywords of `Picture`, and its classes' names if known."""
     from lrp_plugin.archive.models import defaults_of
 
-    if source.run_folder is None and ":" not in options.model and options.weights is None:
-        print(
-            f"Note: no weights were given, so {options.model} is UNTRAINED: its maps are no evidence.", file=sys.stderr
-        )
     if not _is_packaged(options.model):
+        if source.run_folder is None and ":" not in options.model and options.weights is None:
+            print(
+                f"Note: no weights were given, so {options.model} is UNTRAINED: its maps are no evidence.",
+                file=sys.stderr,
+            )
         return defaults_of(source)
     from lrp_plugin.cli.models import load_model
     from lrp_plugin.explain import preprocessing_of
 
     loaded = load_model(options.model, weights=options.weights)
+    if loaded.caution:
+        print(loaded.caution, file=sys.stderr)
     own = loaded.preprocess or preprocessing_of(loaded.network)
 
     def each(values: Any) -> tuple[float, ...]:

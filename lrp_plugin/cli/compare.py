@@ -132,8 +132,8 @@ def _opened(options: argparse.Namespace) -> tuple[Any, Any, tuple[Any, Any]]:
                         num_classes=options.num_classes)  # fmt: skip
     preprocess = _preprocessing(options, loaded)
     pictures = Pictures(folder, preprocess, options.limit)
-    if not loaded.trained:
-        print("Note: no weights were given, so this network is UNTRAINED: the figures say nothing of trained ones.")
+    if loaded.caution:
+        print(loaded.caution)
     return loaded.network, pictures, preprocess.bounds
 
 

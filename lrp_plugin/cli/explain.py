@@ -18,7 +18,7 @@ from lrp_plugin.explain import Explanation, Preprocessing, explain_image, prepro
 from lrp_plugin.explain.methods import check_name
 from lrp_plugin.explain.names import read_labels
 from lrp_plugin.files import file_stem, file_stems
-from lrp_plugin.visualization import plot_comparison, save_figure, unshown
+from lrp_plugin.visualization import number, plot_comparison, save_figure, unshown
 
 FORMATS = ("png", "npy", "json", "html", "pdf", "svg")
 DEFAULT_FORMATS = "png,npy,json"
@@ -77,9 +77,8 @@ def run_explain(options: argparse.Namespace) -> int:
                         num_classes=options.num_classes)  # fmt: skip
     loaded.network.to(device)
     preprocess = _preprocessing(options, loaded)
-    if not loaded.trained:
-        print("Note: no weights were given, so this network is UNTRAINED: the map shows how the method works, "
-              "not evidence.")  # fmt: skip
+    if loaded.caution:
+        print(loaded.caution)
     failed = 0
     for image, stem in _counted(options.images, not options.no_progress):
         try:
@@ -96,12 +95,13 @@ def run_explain(options: argparse.Namespace) -> int:
 def _explained(
     options: argparse.Namespace, loaded: LoadedModel, image: str, preprocess: Preprocessing, labels: list[str] | None
 ) -> list[Explanation]:
+    name = f"untrained {loaded.name}" if loaded.trained is False else loaded.name
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "only .* of the logit reached")  # printed with the explanation
         return [
             explain_image(
                 loaded.network, _picture(image), options.target, method, preprocess=preprocess, labels=labels,
-                bias=options.bias, topk=options.topk, name=loaded.name if loaded.trained else f"untrained {loaded.name}",
+                bias=options.bias, topk=options.topk, name=name,
             )
             for method in options.method
         ]  # fmt: skip
@@ -168,6 +168,8 @@ def _preprocessing(options: argparse.Namespace, loaded: LoadedModel) -> Preproce
             changes[name] = values[0] if len(values) == 1 else tuple(values)
     if {"mean", "std"} <= set(changes):
         changes["source"] = "the command line"
+    elif options.size is not None:
+        changes["source"] = own.source.replace("224 pixels", f"{' x '.join(map(str, options.size))} pixels")
     return replace(own, **changes)
 
 
@@ -200,7 +202,7 @@ def _write(
 def _report(image: str, found: list[Explanation], paths: list[Path]) -> None:
     print(f"{image}: {'; '.join(str(guess) for guess in found[0].top)}")
     for one in found:
-        print(f"  {one.method} explains {one.title}, logit {one.logit:.4g}: {'; '.join(one.account())}")
+        print(f"  {one.method} explains {one.title}, logit {number(one.logit)}: {'; '.join(one.account())}")
     for note in dict.fromkeys(note for one in found for note in one.notes):
         print(f"  note: {note.replace('give preprocess=', 'give --size, --mean, --std')}")
     for path in paths:

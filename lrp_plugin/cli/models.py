@@ -28,14 +28,23 @@ class LoadedModel:
     Attributes:
         network: In evaluation mode.
         name: As results are named after it.
-        trained: Weights were loaded.
+        trained: Weights were loaded. None: a function of the user's own made it, and only that knows.
         preprocess: Its own preprocessing, where its weights say it.
     """
 
     network: nn.Module
     name: str
-    trained: bool
+    trained: bool | None
     preprocess: Preprocessing | None = None
+
+    @property
+    def caution(self) -> str | None:
+        """What a reader has to know of a network that may not be trained."""
+        if self.trained:
+            return None
+        if self.trained is None:
+            return f"Note: no --checkpoint was given; unless {self.name} loads weights itself, this network is UNTRAINED."
+        return "Note: weights are missing, so this network is UNTRAINED: what is found says nothing of a trained one."
 
 
 def load_model(
@@ -130,10 +139,14 @@ def _hugging_face(name: str, weights: str | None, num_classes: int | None) -> Lo
     local = Path(name).exists()
     if local and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} is no Hugging Face folder: it has no config.json")
-    network = _built(
-        name, lambda: transformers.AutoModelForImageClassification.from_pretrained(name, local_files_only=local)
-    )
-    return LoadedModel(network, Path(name).name or name, True)
+    kind, missing = transformers.AutoModelForImageClassification, []
+
+    def build() -> nn.Module:
+        network, told = kind.from_pretrained(name, local_files_only=local, output_loading_info=True)
+        missing.extend(told["missing_keys"])  # as a head that the folder lacks: it was drawn at random
+        return network
+
+    return LoadedModel(_built(name, build), Path(name).name or name, not missing)
 
 
 def _torchxrayvision(name: str, weights: str | None, num_classes: int | None) -> LoadedModel:
@@ -173,7 +186,7 @@ def _of_users(spec: str, weights: str | None, num_classes: int | None) -> Loaded
         raise ValueError(
             f"what {name} in {place} returned is no nn.Module but {type(network).__name__}; it should return an nn.Module"
         )
-    return LoadedModel(network, name, False)
+    return LoadedModel(network, name, None)
 
 
 def _of_file(path: Path) -> ModuleType:

@@ -142,12 +142,37 @@ def test_one_broken_picture_does_not_stop_the_others(here, capsys):
 def test_an_untrained_network_and_a_map_that_holds_little_say_so(here, capsys):
     assert explain("cat.png", "--mean", "0", "--std", "30") == 0
     printed = capsys.readouterr().out
-    assert "UNTRAINED" in printed and "--bias distribute" in printed
+    assert "unless build loads weights itself, this network is UNTRAINED" in printed and "--bias distribute" in printed
+    assert facts()["model"] == "build", "a function of one's own may load weights: only it knows"
 
 
-def test_preprocessing_is_the_command_lines(here):
+def test_a_packages_network_without_weights_is_called_untrained(here, capsys):
+    words = ["cat.png", "--model", "squeezenet1_1", "--size", "64", "--method", "saliency", "--format", "json", "--out", "out"]
+    assert main(["explain", *words]) == 0
+    assert "Note: weights are missing, so this network is UNTRAINED" in capsys.readouterr().out
+    assert facts()["model"] == "untrained squeezenet1_1"
+
+
+def test_a_hugging_face_folder_without_its_head_is_called_untrained(here, capsys):
+    transformers = pytest.importorskip("transformers", reason="needs transformers (extra peers)")
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.ViTConfig(**small, image_size=32, patch_size=8, num_labels=2)
+    transformers.ViTForImageClassification(config).save_pretrained("whole")
+    transformers.ViTModel(config).save_pretrained("headless")
+    words = ["--method", "saliency", "--format", "json", "--out"]
+    assert main(["explain", "cat.png", "--model", "hf:whole", *words, "out"]) == 0
+    assert facts()["model"] == "whole" and "UNTRAINED" not in capsys.readouterr().out
+    assert main(["explain", "cat.png", "--model", "hf:headless", *words, "out2"]) == 0
+    assert "UNTRAINED" in capsys.readouterr().out
+    assert "untrained headless" in next(Path("out2").glob("*.json")).read_text()
+
+
+def test_preprocessing_is_the_command_lines(here, capsys):
     assert explain("film.tif", "--mean", "0.5", "--std", "0.25", "--format", "npy,json") == 0
     assert facts()["preprocessing"] == "the command line"
+    capsys.readouterr()
+    assert explain("film.tif", "--format", "json", "--overwrite") == 0
+    assert "ImageNet's mean and deviation at 64 pixels, assumed; give --size, --mean, --std" in capsys.readouterr().out
     assert float(read_image("film.tif", stretch=True).max()) == 1.0
 
 

@@ -70,7 +70,7 @@ FAULTS = [
     fault("cli/explain.py", "results are replaced unasked", "if there and not options.overwrite:", "if False:", _COMMAND),
     fault("cli/explain.py", "one broken picture ends the run", "if len(options.images) == 1:", "if True:", _COMMAND),
     fault("cli/explain.py", "failures leave status 0", "return 2 if failed else 0", "return 0", _COMMAND),
-    fault("cli/explain.py", "an untrained network is not told of", "if not loaded.trained:", "if False:", _COMMAND),
+    fault("cli/explain.py", "an untrained network is not told of", "if loaded.caution:", "if False:", _COMMAND),
     fault("cli/explain.py", "--bias is not in the file's name", 'if options.bias != "absorb":', "if False:", _COMMAND),
     fault("cli/explain.py", "--std without --mean is dropped", 'for name in ("mean", "std"):', 'for name in ("mean",):', _COMMAND),
     fault("cli/explain.py", "--size H W is taken for W H", "tuple(options.size)", "tuple(options.size[::-1])", _COMMAND),
