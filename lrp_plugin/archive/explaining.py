@@ -15,6 +15,7 @@ from lrp_plugin.archive.pictures import Read
 from lrp_plugin.archive.rows import LEDGER, kept, packed
 from lrp_plugin.archive.settings import Method, Picture, Settings, Targets
 from lrp_plugin.attribution import RULES, UnifiedLRP
+from lrp_plugin.attribution.reach import leave_out
 from lrp_plugin.composites import epsilon_gamma_box
 from lrp_plugin.composites.ready import READY
 from lrp_plugin.evidence import mask_area, mask_share
@@ -53,7 +54,9 @@ def build(method: Method, model: nn.Module, picture: Picture) -> UnifiedLRP | _E
             options["rule"] = method.name
         else:
             raise ValueError(f"unknown method {method.name!r}; legal are {', '.join(method_names())}")
-    return UnifiedLRP(model, **options)
+    lrp = UnifiedLRP(model, **options)
+    leave_out(lrp.session)  # rows and report say what reached the picture, of every map
+    return lrp
 
 
 def _normalized(images: Tensor, picture: Picture) -> Tensor:

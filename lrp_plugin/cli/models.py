@@ -43,7 +43,9 @@ class LoadedModel:
         if self.trained:
             return None
         if self.trained is None:
-            return f"Note: no --checkpoint was given; unless {self.name} loads weights itself, this network is UNTRAINED."
+            return (
+                f"Note: no --checkpoint was given; unless {self.name} loads weights itself, this network is UNTRAINED."
+            )
         return "Note: weights are missing, so this network is UNTRAINED: what is found says nothing of a trained one."
 
 

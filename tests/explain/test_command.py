@@ -147,8 +147,8 @@ def test_an_untrained_network_and_a_map_that_holds_little_say_so(here, capsys):
 
 
 def test_a_packages_network_without_weights_is_called_untrained(here, capsys):
-    words = ["cat.png", "--model", "squeezenet1_1", "--size", "64", "--method", "saliency", "--format", "json", "--out", "out"]
-    assert main(["explain", *words]) == 0
+    words = ["cat.png", "--model", "squeezenet1_1", "--size", "64", "--method", "saliency", "--format", "json"]
+    assert main(["explain", *words, "--out", "out"]) == 0
     assert "Note: weights are missing, so this network is UNTRAINED" in capsys.readouterr().out
     assert facts()["model"] == "untrained squeezenet1_1"
 

@@ -124,3 +124,9 @@ def test_of_a_real_network_and_a_photograph() -> None:
     inputs = explain_image(network, data.chelsea(), method="saliency").input[None]
     with pytest.warns(UserWarning, match=SAID):
         UnifiedLRP(network, composite="epsilon_plus_flat").attribute(inputs, target=281)
+
+
+def test_what_measures_dozens_of_explainers_is_quiet() -> None:
+    from lrp_plugin.evaluation.methods import explaining
+
+    assert not said(lambda: explaining(UnifiedLRP(biased(), "epsilon"))(INPUTS, 1))
