@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrp_plugin.cxr.examples import build_explainers, explain_sample
 from lrp_plugin.cxr.loaders import get_dataloader
+from lrp_plugin.cxr.reporting import build_explainers
 from lrp_plugin.cxr.runfolder import RunSettings, open_parts, train_run
 from lrp_plugin.cxr.trainer import Trainer
+from lrp_plugin.explain.samples import explain_sample
 from lrp_plugin.visualization import plot_comparison
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "radiograph.png"
@@ -37,7 +38,7 @@ def radiograph(run: Path) -> None:
         i for i in range(len(parts.test)) if parts.test[i]["evidence"].any() and probabilities[i].argmax() == labels[i]
     ]
     place = max(right, key=lambda i: probabilities[i].max())
-    shown = explain_sample(model, parts.test[place], explainers, parts.whole.classes, "film")
+    shown = explain_sample(model, parts.test[place], explainers, parts.whole.classes, "film", region="lungs")
     figure = plot_comparison(
         shown.image, {entry.method: entry.relevance for entry in shown.explanations}, logit=shown.logit,
         totals=[entry.method for entry in shown.explanations if entry.total is not None], mask=shown.finding,

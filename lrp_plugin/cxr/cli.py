@@ -143,16 +143,18 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
-    from .examples import CAUTION, build_explainers, explain_sample, open_samples, save_example
+    from lrp_plugin.explain.samples import CAUTION, explain_sample, save_example
+
+    from .reporting import build_explainers, open_samples
 
     settings, parts, model, _ = _opened(options)
     explainers = build_explainers(options.methods, model)
     for identifier, source, sample in open_samples(settings, parts, options.index, options.image):
-        example = explain_sample(model, sample, explainers, parts.whole.classes, identifier)
+        example = explain_sample(model, sample, explainers, parts.whole.classes, identifier, region="lungs")
         print(f"{identifier}: {example.predicted_class}, {100 * example.probability:.1f} %, logit {example.logit:.3f}")
         if example.true_class is None:
             print(f"  caution: {CAUTION}")
-        for path in save_example(options.out / "explained", example, source):
+        for path in save_example(options.out / "explained", example, source, "lungs"):
             print(f"  written: {path}")
 
 

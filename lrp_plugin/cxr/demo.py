@@ -10,13 +10,13 @@ from torch import Tensor
 
 from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.evaluation.evidence import evidence_table
+from lrp_plugin.explain.samples import plot_example
 from lrp_plugin.files import file_stems
 from lrp_plugin.report import Example
 from lrp_plugin.visualization import plot_ledger, save_figure
 from lrp_plugin.visualization.classes import literal, plot_class_examples, plot_confusion_matrix
 from lrp_plugin.visualization.localisation import plot_evidence
 
-from .examples import plot_example
 from .models import CXRClassifier
 from .reporting import Findings, build_report, examine, explain_examples, write_findings
 from .runfolder import DEFAULT_METHODS, Parts, RunSettings, open_parts, train_run
@@ -77,7 +77,7 @@ def _write_figures(
         "classes": plot_class_examples(parts.test),
         "confusion": plot_confusion_matrix(findings.metrics["confusion_matrix"], classes),
         **{
-            f"explained-{stem}": plot_example(firsts[name])
+            f"explained-{stem}": plot_example(firsts[name], "lungs")
             for name, stem in zip(classes, file_stems(classes))
             if name in firsts
         },

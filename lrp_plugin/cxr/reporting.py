@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,10 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Subset
+from torchvision.transforms.v2 import functional as TF
 
 from lrp_plugin.evaluation import Comparison, compare
 from lrp_plugin.evaluation.evidence import ALL_CLASSES, EvidenceScores, evidence_csv, score_evidence
+from lrp_plugin.evaluation.methods import Explain, builders
 from lrp_plugin.evidence import bootstrap_mean
+from lrp_plugin.explain.samples import explain_sample
 from lrp_plugin.files import write_atomically
 from lrp_plugin.images import IGNORED
 from lrp_plugin.images.splits import LabelledSubset
@@ -26,7 +29,7 @@ from lrp_plugin.report import Example, Metric, RemovalTest, Report, suspicions, 
 from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
 
-from .examples import build_explainers, explain_sample
+from .folders import read_radiograph
 from .loaders import get_dataloader
 from .models import CXRClassifier
 from .runfolder import Parts, RunSettings
@@ -91,6 +94,15 @@ def examine(
     )
 
 
+def build_explainers(methods: Sequence[str], model: CXRClassifier) -> dict[str, Explain]:
+    """Functions ``(images, target) -> relevance`` by their names in `lrp_plugin.evaluation.method_names`.
+
+    Raises:
+        ValueError: an unknown name; the legal ones are listed.
+    """
+    return {name: build(model) for name, build in builders(methods, model, model.pixel_range).items()}
+
+
 def marker_tests(trainer: Trainer, test: LabelledSubset, batch_size: int = 32) -> list[RemovalTest]:
     """Accuracy on each class's marked pictures, and on the same pictures without the marker.
 
@@ -125,9 +137,9 @@ def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per
         ranked = own[np.argsort(-sure[own], kind="stable")]
         chosen += ranked[predicted[ranked] == label][:per_class].tolist()
         chosen += ranked[predicted[ranked] != label][:1].tolist()
-    places = [findings.test.indices[position] for position in chosen]
+    whole, places = parts.whole, [findings.test.indices[position] for position in chosen]
     return [
-        explain_sample(model, parts.whole[i], explainers, parts.whole.classes, parts.whole.picture_name(i)) for i in places
+        explain_sample(model, whole[i], explainers, whole.classes, whole.picture_name(i), region="lungs") for i in places
     ]  # fmt: skip
 
 
@@ -231,3 +243,34 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> Path:
     """Write metrics as ``metrics.json``: the confusion matrix as lists, NaN as null."""
     plain = json.loads(json.dumps(metrics, default=Tensor.tolist), parse_constant=lambda _: None)
     return write_atomically(folder / "metrics.json", (json.dumps(plain, indent=2) + "\n").encode())
+
+
+def open_samples(
+    settings: RunSettings, parts: Parts, indices: Sequence[int] | None, files: Sequence[Path] | None
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Yield identifier, source (different for every picture) and sample of pictures of the data, or of files of one's own.
+
+    Args:
+        settings: the run's; files are resized to its ``size``.
+        parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
+        indices: positions in the whole data; None takes the first test picture of each class.
+        files: pictures without a label; None takes the data's.
+
+    Raises:
+        RadiographError: a file cannot be read.
+        ValueError: a position lies outside the data.
+    """
+    for path in files or ():
+        image = TF.resize_image(read_radiograph(path), [settings.size, settings.size], antialias=True)
+        yield path.name, str(path.resolve()), {"image": image.clamp(0.0, 1.0)}
+    if files:
+        return
+    whole = parts.whole
+    firsts = dict(reversed(list(zip(parts.test.labels, parts.test.indices))))
+    for index in [firsts[label] for label in sorted(firsts)] if indices is None else indices:
+        if not -len(whole) <= index < len(whole):
+            told = f"which has {len(whole)} pictures: 0 to {len(whole) - 1}"
+            raise ValueError(f"index {index} lies outside the data, {told}")
+        sample, name = whole[index], whole.picture_name(index)
+        if int(sample["disease"]) != IGNORED:
+            yield name, f"{settings.data} {name}", sample

@@ -23,7 +23,7 @@ pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 from lrp_plugin.cli import main
 from lrp_plugin.cxr import SyntheticCXR
 from lrp_plugin.cxr.checkpoints import load_state
-from lrp_plugin.cxr.examples import build_explainers
+from lrp_plugin.cxr.reporting import build_explainers
 from lrp_plugin.cxr.runfolder import RunSettings, open_model, open_parts
 from lrp_plugin.gradients import GradientSaliency
 
@@ -241,7 +241,7 @@ def test_what_a_command_raises_by_name_ends_in_one_line(run, monkeypatch, capsys
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("lrp_plugin.cxr.examples.open_samples", fail)
+    monkeypatch.setattr("lrp_plugin.cxr.reporting.open_samples", fail)
     assert cxr("explain", run, "--index", "3", "--methods", "saliency") == 2
     assert capsys.readouterr().err == f"lrp-plugin: {error}\n"
 
