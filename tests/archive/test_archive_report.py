@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +74,6 @@ def test_the_folder_holds_a_page_its_rows_and_a_picture_for_each_case(made: Path
         write_archive_report(str(made), tmp_path / "other")
 
 
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1400,1000"):
-        options.add_argument(argument)
-    opened = webdriver.Chrome(service=webdriver.ChromeService(driver), options=options)
-    yield opened
-    opened.quit()
-
-
 def cards(browser: Any) -> list[str]:
     script = "return [...document.querySelectorAll('.case h3')].map((head) => head.firstChild.textContent)"
     return browser.execute_script(script)
@@ -151,6 +135,17 @@ def test_a_browser_filters_and_sorts(made: Path, tmp_path: Path, browser: Any) -
     choose(browser, "kind", "failed")
     assert cards(browser) == ["p11"]
     assert "reading: ImageError" in browser.find_element("css selector", ".error").text
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 400])
+def test_axe_finds_no_serious_fault(
+    made: Path, tmp_path: Path, faults_of: Callable[..., list[str]], browser: Any, width: int, scheme: str
+) -> None:
+    page = write_archive_report(str(made), tmp_path / "report")
+    assert not faults_of(page.as_uri(), width, scheme)
+    root = "document.documentElement"
+    assert browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") == 0
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import io
 import math
 import os
 import re
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -308,33 +307,6 @@ def test_methods_compared_have_their_table_and_pictures():
     )
     assert "<b>" in page.text and len([url for url in page.loads if url.startswith("data:image/png")]) >= 3
     assert "Which map" not in Page(render_report(report())).text
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser test needs selenium")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no chromium and chromedriver here: apt-get install chromium chromium-driver")
-    from selenium.webdriver.chrome.options import Options
-    from selenium.webdriver.chrome.service import Service
-
-    options = Options()
-    options.binary_location = chromium
-    flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for flag in [
-        *flags.split(),
-        "disable-component-update",
-        "disable-sync",
-        "force-prefers-reduced-motion",
-        "window-size=1280,900",
-    ]:
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    started = webdriver.Chrome(options=options, service=Service(driver))
-    yield started
-    started.quit()
 
 
 @pytest.fixture

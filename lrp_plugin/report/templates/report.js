@@ -15,7 +15,10 @@ document.querySelectorAll(".viewer").forEach(ready);
 
 const every = document.getElementById("all-maps");
 if (every) {
+  const say = () => every.setAttribute("aria-valuetext", `every map covers ${every.value} % of its image`);
+  say();
   every.addEventListener("input", () => {
+    say();
     for (const slider of document.querySelectorAll(".viewer input")) {
       slider.value = every.value;
       slider.dispatchEvent(new Event("input"));

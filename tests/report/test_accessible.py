@@ -1,0 +1,89 @@
+"""The report for everybody: axe-core finds no serious fault, and the keyboard alone reaches and moves everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
+
+from test_report import report
+
+from lrp_plugin.report import write_report
+
+TAB, ENTER, LEFT, END, HOME = "\ue004", "\ue007", "\ue012", "\ue010", "\ue011"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_report(tmp_path_factory.mktemp("report") / "report.html", report()).as_uri()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 400])
+def test_axe_finds_no_serious_fault(page: str, faults_of: Callable[..., list[str]], width: int, scheme: str) -> None:
+    assert not faults_of(page, width, scheme)
+
+
+def test_axe_finds_what_is_wrong(tmp_path: Path, faults_of: Callable[..., list[str]]) -> None:
+    """The test above can fail: a picture without a text, and grey words on grey."""
+    text = Path(write_report(tmp_path / "report.html", report())).read_text()
+    broken = text.replace("--ink:#1b2733", "--ink:#999").replace("<main", '<img src="data:,"><main', 1)
+    (tmp_path / "broken.html").write_text(broken)
+    found = " ".join(faults_of((tmp_path / "broken.html").as_uri(), 1400, "light"))
+    assert "image-alt" in found and "color-contrast" in found
+
+
+def focused(browser: Any) -> Any:
+    return browser.switch_to.active_element
+
+
+def press(browser: Any, *keys: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(browser).send_keys(*keys).perform()
+
+
+def test_the_first_tab_skips_to_the_summary(browser: Any, page: str) -> None:
+    browser.get(page)
+    press(browser, TAB)
+    assert focused(browser).text == "Skip to the summary" and focused(browser).rect["x"] >= 0
+    press(browser, ENTER)
+    assert focused(browser).get_attribute("id") == "summary"
+
+
+def test_tab_reaches_every_control_in_order_and_shows_where_it_is(browser: Any, page: str) -> None:
+    browser.get(page)
+    wanted = browser.execute_script(
+        "return [...document.querySelectorAll('a[href], button, input, [tabindex=\"0\"]')]"
+        ".filter((one) => one.tabIndex >= 0 && one.checkVisibility())"
+    )
+    ring = (
+        "const shown = (one) => getComputedStyle(one).outlineStyle !== 'none';"
+        "const at = document.activeElement; return shown(at) || shown(at.parentElement)"
+    )
+    reached = []
+    for _ in wanted:
+        press(browser, TAB)
+        reached.append(focused(browser))
+        assert browser.execute_script(ring), f"no ring around {reached[-1].get_attribute('outerHTML')[:120]}"
+    assert len(wanted) > 15 and reached == wanted
+
+
+def test_sliders_move_by_arrow_keys_and_say_how_far(browser: Any, page: str) -> None:
+    browser.get(page)
+    sliders = [
+        slider
+        for slider in browser.find_elements("css selector", "input[type=range]")
+        if browser.execute_script("return arguments[0].checkVisibility()", slider)
+    ]
+    assert len(sliders) >= 5, "one for all maps, one for each map of the first class's examples"
+    for slider in sliders:
+        browser.execute_script("arguments[0].focus()", slider)
+        for key, value in ((HOME, "0"), (END, "100"), (LEFT, "99")):
+            press(browser, key)
+            assert slider.get_attribute("value") == value
+        assert "99 %" in slider.get_attribute("aria-valuetext")
