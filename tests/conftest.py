@@ -84,3 +84,22 @@ def faults_of(browser: Any) -> Iterator[Callable[..., list[str]]]:
     yield faults
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+@pytest.fixture
+def cut_off(browser: Any) -> Iterator[Callable[..., list[str]]]:
+    """Opens a page on a width, in pixels, on paper or a screen; what of its tables lies beyond the edge."""
+
+    def cut(url: str, width: int, media: str) -> list[str]:
+        size = {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": True}  # without a scroll bar's room
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": []})
+        browser.get(url)
+        cells = "[...document.querySelectorAll('td, th')].filter((one) => one.checkVisibility())"
+        assert browser.execute_script(f"return {cells}.length") > 10
+        beyond = f"{cells}.filter((one) => one.getBoundingClientRect().right > {width} + 0.5)"
+        return browser.execute_script(f"return {beyond}.map((one) => one.outerHTML.slice(0, 120))")
+
+    yield cut
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})

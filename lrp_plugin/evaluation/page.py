@@ -27,6 +27,11 @@ STYLE = """
 .lrp-comparison img { max-width: 100%; height: auto; display: block; margin: 12px 0; background: #fff;
   border-radius: 6px; padding: 6px; box-sizing: border-box; }
 .lrp-comparison p.note { color: var(--soft, #5f6b7a); font-size: 13px; max-width: 70em; }
+@media print {
+  .lrp-comparison .scroll { overflow: visible; }
+  .lrp-comparison table { font-size: 8.5px; white-space: normal; }
+  .lrp-comparison th, .lrp-comparison td { padding: 2px 3px; }
+}
 """
 
 

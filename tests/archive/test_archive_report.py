@@ -21,6 +21,8 @@ pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 from lrp_plugin.archive import Archive
 from lrp_plugin.archive.report import summarize, write_archive_report
 
+PAPER = 718  # CSS pixels between the margins of an upright A4 page
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, weights: str) -> Path:
@@ -144,8 +146,13 @@ def test_axe_finds_no_serious_fault(
 ) -> None:
     page = write_archive_report(str(made), tmp_path / "report")
     assert not faults_of(page.as_uri(), width, scheme)
-    root = "document.documentElement"
-    assert browser.execute_script(f"return {root}.scrollWidth - {root}.clientWidth") == 0
+
+
+@pytest.mark.parametrize(("width", "media"), [(400, "screen"), (PAPER, "print")])
+def test_every_number_is_on_a_narrow_screen_and_on_paper(
+    made: Path, tmp_path: Path, cut_off: Callable[..., list[str]], width: int, media: str
+) -> None:
+    assert not cut_off(write_archive_report(str(made), tmp_path / "report").as_uri(), width, media)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 
 from test_report import report
 
+from lrp_plugin.evaluation.page import STYLE
 from lrp_plugin.report import write_report
 
 TAB, ENTER, LEFT, END, HOME = "\ue004", "\ue007", "\ue012", "\ue010", "\ue011"
@@ -87,3 +88,16 @@ def test_sliders_move_by_arrow_keys_and_say_how_far(browser: Any, page: str) -> 
             press(browser, key)
             assert slider.get_attribute("value") == value
         assert "99 %" in slider.get_attribute("aria-valuetext")
+
+
+def test_every_number_is_on_paper(tmp_path: Path, cut_off: Callable[..., list[str]]) -> None:
+    """718 CSS pixels lie between the margins of an upright A4 page; a comparison of methods has nine measures."""
+    rows = "".join(
+        f"<tr>{9 * cell}</tr>" for cell in ("<th>mass inside</th>", "<td>0.032 <small>[0.027, 0.037]</small></td>")
+    )
+    comparison = (
+        f'<div class="lrp-comparison"><style>{STYLE}</style><div class="scroll"><table>{rows}</table></div></div>'
+    )
+    page = write_report(tmp_path / "report.html", report())
+    page.write_text(page.read_text().replace("</main>", f"{comparison}</main>"))
+    assert not cut_off(page.as_uri(), 718, "print")

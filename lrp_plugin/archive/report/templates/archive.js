@@ -61,7 +61,7 @@ function card(row) {
   if (row[PICTURE] !== null) made.append(make("img", {loading: "lazy", decoding: "async", src: row[PICTURE], alt: `${row[ID]} and its maps`, width: 160 * (1 + row[MAPS].length), height: 160}));
   if (row[MAPS].length) {
     const body = row[MAPS].map((map) => make("tr", {}, make("td", {}, map[0]), make("td", {}, className(map[1])), make("td", {className: "n"}, number(map[2])), make("td", {className: "n"}, number(map[3])), make("td", {className: "n"}, percent(map[4]))));
-    const names = ["Method", "Explained", "Output", "Sum", "Share"].map((name, place) => make("th", {className: place > 1 ? "n" : ""}, name));
+    const names = ["Method", "Explained", "Output", "Sum", "Share"].map((name, place) => make("th", {scope: "col", className: place > 1 ? "n" : ""}, name));
     made.append(make("div", {className: "scroll"}, make("table", {}, make("thead", {}, make("tr", {}, ...names)), make("tbody", {}, ...body))));
   }
   return made;
