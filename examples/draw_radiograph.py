@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrp_plugin.cxr.loaders import get_dataloader
 from lrp_plugin.cxr.reporting import build_explainers
 from lrp_plugin.cxr.runfolder import RunSettings, open_parts, train_run
 from lrp_plugin.cxr.trainer import Trainer
 from lrp_plugin.explain.samples import explain_sample
+from lrp_plugin.images.loaders import get_dataloader
 from lrp_plugin.visualization import plot_comparison
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "radiograph.png"

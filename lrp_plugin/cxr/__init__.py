@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrp_plugin.images import IGNORED, LabelledImages
 from lrp_plugin.images.errors import DataWarning
+from lrp_plugin.images.loaders import EpochSampler, InMemory, get_dataloader, join_processes
 from lrp_plugin.images.splits import LabelledSubset as CXRSubset
 from lrp_plugin.images.splits import split_by_patient, split_by_sample
 from lrp_plugin.synthetic import Shortcut, SyntheticCXR
@@ -25,7 +26,6 @@ from .folders import (
     read_lung_mask,
     read_radiograph,
 )
-from .loaders import EpochSampler, InMemory, get_dataloader, join_processes
 from .metrics import DEFAULT_METRICS, METRICS
 from .models import CXRClassifier, build_model, list_models
 from .reference import ReferenceCNN

@@ -128,7 +128,8 @@ def _opened(options: argparse.Namespace) -> tuple[RunSettings, Any, Any, dict[st
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from .loaders import get_dataloader
+    from lrp_plugin.images.loaders import get_dataloader
+
     from .reporting import write_metrics
     from .trainer import Trainer
 

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 
 from lrp_plugin.files import write_atomically
 from lrp_plugin.images import IGNORED
+from lrp_plugin.images.loaders import EpochSampler
 from lrp_plugin.kinds import checked
 
 from .checkpoints import load_state, save_state, save_weights
-from .loaders import EpochSampler
 from .metrics import Scores
 from .settings import History, TrainSettings
 

@@ -7,24 +7,20 @@ from torch import Tensor, nn
 from lrp_plugin.kinds import checked
 
 
-class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with BatchNorm around a 1x1 shortcut, then ReLU.
+def _convolution(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    """A convolution of odd kernel that keeps the size but for its stride, and BatchNorm."""
+    map_ = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
+    return [map_, nn.BatchNorm2d(channels_out)]
 
-    Args:
-        channels_in: channels of the input.
-        channels_out: channels of the output.
-    """
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with BatchNorm around a 1x1 shortcut, then ReLU: ``channels_in`` to ``channels_out``."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-        )
-        self.shortcut = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1, bias=False), nn.BatchNorm2d(channels_out))
+        first, last = _convolution(channels_in, channels_out, 3), _convolution(channels_out, channels_out, 3)
+        self.branch = nn.Sequential(*first, nn.ReLU(), *last)
+        self.shortcut = nn.Sequential(*_convolution(channels_in, channels_out, 1))
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,12 +43,9 @@ class ReferenceCNN(nn.Module):
     @checked
     def __init__(self, num_classes: int = 4, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)
-        )
-        self.blocks = nn.Sequential(
-            ResidualBlock(width, 2 * width), nn.MaxPool2d(2), ResidualBlock(2 * width, 4 * width), nn.MaxPool2d(2)
-        )
+        self.stem = nn.Sequential(*_convolution(1, width, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2))
+        blocks = [ResidualBlock(width, 2 * width), nn.MaxPool2d(2), ResidualBlock(2 * width, 4 * width)]
+        self.blocks = nn.Sequential(*blocks, nn.MaxPool2d(2))
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.head = nn.Linear(4 * width, num_classes)
 

@@ -18,19 +18,19 @@ from torch.utils.data import Subset
 from torchvision.transforms.v2 import functional as TF
 
 from lrp_plugin.evaluation import Comparison, compare
-from lrp_plugin.evaluation.evidence import ALL_CLASSES, EvidenceScores, evidence_csv, score_evidence
+from lrp_plugin.evaluation.evidence import ALL_CLASSES, EvidenceScores, evidence_csv, removal_tests, score_evidence
 from lrp_plugin.evaluation.methods import Explain, builders
 from lrp_plugin.evidence import bootstrap_mean
 from lrp_plugin.explain.samples import explain_sample
 from lrp_plugin.files import write_atomically
 from lrp_plugin.images import IGNORED
+from lrp_plugin.images.loaders import get_dataloader
 from lrp_plugin.images.splits import LabelledSubset
 from lrp_plugin.report import Example, Metric, RemovalTest, Report, suspicions, write_report
 from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
 
 from .folders import read_radiograph
-from .loaders import get_dataloader
 from .models import CXRClassifier
 from .runfolder import Parts, RunSettings
 from .trainer import Trainer
@@ -75,9 +75,9 @@ def examine(
         batch_size: pictures at once.
         progress: show bars.
     """
-    readable = [i for i, place in enumerate(parts.test.indices) if int(parts.whole[place]["disease"]) != IGNORED]
-    test = LabelledSubset(parts.whole, [parts.test.indices[i] for i in readable])
-    trainer = Trainer(model, parts.whole.classes, device=next(model.parameters()).device, progress=progress)
+    whole = parts.whole
+    test = LabelledSubset(whole, [i for i in parts.test.indices if int(whole[i]["disease"]) != IGNORED])
+    trainer = Trainer(model, whole.classes, device=next(model.parameters()).device, progress=progress)
     loader = get_dataloader(test, batch_size)
     labels, probabilities, _ = trainer.inference(loader)
     how: dict[str, Any] = {"bounds": model.pixel_range, "batch_size": batch_size, "progress": progress}
@@ -104,11 +104,7 @@ def build_explainers(methods: Sequence[str], model: CXRClassifier) -> dict[str, 
 
 
 def marker_tests(trainer: Trainer, test: LabelledSubset, batch_size: int = 32) -> list[RemovalTest]:
-    """Accuracy on each class's marked pictures, and on the same pictures without the marker.
-
-    Returns:
-        One test for each class that has marked pictures; none for data without a planted marker.
-    """
+    """Accuracy on each class's marked pictures, and on the same without the marker; none for data without marked ones."""
     planted = test.dataset
     if not isinstance(planted, SyntheticCXR) or planted.shortcut is None:
         return []
@@ -118,13 +114,8 @@ def marker_tests(trainer: Trainer, test: LabelledSubset, batch_size: int = 32) -
     right = []
     for dataset in (planted, planted.without_shortcut()):
         labels, probabilities, _ = trainer.inference(get_dataloader(LabelledSubset(dataset, marked), batch_size))
-        right.append((probabilities.argmax(1) == labels).astype(float))
-    tests = []
-    for label in np.unique(labels):
-        before, after = (values[labels == label] for values in right)
-        intervals = (bootstrap_mean(values) for values in (before, after, before - after))
-        tests.append(RemovalTest(planted.classes[label], MARKER_REGION, *intervals))
-    return tests
+        right.append(probabilities.argmax(1) == labels)
+    return removal_tests(planted.classes, MARKER_REGION, labels, *right)
 
 
 def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per_class: int = 2) -> list[Example]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from lrp_plugin.files import write_atomically
 from lrp_plugin.images import LabelledImages
+from lrp_plugin.images.loaders import InMemory, get_dataloader
 from lrp_plugin.images.parts import StoredParts
 from lrp_plugin.images.splits import LabelledSubset
 from lrp_plugin.kinds import checked
@@ -17,7 +18,6 @@ from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 
 from .checkpoints import CheckpointError, load_model
 from .folders import COVID19CXRDataset, CXRFolder, cxr_transforms
-from .loaders import InMemory, get_dataloader
 from .models import CXRClassifier, build_model
 from .settings import History, TrainSettings
 

@@ -24,11 +24,11 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
 
 from lrp_plugin.images import IGNORED
+from lrp_plugin.images.loaders import EpochSampler, join_processes, rank_and_world
 from lrp_plugin.images.splits import known
 from lrp_plugin.synthetic import CLASSES
 
 from .checkpoints import CheckpointError, load_state, load_weights
-from .loaders import EpochSampler, join_processes, rank_and_world
 from .metrics import DEFAULT_METRICS, check_metrics
 from .module import Classification, SeededEpochs, WholeFiles, seed_everything
 from .settings import History, TrainSettings

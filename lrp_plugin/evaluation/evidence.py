@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.tv_tensors import Mask
 
 from lrp_plugin.evaluation.comparing import bar
-from lrp_plugin.evaluation.intervals import Interval, bootstrap_mean
+from lrp_plugin.evaluation.intervals import Interval, Values, bootstrap_mean
 from lrp_plugin.evaluation.localization import mask_area, mask_share
 from lrp_plugin.evaluation.methods import builders
 from lrp_plugin.files import csv_bytes
@@ -40,6 +41,41 @@ class Localisation:
     method: str
     inside: Interval
     chance: float
+
+
+@dataclass(frozen=True)
+class RemovalTest:
+    """What happens to one class when something outside the region is removed from its images.
+
+    Attributes:
+        class_name: One of the report's class names.
+        removed: What was removed, such as ``"text marker, upper left corner"``.
+        accuracy_with: Accuracy on the class's images that have it, in [0, 1], with its interval.
+        accuracy_without: Accuracy on the same images with it removed.
+        drop: Their paired difference, with minus without, in [-1, 1]: `bootstrap_mean` over the images of
+            (right before) - (right after). Paired, since the two accuracies' own intervals would hide a small
+            drop.
+    """
+
+    class_name: str
+    removed: str
+    accuracy_with: Interval
+    accuracy_without: Interval
+    drop: Interval
+
+
+def removal_tests(
+    class_names: Sequence[str], removed: str, labels: Values, right_with: Values, right_without: Values
+) -> list[RemovalTest]:
+    """One test for each class that occurs among ``labels`` ``(N,)``: which of these images were right, before and after."""
+    classes, before, after = (np.asarray(values, np.float64) for values in (labels, right_with, right_without))
+    tests = []
+    for label, name in enumerate(class_names):
+        own = classes == label
+        if own.any():
+            intervals = (bootstrap_mean(values[own]) for values in (before, after, before - after))
+            tests.append(RemovalTest(name, removed, *intervals))
+    return tests
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Needs Jinja2 (``pip install 'lrp-plugin[report]'``). The page holds its pictures
 from a file; where examples name files instead (an archive), it links them and they are loaded as they are scrolled to.
 """
 
-from lrp_plugin.evaluation.evidence import Localisation
-from lrp_plugin.report.data import Example, Explanation, Metric, RemovalTest, Report, Section
+from lrp_plugin.evaluation.evidence import Localisation, RemovalTest
+from lrp_plugin.report.data import Example, Explanation, Metric, Report, Section
 from lrp_plugin.report.findings import Suspicion, outside, suspicions
 from lrp_plugin.report.page import render_report, write_report
 from lrp_plugin.report.pictures import layer_png

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lrp_plugin.evaluation import Comparison
-from lrp_plugin.evaluation.evidence import Localisation
+from lrp_plugin.evaluation.evidence import Localisation, RemovalTest
 from lrp_plugin.evidence import Interval
 from lrp_plugin.visualization.arrays import Array, ArrayLike
 
@@ -81,27 +81,6 @@ class Example:
     region: ArrayLike | None = None
     finding: ArrayLike | None = None
     size: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class RemovalTest:
-    """What happens to one class when something outside the region is removed from its images.
-
-    Attributes:
-        class_name: One of the report's class names.
-        removed: What was removed, such as ``"text marker, upper left corner"``.
-        accuracy_with: Accuracy on the class's images that have it, in [0, 1], with its interval.
-        accuracy_without: Accuracy on the same images with it removed.
-        drop: Their paired difference, with minus without, in [-1, 1]: `bootstrap_mean` over the images of
-            (right before) - (right after). Paired, since the two accuracies' own intervals would hide a small
-            drop.
-    """
-
-    class_name: str
-    removed: str
-    accuracy_with: Interval
-    accuracy_without: Interval
-    drop: Interval
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lrp_plugin.evaluation.evidence import Localisation
+from lrp_plugin.evaluation.evidence import Localisation, RemovalTest
 from lrp_plugin.evidence import Interval
 from lrp_plugin.kinds import checked
-from lrp_plugin.report.data import RemovalTest, Report
+from lrp_plugin.report.data import Report
 
 
 def upper(interval: Interval) -> float:

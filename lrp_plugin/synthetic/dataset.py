@@ -48,17 +48,10 @@ class SyntheticCXR(LabelledImages):
 
     @checked
     def __init__(
-        self,
-        n: int = 2000,
-        seed: int = 0,
-        *,
-        size: int = 128,
-        mode: str = "L",
-        contrast: float = 1.0,
-        shortcut: Shortcut | None = None,
-        images_per_patient: int = 1,
+        self, n: int = 2000, seed: int = 0, *, size: int = 128, mode: str = "L", contrast: float = 1.0,
+        shortcut: Shortcut | None = None, images_per_patient: int = 1,
         transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         least_of = {"n": (n, 1), "seed": (seed, 0), "size": (size, 32), "images_per_patient": (images_per_patient, 1)}
         for name, (value, least) in least_of.items():
             if not isinstance(value, int) or value < least:

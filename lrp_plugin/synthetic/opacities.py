@@ -48,27 +48,12 @@ def place_patches(label: int, anatomy: Anatomy, rng: np.random.Generator) -> tup
         level = -0.30 if u[1] < 0 else 0.16
         # The heart covers the inner part of the left lower zone.
         centre = 0.42 + (0.11 if side > 0 and level > 0 else 0.0)
-        return (
-            Patch(
-                side * (centre + 0.03 * u[2]),
-                level + 0.05 * u[3],
-                0.185 + 0.02 * u[4],
-                0.215 - 0.02 * u[4],
-                0.3 * u[5],
-                0.36 + 0.06 * u[6],
-            ),
-        )
+        x, y, wider = side * (centre + 0.03 * u[2]), level + 0.05 * u[3], 0.02 * u[4]
+        return (Patch(x, y, 0.185 + wider, 0.215 - wider, 0.3 * u[5], 0.36 + 0.06 * u[6]),)
     if name == "Viral Pneumonia":
         return tuple(
-            Patch(
-                side * (0.285 + 0.02 * u[4 * k]),
-                -0.06 + 0.05 * u[4 * k + 1],
-                0.122,
-                0.177,
-                side * 0.2 * u[4 * k + 2],
-                0.36 + 0.06 * u[4 * k + 3],
-            )
-            for k, side in enumerate((-1.0, 1.0))
+            Patch(side * (0.285 + 0.02 * a), -0.06 + 0.05 * b, 0.122, 0.177, side * 0.2 * c, 0.36 + 0.06 * d)
+            for side, (a, b, c, d) in ((-1.0, u[:4]), (1.0, u[4:8]))
         )
     return ()
 
