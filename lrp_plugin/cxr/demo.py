@@ -31,14 +31,12 @@ def run_demo(folder: Path, *, quick: bool = False, progress: bool = True) -> Non
     Each file is written whole. A demo that was stopped continues where it was when called again.
 
     Args:
-        folder: gets the run (``run.json``, weights, ``history.csv``), ``figures/``, ``report.html``,
-            ``evidence.csv`` and ``metrics.json``.
+        folder: gets the run, ``figures/``, ``report.html``, ``evidence.csv`` and ``metrics.json``.
         quick: smaller pictures and fewer of them, for trying out; the figures are then less telling.
         progress: show bars on stderr.
 
     Raises:
-        CheckpointError: the folder holds a run of other settings.
-        OSError: something cannot be written.
+        CheckpointError: the folder holds a run of other settings. OSError: something cannot be written.
     """
     settings, start = QUICK if quick else FULL, time.perf_counter()
     print(f"Drawing {settings.count} radiographs of {settings.size} x {settings.size} pixels")

@@ -68,11 +68,7 @@ class COVID19CXRDataset(CXRFolder):
 
 @checked
 def read_radiograph(path: str | Path) -> Tensor:
-    """Read a radiograph as grey values, float32 ``(1, H, W)`` in [0, 1]: `lrp_plugin.images.read_image` in mode "L".
-
-    Raises:
-        RadiographError, ImportError: as there.
-    """
+    """Read a radiograph as grey values, float32 ``(1, H, W)`` in [0, 1]: `lrp_plugin.images.read_image` in mode "L"."""
     return read_image(path, mode="L")
 
 

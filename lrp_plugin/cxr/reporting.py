@@ -65,15 +65,9 @@ def examine(
     model: CXRClassifier, parts: Parts, methods: Sequence[str], *, compared: int = 24, batch_size: int = 32,
     progress: bool = True,
 ) -> Findings:  # fmt: skip
-    """Evaluate a model, explain its test pictures, and remove the planted marker where there is one.
+    """Evaluate a model on its device, explain its test pictures, and remove the planted marker where there is one.
 
-    Args:
-        model: the classifier; its device is where it runs.
-        parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
-        methods: names of `lrp_plugin.evaluation.method_names`.
-        compared: on how many pictures at most, spread over all, the methods are measured against each other.
-        batch_size: pictures at once.
-        progress: show bars.
+    On ``compared`` pictures at most, spread over all, the methods are measured against each other.
     """
     whole = parts.whole
     test = LabelledSubset(whole, [i for i in parts.test.indices if int(whole[i]["disease"]) != IGNORED])
@@ -97,8 +91,7 @@ def examine(
 def build_explainers(methods: Sequence[str], model: CXRClassifier) -> dict[str, Explain]:
     """Functions ``(images, target) -> relevance`` by their names in `lrp_plugin.evaluation.method_names`.
 
-    Raises:
-        ValueError: an unknown name; the legal ones are listed.
+    Raises ValueError for an unknown name.
     """
     return {name: build(model) for name, build in builders(methods, model, model.pixel_range).items()}
 
@@ -209,11 +202,7 @@ def _metrics(findings: Findings) -> list[Metric]:
 
 
 def write_findings(folder: Path, report: Report, findings: Findings) -> list[Path]:
-    """Write the page, the evidence table (CSV) and the metrics (JSON), each whole or not at all.
-
-    Returns:
-        The paths, the page first.
-    """
+    """Write the page, the evidence table (CSV) and the metrics (JSON), each whole or not at all; the page comes first."""
     suspected = {
         found.test.class_name: {
             "accuracy_with": found.test.accuracy_with.mean,
@@ -239,17 +228,10 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> Path:
 def open_samples(
     settings: RunSettings, parts: Parts, indices: Sequence[int] | None, files: Sequence[Path] | None
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield identifier, source (different for every picture) and sample of pictures of the data, or of files of one's own.
+    """Yield identifier, source (different for every picture) and sample of ``files`` of one's own, or of the data.
 
-    Args:
-        settings: the run's; files are resized to its ``size``.
-        parts: of :func:`lrp_plugin.cxr.runfolder.open_parts`.
-        indices: positions in the whole data; None takes the first test picture of each class.
-        files: pictures without a label; None takes the data's.
-
-    Raises:
-        RadiographError: a file cannot be read.
-        ValueError: a position lies outside the data.
+    Of the data: those at ``indices`` (ValueError for a position outside it); None takes the first test picture of each
+    class. Files are resized to the run's ``size`` (RadiographError where one cannot be read).
     """
     for path in files or ():
         image = TF.resize_image(read_radiograph(path), [settings.size, settings.size], antialias=True)

@@ -60,12 +60,7 @@ class RunSettings(TrainSettings):
 
     @classmethod
     def load(cls, folder: Path) -> RunSettings:
-        """Read the settings of a run folder.
-
-        Raises:
-            FileNotFoundError: the folder holds no run.
-            ValueError: the file is not one of ours.
-        """
+        """Read the settings of a run folder; FileNotFoundError where it holds no run, ValueError for a file not of ours."""
         path = folder / SETTINGS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no run (no {SETTINGS_FILE}): lrp-plugin cxr train --out {folder}")
@@ -93,12 +88,7 @@ class Parts:
 
 
 def open_dataset(settings: RunSettings, transform: Any = None) -> LabelledImages:
-    """Open the pictures of a run.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-        RadiographError: it holds no pictures, or (unless lenient) a class has none.
-    """
+    """Open the pictures of a run; raises as :class:`lrp_plugin.cxr.CXRFolder`, ``strict`` unless lenient."""
     if settings.data == "synthetic":
         shortcut = None if settings.shortcut is None else Shortcut(strength=settings.shortcut)
         return SyntheticCXR(settings.count, settings.seed, size=settings.size, shortcut=shortcut, transform=transform)
@@ -144,21 +134,12 @@ def open_parts(settings: RunSettings, folder: Path | None = None, *, training: b
 def train_run(
     settings: RunSettings, parts: Parts, folder: Path, *, resume: Any = False, progress: bool = True
 ) -> tuple[CXRClassifier, History]:
-    """Train the run's model into its folder.
+    """Train the run's model into its folder: ``run.json`` and ``parts.json`` beside what the trainer writes there.
 
-    Args:
-        settings: written to the folder before the first epoch.
-        parts: of :func:`open_parts`.
-        folder: gets ``run.json``, ``parts.json``, ``last.ckpt``, ``best.safetensors`` and ``history.csv``.
-        resume: as in :meth:`lrp_plugin.cxr.Trainer.train`.
-        progress: show bars.
+    Arguments and what is raised as :meth:`lrp_plugin.cxr.Trainer.train`, and ValueError for an unknown model.
 
     Returns:
         The model with the best epoch's weights, on the trainer's device, and what happened.
-
-    Raises:
-        ValueError: unknown model or illegal setting.
-        FileExistsError, CheckpointError: as :meth:`lrp_plugin.cxr.Trainer.train`.
     """
     from .trainer import Trainer, seed_everything
 
@@ -177,11 +158,7 @@ def train_run(
 
 
 def open_model(folder: Path, classes: tuple[str, ...]) -> CXRClassifier:
-    """The trained model of a run folder, in evaluation mode, on the CPU.
-
-    Raises:
-        CheckpointError: there are no weights, or they are for another number of classes.
-    """
+    """The trained model of a run folder, in evaluation mode, on the CPU; CheckpointError where it does not fit the data."""
     model, _ = load_model(folder / WEIGHTS_FILE)
     if model.num_classes != len(classes):
         raise CheckpointError(

@@ -71,14 +71,11 @@ class ConservationValidator:
     def validate(
         self, layer_name: str, relevance_input: Tensor, relevance_output: Tensor, layer_type: str = ""
     ) -> dict[str, Any]:
-        """Checks one layer: the relevance of each example (dim 0) before and after it.
+        """Checks one layer, the relevance of each example (dim 0) before and after it; `ConservationError` if ``strict``.
 
         Returns:
             ``layer_name``, ``layer_type``, ``sum_input``, ``sum_output`` (over the batch), ``error`` (the largest of an
             example, as a share of that example's output), ``error_pct`` and ``valid``.
-
-        Raises:
-            ConservationError: With ``strict``, where it is not valid.
         """
         into, out = (r.double().reshape(len(r), -1).sum(1) for r in (relevance_input, relevance_output))
         missing = (out - into).abs()
@@ -102,8 +99,7 @@ class ConservationValidator:
 
     def print_summary(self) -> None:
         """Prints the numbers, and each violation."""
-        for name, value in self.get_summary().items():
-            print(f"{name}: {value:.4g}")
+        print("\n".join(f"{name}: {value:.4g}" for name, value in self.get_summary().items()))
         for found in self.violations:
             print(f"  {found['layer_name']} ({found['layer_type']}): {found['error_pct']:.3g} %")
 
@@ -117,14 +113,12 @@ class ConservationReport:
 
     Attributes:
         checks: In the order of execution; the model's own comes last.
-        ledger: As given.
-        tolerance: As given.
+        ledger, tolerance: As given.
     """
 
     @checked
     def __init__(self, ledger: Ledger, tolerance: float) -> None:
-        self.ledger = ledger
-        self.tolerance = tolerance
+        self.ledger, self.tolerance = ledger, tolerance
         self.checks = [self._check_row(row) for row in ledger.rows]
         # `other` is a loss here only where an operation had no rule, and its row shows that already.
         self.checks.append(self._check("(model)", "output", ledger.output, ledger.input, ledger.absorbed))
@@ -155,10 +149,8 @@ class ConservationReport:
         """Raises `ConservationError`, which names the worst layers, where some layer's error exceeds the tolerance."""
         worst = sorted(self.violations, key=lambda check: -float(check.error.max()))[:3]
         if worst:
-            named = "; ".join(
-                f"{check.layer_name or '(top)'} ({check.layer_type}) misses {100 * float(check.error.max()):.3g} %"
-                for check in worst
-            )
+            misses = [f"({check.layer_type}) misses {100 * float(check.error.max()):.3g} %" for check in worst]
+            named = "; ".join(f"{check.layer_name or '(top)'} {told}" for check, told in zip(worst, misses))
             raise ConservationError(
                 f"{len(self.violations)} of {len(self.checks)} checks exceed {100 * self.tolerance:g} %: {named}. A "
                 "handler or rule of one's own must book what it absorbs (Call.absorb)"
@@ -176,11 +168,8 @@ class ConservationReport:
 
 
 def _five(errors: list[float], violations: int) -> dict[str, Any]:
-    count = len(errors)
+    count = max(len(errors), 1)
     return {
-        "total_validations": count,
-        "violations_count": violations,
-        "max_error_pct": max(errors, default=0.0),
-        "avg_error_pct": sum(errors) / max(count, 1),
-        "violation_rate": violations / max(count, 1),
-    }
+        "total_validations": len(errors), "violations_count": violations, "max_error_pct": max(errors, default=0.0),
+        "avg_error_pct": sum(errors) / count, "violation_rate": violations / count,
+    }  # fmt: skip

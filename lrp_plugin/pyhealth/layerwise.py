@@ -32,15 +32,9 @@ class LayerwiseRelevancePropagation:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        rule: str = "epsilon",
-        epsilon: float = 0.01,
-        alpha: float = 1.0,
-        beta: float = 0.0,
-        use_embeddings: bool = True,
-        **options: Any,
-    ) -> None:
+        self, model: nn.Module, rule: str = "epsilon", epsilon: float = 0.01, alpha: float = 1.0, beta: float = 0.0,
+        use_embeddings: bool = True, **options: Any,
+    ) -> None:  # fmt: skip
         options = {"validate_conservation": False, **options}
         self.lrp = UnifiedLRP(model, rule, epsilon=epsilon, alpha=alpha, beta=beta, **options)
         self.model, self.use_embeddings = model, use_embeddings

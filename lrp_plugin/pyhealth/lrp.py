@@ -54,17 +54,10 @@ class UnifiedLRP(attribution.UnifiedLRP):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        rule: str = "epsilon",
-        epsilon: float = 0.01,
-        alpha: float = 2.0,
-        beta: float = 1.0,
-        validate_conservation: bool = True,
-        conservation_tolerance: float = 0.01,
-        custom_registry: LRPHandlerRegistry | None = None,
-        **options: Any,
-    ) -> None:
+        self, model: nn.Module, rule: str = "epsilon", epsilon: float = 0.01, alpha: float = 2.0, beta: float = 1.0,
+        validate_conservation: bool = True, conservation_tolerance: float = 0.01,
+        custom_registry: LRPHandlerRegistry | None = None, **options: Any,
+    ) -> None:  # fmt: skip
         if options.get("compile"):
             raise ValueError("compile= is not offered here: lrp_plugin.UnifiedLRP(model, output='logit', compile=True)")
         told: dict[str, Any] = {"rule": rule, "epsilon": epsilon, "alpha": alpha, "beta": beta}
@@ -165,20 +158,13 @@ class UnifiedLRP(attribution.UnifiedLRP):
         return found
 
     def get_conservation_summary(self) -> dict[str, Any]:
-        """The latest report in numbers: see `ConservationReport.summary`.
-
-        Returns:
-            ``{"total_validations": 0}`` where nothing was explained yet or validation is off.
-        """
+        """The latest report in numbers (`ConservationReport.summary`); ``{"total_validations": 0}`` where there is none."""
         return {"total_validations": 0} if self.report is None else self.report.summary()
 
     def _by_name(
         self, inputs: Mapping[str, Tensor], target: Any, kwargs: dict[str, Any]
     ) -> tuple[attribution.UnifiedLRP, tuple[Tensor, ...]]:
-        """A copy of this object whose model takes the tensors by position and returns the explained number.
-
-        A copy, so that several threads may explain with one object.
-        """
+        """A copy whose model takes the tensors by position and returns the explained number: threads share no state."""
         if not isinstance(inputs, Mapping) or not inputs:
             given = "empty" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
             raise ValueError(f"inputs is {given}; give a dictionary such as {{'x': images}}")

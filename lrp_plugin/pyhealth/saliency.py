@@ -42,18 +42,10 @@ class BasicGradientSaliencyMaps:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        input_batch: Any = None,
-        image_key: str = "image",
-        label_key: str = "disease",
-        *,
+        self, model: nn.Module, input_batch: Any = None, image_key: str = "image", label_key: str = "disease", *,
         output: str = "logit",
-    ) -> None:
-        self.Model = model
-        self.Input_batch = input_batch
-        self.Image_key = image_key
-        self.Label_key = label_key
+    ) -> None:  # fmt: skip
+        self.Model, self.Input_batch, self.Image_key, self.Label_key = model, input_batch, image_key, label_key
         self.output = output
         self.Batch_saliency_maps: list[dict[str, Tensor | None]] = []
         for batch in _batches(input_batch, image_key):
@@ -96,15 +88,9 @@ class BasicGradientSaliencyMaps:
         return self.Batch_saliency_maps
 
     def visualize_saliency_map(
-        self,
-        plt: Any,
-        *,
-        image_index: int,
-        title: str | None = None,
-        id2label: Mapping[int, str] | None = None,
-        alpha: float = 0.3,
-        **options: Any,
-    ) -> Figure:
+        self, plt: Any, *, image_index: int, title: str | None = None, id2label: Mapping[int, str] | None = None,
+        alpha: float = 0.3, **options: Any,
+    ) -> Figure:  # fmt: skip
         """A stored map over its image, titled with the true and the predicted class.
 
         Args:
@@ -114,9 +100,6 @@ class BasicGradientSaliencyMaps:
             id2label: Class names.
             alpha: Opacity of the greatest value.
             **options: Of `SaliencyVisualizer.plot_saliency_overlay` (``show``, ``ax``, ``save_path``, ...).
-
-        Returns:
-            The figure.
 
         Raises:
             IndexError: No such image is stored.
@@ -155,10 +138,8 @@ def _batches(given: Any, image_key: str) -> Sequence[Mapping[str, Any]]:
     """What the constructor takes, as a list of dictionaries with images ``(N, C, H, W)``."""
     if given is None:
         return []
-    if isinstance(given, Tensor):
-        return [{image_key: given}]
-    if isinstance(given, Mapping):
-        return [given]
+    if isinstance(given, (Tensor, Mapping)):
+        given = [given]
     if not isinstance(given, (list, tuple)) or not all(isinstance(item, (Mapping, Tensor)) for item in given):
         raise ValueError(
             f"input_batch is a {type(given).__name__}; legal are a dictionary, a tensor, or a list of them"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,7 @@ else:
 
 @dataclass(frozen=True)
 class Event:
-    """One examination.
-
-    Attributes:
-        path: The image file, or a name such as ``synthetic:17``.
-        label: Class name.
-        url: Where the image came from, empty where nobody said.
-        index: Position in the dataset.
-    """
+    """One examination: its file (or ``synthetic:17``), class name, origin (empty where unknown), place in the dataset."""
 
     path: str
     label: str
@@ -56,14 +48,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class CXRClassification:
-    """One disease class per radiograph.
-
-    Attributes:
-        task_name: As PyHealth calls it.
-        input_schema: Name and kind of the inputs.
-        output_schema: Name and kind of the labels.
-        size: Side the pictures are resized to, pixels; None keeps the dataset's.
-    """
+    """One disease class per radiograph: name and kind of inputs and labels; ``size`` (pixels) resizes the pictures."""
 
     task_name: str = "COVID19CXRClassification"
     input_schema: dict[str, str] = field(default_factory=lambda: {"image": "image"})
@@ -80,11 +65,7 @@ class Records(_Pictures):
         return Event(self.path(index), self.classes[self.labels[index]], self.url(index), index)
 
     def get_patient(self, patient_id: str | int) -> Patient:
-        """Fetch a patient by id.
-
-        Raises:
-            KeyError: Nobody has that id.
-        """
+        """The patient of that id; KeyError where nobody has it."""
         events = tuple(self.event(index) for index, owner in enumerate(self.patients) if owner == str(patient_id))
         if not events:
             some = ", ".join(dict.fromkeys(self.patients[:3]))
@@ -92,23 +73,12 @@ class Records(_Pictures):
         return Patient(str(patient_id), events)
 
     def stats(self, show: bool = True) -> dict[str, Any]:
-        """Summarize the dataset.
-
-        Args:
-            show: Print the summary too.
-
-        Returns:
-            ``dataset`` (name), ``patients``, ``events`` (counts) and ``classes`` (class name to count).
-        """
-        counts = self.class_counts()
-        summary = {"dataset": self.name, "patients": len(set(self.patients)), "events": len(self), "classes": counts}
+        """``dataset`` (name), ``patients``, ``events`` (counts) and ``classes`` (name to count); printed where ``show``."""
+        counts, patients = self.class_counts(), len(set(self.patients))
         if show:
-            print(f"Dataset: {self.name}")
-            print(f"Number of patients: {summary['patients']}")
-            print(f"Number of events: {summary['events']}")
-            for name, count in counts.items():
-                print(f"  {name}: {count}")
-        return summary
+            print(f"Dataset: {self.name}\nNumber of patients: {patients}\nNumber of events: {len(self)}")
+            print("\n".join(f"  {name}: {count}" for name, count in counts.items()))
+        return {"dataset": self.name, "patients": patients, "events": len(self), "classes": counts}
 
     @property
     def default_task(self) -> CXRClassification:
@@ -135,11 +105,7 @@ class LabelProcessor:
     label_vocab: dict[str, int]
 
     def process(self, name: str) -> Tensor:
-        """Label of a class name, 0-d int64.
-
-        Raises:
-            KeyError: No such class.
-        """
+        """Label of a class name, 0-d int64; KeyError where there is no such class."""
         if name not in self.label_vocab:
             raise KeyError(f"no class {name!r}; legal are {', '.join(self.label_vocab)}")
         return torch.tensor(self.label_vocab[name])
@@ -166,35 +132,21 @@ class TaskDataset(Dataset[dict[str, Any]]):
         self._resize = None if task.size is None else v2.Resize([task.size, task.size], antialias=True)
 
     @property
-    def samples(self) -> Sequence[dict[str, Any]]:
-        """The samples as a sequence; each is read when it is reached."""
-        return _LazySamples(self)
+    def samples(self) -> TaskDataset:
+        """The samples as a sequence: this object; each is read when it is reached."""
+        return self
 
     def __len__(self) -> int:
         """Number of samples."""
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Read sample ``index``."""
+    def __getitem__(self, index: Any) -> Any:
+        """Read sample ``index``, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         sample = self.dataset[index]
         return self._resize(sample) if self._resize else sample
 
     def __repr__(self) -> str:
         """Task and dataset."""
         return f"TaskDataset({self.task.task_name}, {self.dataset!r})"
-
-
-class _LazySamples(Sequence[dict[str, Any]]):
-    def __init__(self, dataset: TaskDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self._dataset[i] for i in range(*index.indices(len(self)))]
-        return self._dataset[index]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self._dataset[i] for i in range(len(self)))

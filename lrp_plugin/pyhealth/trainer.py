@@ -36,15 +36,10 @@ class Trainer(cxr.Trainer):
     """
 
     def __init__(
-        self,
-        model: TorchvisionModel,
-        checkpoint_path: str | Path | None = None,
-        metrics: Sequence[str] | None = None,
-        device: torch.device | str | None = None,
-        enable_logging: bool = True,
-        output_path: str | Path | None = None,
-        exp_name: str | None = None,
-    ) -> None:
+        self, model: TorchvisionModel, checkpoint_path: str | Path | None = None,
+        metrics: Sequence[str] | None = None, device: torch.device | str | None = None, enable_logging: bool = True,
+        output_path: str | Path | None = None, exp_name: str | None = None,
+    ) -> None:  # fmt: skip
         if checkpoint_path is not None:
             cxr.load_weights(checkpoint_path, model.model)
         output = None if output_path is None else Path(output_path) / (exp_name or "")
@@ -55,17 +50,12 @@ class Trainer(cxr.Trainer):
         )
 
     def train(  # type: ignore[override]
-        self,
-        train_dataloader: DataLoader[Any],
-        val_dataloader: DataLoader[Any] | None = None,
-        test_dataloader: DataLoader[Any] | None = None,
-        epochs: int = 5,
-        optimizer_params: Mapping[str, float] | None = None,
-        monitor: str | None = None,
-        load_best_model_at_last: bool = True,
-        **settings: Any,
-    ) -> cxr.History:
-        """Train.
+        self, train_dataloader: DataLoader[Any], val_dataloader: DataLoader[Any] | None = None,
+        test_dataloader: DataLoader[Any] | None = None, epochs: int = 5,
+        optimizer_params: Mapping[str, float] | None = None, monitor: str | None = None,
+        load_best_model_at_last: bool = True, **settings: Any,
+    ) -> cxr.History:  # fmt: skip
+        """Train; returns what happened, epoch by epoch.
 
         Args:
             train_dataloader: Batches with ``image`` and ``disease``.
@@ -78,9 +68,6 @@ class Trainer(cxr.Trainer):
             **settings: Further fields of `lrp_plugin.cxr.TrainSettings` (PyHealth's ``weight_decay``, ``max_grad_norm`` and
                 ``patience``, and more), and ``resume``.
 
-        Returns:
-            What happened, epoch by epoch.
-
         Raises:
             ValueError: An optimizer parameter other than ``lr``, or an illegal setting.
         """
@@ -90,14 +77,9 @@ class Trainer(cxr.Trainer):
                 f"optimizer_params {sorted(optimizer)}: legal is 'lr'; weight_decay is an argument of train"
             )
         history = super().train(
-            train_dataloader,
-            val_dataloader,
-            epochs=epochs,
-            learning_rate=optimizer["lr"],
-            monitor=monitor or "accuracy",
-            load_best=load_best_model_at_last,
-            **settings,
-        )
+            train_dataloader, val_dataloader, epochs=epochs, learning_rate=optimizer["lr"],
+            monitor=monitor or "accuracy", load_best=load_best_model_at_last, **settings,
+        )  # fmt: skip
         if test_dataloader is not None:
             figures = self.evaluate(test_dataloader)
             numbers = {f"test_{name}": value for name, value in figures.items() if isinstance(value, float)}

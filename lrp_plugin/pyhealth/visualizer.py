@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import matplotlib
@@ -66,7 +67,7 @@ class SaliencyVisualizer:
         """A map over its image. Arguments: see the class."""
         look = {**self._look(alpha, cmap, [saliency], normalize), **look}
         return self._shown(
-            plt, ax, show, lambda on: plot_overlay(image, saliency, title=title, ax=on, save_path=save_path, **look)
+            plt, ax, show, partial(plot_overlay, image, saliency, title=title, save_path=save_path, **look)
         )
 
     def plot_saliency_heatmap(
@@ -75,9 +76,7 @@ class SaliencyVisualizer:
     ) -> Figure:  # fmt: skip
         """A map alone. Arguments: see the class."""
         look = {"cmap": self._colours(cmap, [saliency]), "normalize": normalize, **look}
-        return self._shown(
-            plt, ax, show, lambda on: plot_heatmap(saliency, title=title, ax=on, save_path=save_path, **look)
-        )
+        return self._shown(plt, ax, show, partial(plot_heatmap, saliency, title=title, save_path=save_path, **look))
 
     def plot_multiple_attributions(
         self, plt: Any, image: ArrayLike, attributions: Mapping[str, ArrayLike],
@@ -108,13 +107,8 @@ class SaliencyVisualizer:
         down = -(-(len(maps) + 1) // across)
         size = (PAGE, down * (PAGE * 0.92 / across * height / width + 0.36) + (0.25 if title else 0))
         look = {**self._look(alpha, cmap, list(maps.values()), normalize), **look}
-        return self._shown(
-            plt,
-            ax,
-            show,
-            lambda on: plot_comparison(image, maps, title=title, ax=on, save_path=save_path, **look),
-            size,
-        )
+        draw = partial(plot_comparison, image, maps, title=title, save_path=save_path, **look)
+        return self._shown(plt, ax, show, draw, size)
 
     def plot_attribution_distribution(
         self, plt: Any, attributions: ArrayLike | Mapping[str, ArrayLike], title: str | None = None, bins: int = 50,
@@ -127,10 +121,8 @@ class SaliencyVisualizer:
             attributions: One map, or method's name to map.
             bins: How many; with an even number zero lies between two.
         """
-        return self._shown(
-            plt, ax, show,
-            lambda on: plot_distribution(attributions, bins=bins, title=title, ax=on, save_path=save_path),
-        )  # fmt: skip
+        draw = partial(plot_distribution, attributions, bins=bins, title=title, save_path=save_path)
+        return self._shown(plt, ax, show, draw)
 
     def plot_top_k_features(
         self, plt: Any, image: ArrayLike, attributions: ArrayLike, k: int = 10, title: str | None = None,
@@ -148,12 +140,12 @@ class SaliencyVisualizer:
             raise ValueError(f"k is {k}; legal are 1 to {values.size}, the number of pixels")
         look = {**self._look(None, None, [attributions], True), **look}
 
-        def draw(on: Axes) -> Figure:
+        def draw(ax: Axes) -> Figure:
             order = np.argsort(-np.abs(values), axis=None, kind="stable")[:k]
             rows, columns = np.unravel_index(order, values.shape)
             edges = [POSITIVE if values[row, column] >= 0 else NEGATIVE for row, column in zip(rows, columns)]
-            on.scatter(columns, rows, s=26, facecolors="none", edgecolors=edges, linewidths=1.1, zorder=3)
-            return plot_overlay(image, attributions, title=title, ax=on, save_path=save_path, **look)
+            ax.scatter(columns, rows, s=26, facecolors="none", edgecolors=edges, linewidths=1.1, zorder=3)
+            return plot_overlay(image, attributions, title=title, ax=ax, save_path=save_path, **look)
 
         return self._shown(plt, ax, show, draw)
 
@@ -177,10 +169,10 @@ class SaliencyVisualizer:
         return ListedColormap(np.concatenate([np.ones((128, 4)), upper]))
 
     def _shown(
-        self, plt: Any, ax: Axes | None, show: bool | None, draw: Callable[[Axes], Figure],
+        self, plt: Any, ax: Axes | None, show: bool | None, draw: Callable[..., Figure],
         size: tuple[float, float] | None = None,
     ) -> Figure:  # fmt: skip
-        figure = draw(self._new_axes(plt, size) if ax is None else ax)
+        figure = draw(ax=self._new_axes(plt, size) if ax is None else ax)
         if plt is not None and (ax is None if show is None else show):
             plt.show()
         return figure
@@ -219,10 +211,9 @@ def visualize_attribution(
         ValueError: An unknown method.
     """
     visualizer = SaliencyVisualizer(default_cmap=None, default_alpha=0.9)
-    if method == "overlay":
-        return visualizer.plot_saliency_overlay(plt, image, attribution, title, **options)
     if method == "heatmap":
         return visualizer.plot_saliency_heatmap(plt, attribution, title, **options)
-    if method == "top_k":
-        return visualizer.plot_top_k_features(plt, image, attribution, title=title, **options)
-    raise ValueError(f"method {method!r} is unknown; legal are 'overlay', 'heatmap', 'top_k'")
+    if method not in ("overlay", "top_k"):
+        raise ValueError(f"method {method!r} is unknown; legal are 'overlay', 'heatmap', 'top_k'")
+    draw = visualizer.plot_saliency_overlay if method == "overlay" else visualizer.plot_top_k_features
+    return draw(plt, image, attribution, title=title, **options)
