@@ -18,6 +18,7 @@ from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.attribution.arguments import Arguments, read_arguments
 from lrp_plugin.attribution.layers import LayerUnifiedLRP, Seen, Watcher
+from lrp_plugin.attribution.session import Pass
 from lrp_plugin.attribution.targets import is_function
 from lrp_plugin.kinds import checked
 
@@ -105,12 +106,9 @@ class ConceptLRP(UnifiedLRP):
 
         names = list(dict.fromkeys(name for condition in conditions for name in condition))
         watcher = Watcher([self._layer(name) for name in names], False)
-        passed = self.session.forward(
-            map_tensors(inputs, repeated), map_tensors(arguments, repeated), _repeated(target, count, examples), exact=True,
-            watch=watcher,
-        )  # fmt: skip
-        handles = []
-        try:
+        handles: list[Any] = []
+
+        def explain(passed: Pass) -> tuple[Tensor, ...]:
             for name, seen in zip(names, watcher.seen):
                 if not seen:
                     raise ValueError(f"layer {name!r} did not run, or nothing in it depends on the explained input")
@@ -119,7 +117,13 @@ class ConceptLRP(UnifiedLRP):
                     for tensor in (item.value, item.port):
                         if tensor is not None and tensor.requires_grad:
                             handles.append(tensor.register_hook(lambda m, mask=mask: m * mask.to(m.dtype)))
-            relevances = passed.relevance()
+            return passed.relevance()
+
+        try:
+            relevances = self.session.using(
+                explain, map_tensors(inputs, repeated), map_tensors(arguments, repeated),
+                _repeated(target, count, examples), exact=True, watch=watcher,
+            )  # fmt: skip
         finally:
             for handle in handles:
                 handle.remove()

@@ -42,16 +42,27 @@ class Row:
 
     def count(self, examples: int) -> None:
         """Makes an empty account of so many examples."""
+        self._added: list[tuple[str, int, Tensor | float]] = []
         self._sums = {name: torch.zeros(examples, dtype=torch.float64, device="cpu") for name in COLUMNS}
 
     def add(self, column: str, example: int, amount: Tensor | float) -> None:
-        """Adds the sum of ``amount`` to one example's column."""
+        """Adds the sum of ``amount`` to one example's column, when `read` is called."""
         if isinstance(amount, Tensor):
-            amount = float(_wide(amount.detach()).sum().real)
-        self._sums[column][example] += float(amount)
+            amount = _wide(amount.detach()).sum().real
+        self._added.append((column, example, amount))
+
+    def read(self, number: Callable[[Tensor], float]) -> None:
+        """Adds up what was added, given what reads a sum."""
+        for column, example, amount in self._added:
+            self._sums[column][example] += number(amount) if isinstance(amount, Tensor) else amount
+        self._added.clear()
+
+    def waiting(self) -> list[Tensor]:
+        """The sums that are to be read."""
+        return [amount for *_, amount in self._added if isinstance(amount, Tensor)]
 
     def close(self) -> None:
-        """The account is complete: of an operation without a rule what its native gradient lost is ``other``.
+        """The account is complete and read: of an operation without a rule what its native gradient lost is ``other``.
 
         What was to be booked is let go of: it holds the graph, whose taps hold the row, a cycle no collector sees.
         """
@@ -90,6 +101,10 @@ class Recorder:
         self.example = 0
         self.rows: list[Row] = []
 
+    def clear(self) -> None:
+        """The pass is made again."""
+        self.rows.clear()
+
     def count(self, examples: int) -> None:
         """Says how many examples there are, known with the explained output; before the first backward pass."""
         self.examples = examples
@@ -103,7 +118,7 @@ class Recorder:
         return row
 
     def close(self) -> None:
-        """Closes every row, also where the pass broke off."""
+        """Closes every row, also where the pass broke off; what was added then is not read."""
         for row in self.rows:
             row.close()
 
@@ -124,6 +139,11 @@ class Recorder:
                     row.add(column.removeprefix("port:"), self.example, formula(multiplier))
 
         return sink
+
+
+def _host(tensor: Tensor) -> Tensor:
+    """The entries on the CPU; on the ``meta`` device there are none: NaN, not known."""
+    return torch.full(tensor.shape, torch.nan, dtype=tensor.dtype, device="cpu") if tensor.is_meta else tensor.cpu()
 
 
 def _numbers(sums: Tensor) -> list[float | None]:
@@ -153,11 +173,15 @@ class Ledger:
     """
 
     def __init__(self, rows: list[Row], output: Tensor, input: Tensor) -> None:
-        for row in rows:
-            row.close()
         self.rows = rows
-        self.output = output.detach().double().cpu().reshape(-1)
-        self.input = input.detach().double().cpu().reshape(-1)
+        # Each look at another device waits for it: one for all numbers.
+        sums = [output, input, *(amount for row in rows for amount in row.waiting())]
+        numbers = _host(torch.cat([one.detach().double().reshape(-1).to(output.device) for one in sums]))
+        self.output, self.input, read = numbers.split([output.numel(), input.numel(), len(numbers) - 2 * len(input)])
+        following = iter(read.tolist())
+        for row in rows:
+            row.read(lambda _: next(following))
+            row.close()
         for column in (*ABSORBED, "distributed"):
             setattr(self, column, self._total(column))
 

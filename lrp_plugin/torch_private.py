@@ -6,6 +6,7 @@ looked up once, when the package is imported; a test takes each away in turn.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +19,7 @@ from captum._utils import gradient as captum_gradient
 from torch import Tensor, nn
 from torch._functorch import apis as functorch_apis
 from torch._functorch import vmap as functorch_vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _python_dispatch as dispatch
 from torch.utils import _pytree as pytree
 
@@ -50,6 +52,7 @@ _dispatch_modes: Callable[[], int] | None = _named(torch, "_C", "_len_torch_disp
 _interpreter: Callable[[], Any] | None = _named(torch, "_C", "_functorch", "peek_interpreter_stack")
 _wrapped: Callable[[Tensor], bool] | None = _named(torch, "_C", "_functorch", "is_functorch_wrapped_tensor")
 _disable_modes: Callable[[], AbstractContextManager[Any]] | None = _named(dispatch, "_disable_current_modes")
+_mode_stack: Callable[[], list[Any]] | None = _named(dispatch, "_get_current_dispatch_mode_stack")
 _kinds = (_named(torch, "_ops", "OpOverload"), _named(torch, "_ops", "OpOverloadPacket"))
 _overloads: tuple[type, ...] = tuple(kind for kind in _kinds if kind is not None)
 
@@ -102,14 +105,21 @@ vmap_parts = _vmap_parts()
 
 def traced() -> bool:
     """Whether a tracer looks on (a dispatch mode); where torch cannot tell, only what says so in public."""
-    return _dispatch_modes() > 0 if _dispatch_modes is not None else torch.compiler.is_compiling()
+    return _tracers() if _dispatch_modes is not None else torch.compiler.is_compiling()
 
 
 def observed() -> bool:
     """Whether a tracer or a function transform (vmap) looks on: it wants one plain formula. Where torch cannot tell: yes."""
     if _dispatch_modes is None or _interpreter is None:
         return True
-    return _dispatch_modes() > 0 or _interpreter() is not None
+    return _tracers() or _interpreter() is not None
+
+
+def _tracers() -> bool:
+    """Whether a dispatch mode is on that may be a tracer: one that only counts says so, by ``only_counts = True``."""
+    if _dispatch_modes is None or not _dispatch_modes():
+        return False
+    return _mode_stack is None or not all(getattr(mode, "only_counts", False) for mode in _mode_stack())
 
 
 def inside_transform(tensor: Tensor) -> bool:
@@ -136,6 +146,26 @@ def refuse_vmap(tensors: list[Tensor]) -> None:
     """Raises inside a vmap that this torch makes of something else: signals are not known there, and would be lost."""
     if vmap_parts is None and any(map(inside_transform, tensors)):
         missing("torch._functorch.apis.vmap_impl", "a signal cannot enter torch.vmap")()
+
+
+# ---- one kernel from a formula -------------------------------------------------------------------------------------
+def has_triton() -> bool:
+    """Whether Inductor can make kernels for a GPU here; where torch cannot tell: no."""
+    known: Callable[[], bool] | None = _named(importlib.import_module("torch.utils._triton"), "has_triton")
+    return known is not None and known()
+
+
+def compiled_graph(function: Callable[..., Any], examples: list[Tensor]) -> Callable[..., Any]:
+    """A function of tensors of one length, compiled by Inductor for any length, without Dynamo: it has no guards to look at.
+
+    Raises:
+        Exception: Whatever a tracer or a compiler raises, and where this torch has no ``torch._inductor.compile``.
+    """
+    inductor = importlib.import_module("torch._inductor")
+    with torch.no_grad():
+        graph = make_fx(function, tracing_mode="symbolic")(*examples)
+        given = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
+        return inductor.compile(graph, given)  # type: ignore[no-any-return]
 
 
 # ---- ATen's overloads ------------------------------------------------------------------------------------------------

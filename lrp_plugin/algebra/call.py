@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lrp_plugin.algebra.binding import bind
 from lrp_plugin.algebra.folding import NO_CACHE, Cache
+from lrp_plugin.algebra.looks import Looks, same
 from lrp_plugin.algebra.nests import map_tensors
 from lrp_plugin.algebra.signal import Signal
 
@@ -43,11 +44,13 @@ class Call:
         row: The ledger's row, or None while no ledger is kept.
         ports: The pass carries ports.
         weights: Keeps modified weights.
+        looks: What the pass asks of entries.
         waited: Of a map whose rule waited, what is known of its reader.
     """
 
     ports = False
     weights: Cache = NO_CACHE
+    looks = Looks(at_once=True)
     waited: Waited | None = None
 
     def __init__(
@@ -100,13 +103,18 @@ class Call:
 
     def check_returned(self, tensor: Tensor) -> None:
         """Raises ``ValueError`` where a rule returned its input though the operation changes entries."""
-        value = self.valued()
-        if not isinstance(value, Tensor) or value.shape != tensor.shape or not torch.equal(value, tensor):
+
+        def refuse() -> None:
             raise ValueError(
                 f"the rule for operation {self.operation!r} returned its input, which is not the operation's value: a rule "
                 "changes the backward pass alone; return call.native(), scale(call.native(), factor) or "
                 "substitute(call.valued(), pullback, call['input'])"
             )
+
+        value = self.valued()
+        if not isinstance(value, Tensor) or value.shape != tensor.shape:
+            refuse()
+        self.looks.ask(lambda: ~same(value, tensor)(), refuse)
 
     def at_zero(self) -> Any:
         """The operation's value with every signal set to zero: f(0), the constants' share."""

@@ -13,11 +13,22 @@ from torch import Tensor
 from lrp_plugin.algebra.call import Call
 
 
+class Applied(NamedTuple):
+    """A function of its first argument, the others given; two of the same are equal."""
+
+    function: Callable[..., Tensor]
+    rest: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Its value."""
+        return self.function(x, *self.rest, **dict(self.named))
+
+
 def of_one(call: Call) -> Callable[[Tensor], Tensor]:
     """The function of the input alone, which holds no signal."""
-    function, rest = call.function, call.args[1:]
     named = {key: value for key, value in call.kwargs.items() if key != "input"}
-    return lambda x: function(x, *rest, **named)
+    return Applied(call.function, call.args[1:], tuple(sorted(named.items())))
 
 
 BESIDE = 1e-30  # beside 0: f(x) / x is f'(0) there to rounding, and no float32 is lost below

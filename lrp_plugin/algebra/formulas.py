@@ -8,6 +8,12 @@ from torch import Tensor
 HALF = (torch.float16, torch.bfloat16)
 
 
+def cast_of(device: str) -> torch.dtype | None:
+    """What autocast casts to on a kind of device; None where it does not, or there is none (``meta``)."""
+    known = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if known else None
+
+
 def widened(tensor: Tensor) -> Tensor:
     """``tensor`` in float32 where it is of half precision: 0 / (0 + 1e-9) is NaN in float16."""
     return tensor.float() if tensor.dtype in HALF else tensor

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lrp_plugin.algebra.formulas import damping, reciprocal, widened
+from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.torch_private import keeps_graph
 
 
@@ -182,9 +183,9 @@ class Mark(Function):
     """A value that says in autograd's graph which signals it depends on, and keeps nothing else of how it was made."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, *signals: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, looks: Looks, *signals: Tensor) -> Tensor:
         """Overridden; see `mark`."""
-        ctx.count = len(signals)
+        ctx.count, ctx.looks = len(signals), looks
         return value.detach()
 
     @staticmethod
@@ -193,14 +194,17 @@ class Mark(Function):
 
         So a pass that lost relevance here is found without looking for it: this runs in no other.
         """
-        if multiplier.any():
-            raise ForgottenSourceError
-        return (None,) * (1 + ctx.count)
+        ctx.looks.ask(multiplier.any, _forgotten)
+        return (None,) * (2 + ctx.count)
 
 
-def mark(value: Tensor, signals: Sequence[Tensor]) -> Tensor:
-    """``value``, of any shape, whose graph leads to the signals it was made from."""
-    return Mark.apply(value, *signals)  # type: ignore[no-any-return]
+def _forgotten() -> None:
+    raise ForgottenSourceError
+
+
+def mark(value: Tensor, signals: Sequence[Tensor], looks: Looks) -> Tensor:
+    """``value``, of any shape, whose graph leads to the signals it was made from; ``looks``: the pass's."""
+    return Mark.apply(value, looks, *signals)  # type: ignore[no-any-return]
 
 
 class _EndPort(Function):

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lrp_plugin.algebra.formulas import cast_of
+from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.attribution.inputs import check_finite
@@ -81,7 +83,8 @@ class CompiledPass:
         if form not in self._shapes:
             expected = eager()
             self._shapes[form] = expected.shape
-        places = None if is_missing(target) else read_target(target, self._shapes[form]).of_all(self._shapes[form][0])
+        shape, looks = self._shapes[form], Looks()
+        places = None if is_missing(target) else read_target(target, shape, looks).of_all(shape[0])
         key = form, None if places is None else (places.entry.shape, None if places.mask is None else places.mask.shape)
         versions = self.session.weights.stamps(_state(self.session.model))
         graph = self._graphs.get(key)
@@ -89,8 +92,10 @@ class CompiledPass:
             return expected or eager()
         if graph is None or graph.versions != versions:
             return self._first(key, versions, inputs, places, arguments, expected or eager())
-        check_finite(inputs)
-        return self._run(graph, inputs, places, arguments)
+        check_finite(inputs, looks)
+        found = self._run(graph, inputs, places, arguments)
+        looks.settle()
+        return found
 
     def _first(
         self, key: Any, versions: tuple[Any, ...], inputs: tuple[Tensor, ...], places: Places | None,
@@ -160,8 +165,7 @@ def _form(inputs: Sequence[Tensor], arguments: Arguments) -> Any:
     kind = inputs[0].device.type
     tensors = tuple((tuple(t.shape), t.stride(), t.dtype, t.device) for t in (*inputs, *tensors_in(arguments, [])))
     others = repr(map_tensors(arguments, lambda _: "tensor"))
-    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    return tensors, others, cast
+    return tensors, others, cast_of(kind)
 
 
 def _opaque(value: Any) -> str | None:

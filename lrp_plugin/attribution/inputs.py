@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.algebra.primitives import ForgottenSourceError
 from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.propagation.tokens import port_of_tokens
 from lrp_plugin.propagation.writes import value_of
-from lrp_plugin.torch_private import traced
 
 if TYPE_CHECKING:
     from lrp_plugin.propagation import Propagation
@@ -32,16 +33,17 @@ class ExplainedInputs:
         inputs: A tensor or a tuple of tensors, the first dimension the examples.
         arguments: What else the model is called with.
         ports: Start a port at each floating-point input.
+        looks: What the pass asks of entries.
 
     Raises:
         ValueError: Without a tensor, for NaN in one, for inputs that are neither floating point nor integer.
     """
 
-    def __init__(self, inputs: Any, arguments: Arguments, ports: bool) -> None:
+    def __init__(self, inputs: Any, arguments: Arguments, ports: bool, looks: Looks) -> None:
         self.is_tuple = isinstance(inputs, tuple)
         self.arguments = arguments
         given = checked(inputs)
-        check_finite(given)
+        check_finite(given, looks)
         self.originals = [_plain(tensor) for tensor in given]
         self.leaves: list[Tensor | None] = []
         self.ports: list[Tensor | None] = []
@@ -137,15 +139,16 @@ def checked(inputs: Any) -> tuple[Tensor, ...]:
     return given
 
 
-def check_finite(inputs: Sequence[Tensor]) -> None:
-    """Raises ``ValueError`` for NaN or infinity in an input; a tracer looks on in vain, it cannot branch on an entry."""
-    if traced():
-        return
-    for place, tensor in enumerate(inputs):
-        if not tensor.is_floating_point() or torch.isfinite(tensor.detach().sum()):
-            continue  # one step, where a look at each entry takes five (3 ms for 8 images); finite entries' sum may overflow
-        if not torch.isfinite(tensor).all():
+def check_finite(inputs: Sequence[Tensor], looks: Looks) -> None:
+    """Raises ``ValueError`` for NaN or infinity in an input, in ``looks.settle`` where it lies on another device."""
+
+    def suspect(place: int, tensor: Tensor) -> None:
+        if not torch.isfinite(tensor).all():  # finite entries' sum may overflow
             raise ValueError(f"input {place} of shape {tuple(tensor.shape)} holds NaN or infinite entries")
+
+    for place, tensor in enumerate(inputs):
+        if tensor.is_floating_point():  # one step, where a look at each entry takes five (3 ms for 8 images)
+            looks.ask(lambda t=tensor: ~torch.isfinite(t.sum()), partial(suspect, place, tensor))  # type: ignore[misc]
 
 
 def _plain(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.attribution.arguments import check_flags, read_arguments
-from lrp_plugin.attribution.session import Explained, nothing_lost, recording
+from lrp_plugin.attribution.session import Explained, Pass, nothing_lost, recording
 from lrp_plugin.attribution.unified import Inputs, UnifiedLRP
 from lrp_plugin.composites import Choice, Site
 from lrp_plugin.errors import told
@@ -226,13 +226,16 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         watcher = Watcher(layers, attribute_to_layer_input, starting=True)
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
-        passed = self._lrp.session.forward(inputs, arguments, target, exact=True, plan=plan, watch=watcher)
-        selected = passed.selected
-        assert selected is not None
+
+        def explain(passed: Pass) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+            names = (type(one).__name__ for one in layers)
+            with nothing_lost(passed.mode):
+                return passed.number, [_relevance(passed.number, *one, zeros) for one in zip(watcher.seen, names)]
+
+        session = self._lrp.session
+        selected, each = session.using(explain, inputs, arguments, target, exact=True, plan=plan, watch=watcher)
         if plan is not None:
             print(Plan(plan))
-        with nothing_lost(passed.mode):
-            each = [_relevance(selected, *one, zeros) for one in zip(watcher.seen, (type(x).__name__ for x in layers))]
         found = [formatted(len(relevance) > 1, relevance) for relevance in each]
         result = found if isinstance(self.layer, list) else found[0]
         if not return_convergence_delta:
@@ -313,12 +316,17 @@ class NeuronUnifiedLRP(NeuronAttribution):
         _checked_layers(self.layer)
         check_flags(attribute_to_neuron_input=attribute_to_neuron_input)
         watcher = Watcher([self.layer], attribute_to_neuron_input)
-        passed = self._lrp.session.forward(inputs, arguments, select=False, exact=True, watch=watcher)
-        if not watcher.seen[0]:
-            raise ValueError(f"layer {type(self.layer).__name__} did not run, or nothing in it depends on the input")
-        with recording():
-            unit = _unit(tuple(item.value for item in watcher.seen[0]), neuron_selector)
-        return passed.explained.format(passed.relevance(unit))
+
+        def explain(passed: Pass) -> Any:
+            if not watcher.seen[0]:
+                raise ValueError(
+                    f"layer {type(self.layer).__name__} did not run, or nothing in it depends on the input"
+                )
+            with recording():
+                unit = _unit(tuple(item.value for item in watcher.seen[0]), neuron_selector)
+            return passed.explained.format(passed.relevance(unit))
+
+        return self._lrp.session.using(explain, inputs, arguments, select=False, exact=True, watch=watcher)
 
 
 def _unit(held: tuple[Tensor, ...], selector: Any) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from lrp_plugin.algebra.looks import Looks, WronglySupposedError
 from lrp_plugin.algebra.primitives import ForgottenSourceError
 from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.attribution.inputs import ExplainedInputs, OutputChoice, explained_value
@@ -28,7 +29,6 @@ from lrp_plugin.propagation.restored import BuffersWritten, restored
 from lrp_plugin.propagation.tokens import PortsNeededError
 from lrp_plugin.propagation.transforms import vmap_as_loop
 from lrp_plugin.registry import Registry
-from lrp_plugin.torch_private import observed
 
 Found = TypeVar("Found")
 Watch = Callable[[Propagation], AbstractContextManager[Any]]
@@ -73,12 +73,26 @@ class Pass(NamedTuple):
     selected: Tensor | None
     mode: Propagation
 
+    @property
+    def number(self) -> Tensor:
+        """The explained number of each example, shape (N,)."""
+        assert self.selected is not None
+        return self.selected
+
+    def pick(self, target: Any) -> Tensor:
+        """The number that a target names, of each example; shape (N,)."""
+        return pick_target(self.value, target, self.explained.originals, self.mode.setup.looks)
+
+    def settle(self) -> None:
+        """The call is over: what it asked of another device's entries is read, once."""
+        with nothing_lost(self.mode):
+            self.mode.setup.looks.settle()
+
     def relevance(
         self, selected: Tensor | None = None, seed: Tensor | None = None, retain: bool = False
     ) -> tuple[Tensor, ...]:
         """One backward pass from ``selected`` (None: the target's number): relevance of each input."""
-        chosen = self.selected if selected is None else selected
-        assert chosen is not None
+        chosen = self.number if selected is None else selected
         with recording(), nothing_lost(self.mode):
             return self.explained.relevance(self.mode, chosen, seed, retain)
 
@@ -89,8 +103,7 @@ class Pass(NamedTuple):
             by_example: Relevance of each explained output alone is asked for. That is one backward pass for each where the
                 inputs' rows are not the outputs' examples (graphs), else none more.
         """
-        assert self.selected is not None
-        output = self.selected.detach()
+        output = self.number.detach()
         if not by_example or all(len(one) == len(output) for one in self.explained.originals):
             return Explained(self.relevance(), output, self.value.shape)
         found = [self.of_example(example) for example in range(len(output))]
@@ -99,15 +112,14 @@ class Pass(NamedTuple):
 
     def of_example(self, example: int) -> tuple[Tensor, ...]:
         """Relevance of each input for one explained number alone; asked for one after another, in order."""
-        assert self.selected is not None
-        seed = torch.zeros_like(self.selected)
+        seed = torch.zeros_like(self.number)
         seed[example] = 1
-        return self.relevance(seed=seed, retain=example + 1 < len(self.selected))
+        return self.relevance(seed=seed, retain=example + 1 < len(self.number))
 
 
 def total(relevances: tuple[Tensor, ...]) -> Tensor:
-    """The sum of all entries, in double precision; a scalar on the CPU."""
-    return torch.stack([r.detach().double().sum().cpu() for r in relevances]).sum()
+    """The sum of all entries, in double precision; a scalar on the first one's device."""
+    return torch.stack([r.detach().double().sum().to(relevances[0].device) for r in relevances]).sum()
 
 
 @contextmanager
@@ -182,11 +194,12 @@ class Session:
         self.weights = WeightCache()
         self.warned: set[tuple[str, str]] = set()
         self.lent: list[Tensor] = []
+        self.looking = False
         self._marked: tuple[Any, Chooser] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for made in ("chooser", "weights", "warned", "lent", "_marked"):
+        for made in ("chooser", "weights", "warned", "lent", "looking", "_marked"):
             del kept[made]
         return kept
 
@@ -194,12 +207,35 @@ class Session:
         self.__dict__.update(state)
         self._begin()
 
-    def using(self, use: Callable[[Pass], Found], *given: Any, exact: bool = False, **options: Any) -> Found:
-        """What ``use`` makes of a forward pass; where relevance was lost, of another that keeps its values."""
-        try:
-            return use(self.forward(*given, exact=exact, **options))
-        except ForgottenSourceError:
-            return use(self.forward(*given, exact=True, **options))
+    def using(
+        self, use: Callable[[Pass], Found], *given: Any, exact: bool = False, recorder: Recorder | None = None,
+        plan: list[tuple[Site, Choice]] | None = None, **options: Any,
+    ) -> Found:  # fmt: skip
+        """What ``use`` makes of a forward pass; of another one where the first proves void, as `forward` says."""
+        while True:
+            try:
+                passed = self.forward(*given, exact=exact, recorder=recorder, plan=plan, **options)
+                found = use(passed)
+                passed.settle()
+                return found
+            except (ForgottenSourceError, WronglySupposedError, BuffersWritten) as reason:
+                exact = self._again(reason, exact, recorder, plan)
+
+    def _again(
+        self, reason: BaseException, exact: bool, recorder: Recorder | None, plan: list[tuple[Site, Choice]] | None
+    ) -> bool:
+        """Makes ready for another pass, for a reason that is rare; returns whether that one must keep its values."""
+        if isinstance(reason, BuffersWritten):  # known from now on
+            self.lent = [*self.lent, *reason.buffers]
+        elif isinstance(reason, WronglySupposedError):
+            self.looking = True
+        elif isinstance(reason, ForgottenSourceError) and exact:
+            raise reason
+        for kept in (recorder, plan):
+            if kept is not None:
+                kept.clear()
+        # A custom autograd.Function read the value of a map directly.
+        return exact or isinstance(reason, ForgottenSourceError)
 
     def forward(
         self, inputs: Any, arguments: Arguments, target: Any = None, *, select: bool = True,
@@ -227,18 +263,10 @@ class Session:
         while True:
             try:
                 return self._once(inputs, arguments, target, select, recorder, plan, exact, watch, chooser)
-            except ForgottenSourceError:  # rare: a custom autograd.Function read the value of a map directly
-                if exact:
-                    raise
-                exact = True
-            except BuffersWritten as written:  # rare: known from now on
-                self.lent = [*self.lent, *written.buffers]
-            except PortsNeededError:  # a column was cast to ids
-                chooser = chooser.carrying_ports()
-            if recorder is not None:
-                recorder.rows.clear()
-            if plan is not None:
-                plan.clear()
+            except (ForgottenSourceError, WronglySupposedError, BuffersWritten, PortsNeededError) as reason:
+                if isinstance(reason, PortsNeededError):  # a column was cast to ids
+                    chooser = chooser.carrying_ports()
+                exact = self._again(reason, exact, recorder, plan)
 
     def _chooser(self) -> Chooser:
         """The composite's, or one in which rules come first that the model's modules have as attributes, as in Captum."""
@@ -255,11 +283,12 @@ class Session:
         self, inputs: Any, arguments: Arguments, target: Any, select: bool, recorder: Recorder | None,
         plan: list[tuple[Site, Choice]] | None, exact: bool, watch: Watch | None, chooser: Chooser,
     ) -> Pass:  # fmt: skip
-        with recording(), evaluating(self.model), uncompiled(), restored(self.model, self.lent):
-            explained = ExplainedInputs(inputs, arguments, ports=chooser.ports)
+        looks = Looks(at_once=self.looking)
+        with recording(), evaluating(self.model), uncompiled(), restored(self.model, self.lent, looks):
+            explained = ExplainedInputs(inputs, arguments, chooser.ports, looks)
             setup = Setup(
-                self.model, chooser, self.strict, chooser.ports, self.weights, self.stabilizer, exact, self.warned
-            )
+                self.model, chooser, self.strict, chooser.ports, self.weights, self.stabilizer, exact, self.warned, looks,
+            )  # fmt: skip
             mode = Propagation(setup, recorder=recorder, plan=plan)
             self.weights.begin(mode.paths.state)
             explained.declare(mode)
@@ -271,20 +300,20 @@ class Session:
                 around.enter_context(mode)
                 output = explained.run(self.model, self.output)
             value = explained_value(mode, output)
-            selected = pick_target(value, target, explained.originals) if select else None
-            if selected is not None:
-                self._tell_of_nan(explained, selected)
-            return Pass(explained, value, selected, mode)
+            passed = Pass(explained, value, None, mode)
+            if not select:
+                return passed
+            passed = passed._replace(selected=passed.pick(target))
+            looks.ask(lambda: torch.isnan(passed.number).any(), lambda: self._tell_of_nan(passed))
+            return passed
 
-    def _tell_of_nan(self, explained: ExplainedInputs, selected: Tensor) -> None:
+    def _tell_of_nan(self, passed: Pass) -> None:
         """Warns of explained outputs that are NaN, naming the operation that made the first, found in a second pass."""
-        if observed() or not torch.isnan(selected.detach()).any():
-            return
         first = FirstNan(self.model)
-        given = [one.detach().clone() for one in explained.originals]
+        given = [one.detach().clone() for one in passed.explained.originals]
         with torch.no_grad(), first:
-            explained.arguments.call(self.model, given)
-        rows = torch.isnan(selected.detach()).nonzero().flatten().tolist()
+            passed.explained.arguments.call(self.model, given)
+        rows = torch.isnan(passed.number.detach()).nonzero().flatten().tolist()
         where = f"{first.found} made the first NaN" if first.found else "a parameter, buffer or input holds NaN"
         shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
         warn(

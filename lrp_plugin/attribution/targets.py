@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.errors import TargetError, told, warn
+from lrp_plugin.torch_private import traced
 
 _FORMS = (
     "pass an int, a tuple of ints for further dimensions, a boolean mask or (class, mask), or a list or 1-d tensor with "
@@ -50,16 +52,21 @@ class Places(NamedTuple):
 
     def select(self, value: Tensor) -> Tensor:
         """The number explained of each example, differentiable; shape (N,)."""
+        if len(self.entry) == 1 and self.entry.device.type == "cpu" and not traced():
+            picked = value[(slice(None), *self.entry[0].tolist())]  # a view, where indices take a sort on a GPU
+            return self._summed(value, picked)
         rows = torch.arange(value.shape[0], device=value.device)
         places = (rows, *self.entry.to(value.device).unbind(1))
-        picked = value[places] if self.entry.shape[1] else value
+        return self._summed(value, value[places] if self.entry.shape[1] else value)
+
+    def _summed(self, value: Tensor, picked: Tensor) -> Tensor:
         if self.mask is not None:
             picked = torch.where(self.mask.to(value.device), picked, 0)
         return picked.reshape(value.shape[0], -1).sum(1)
 
 
-def pick_target(value: Tensor, target: Any, inputs: Sequence[Tensor]) -> Tensor:
-    """The output that ``target`` names, of each example; shape (N,).
+def pick_target(value: Tensor, target: Any, inputs: Sequence[Tensor], looks: Looks | None = None) -> Tensor:
+    """The output that ``target`` names, of each example; shape (N,). ``looks``: the pass's; None looks at once.
 
     Raises:
         TargetError: Where the target is missing, of no legal form, or out of range.
@@ -70,8 +77,9 @@ def pick_target(value: Tensor, target: Any, inputs: Sequence[Tensor]) -> Tensor:
         return target.select(value)
     if is_function(target):
         return _by_function(value, target)
-    places = read_target(target, value.shape)
-    _note_probabilities(value.detach())
+    looks = Looks(at_once=True) if looks is None else looks
+    places = read_target(target, value.shape, looks)
+    _note_probabilities(value.detach(), looks)
     return places.select(value)
 
 
@@ -122,15 +130,17 @@ def _only_number(value: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     )
 
 
-def read_target(target: Any, shape: Sequence[int]) -> Places:
-    """A target in any form, checked against the output's shape.
+def read_target(target: Any, shape: Sequence[int], looks: Looks | None = None) -> Places:
+    """A target in any form, checked against the output's shape; ``looks``: the pass's; None looks at once.
 
     Raises:
         TargetError: For one that an output of that shape does not have.
     """
     if isinstance(target, Part):
-        return read_target(target.target, (target.examples, *shape[1:])).of(target.rows)
+        return read_target(target.target, (target.examples, *shape[1:]), looks).of(target.rows)
     shape = tuple(shape)
+    if isinstance(target, Tensor) and looks is not None and _stays(target, shape):
+        return _unread(target, shape, looks)
     if not shape:
         raise TargetError(f"target {told(target)} for an output of one number, shape (): leave target out")
     given = _plain(target)
@@ -146,6 +156,25 @@ def read_target(target: Any, shape: Sequence[int]) -> Places:
     entry = torch.tensor(places, dtype=torch.long, device="cpu")
     masks = [mask for _, mask in rows if mask is not None]
     return Places(entry, _mask(masks, many, shape, entry.shape[1]) if masks else None)
+
+
+def _stays(target: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a target's class numbers stay on the device where they lie."""
+    numbers = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+    one_place = len(shape) == 2 or (len(shape) > 2 and all(size == 1 for size in shape[2:]))
+    fitting = target.dim() <= 1 and target.numel() in (1, shape[0] if shape else 1)
+    return target.device.type != "cpu" and numbers and one_place and fitting
+
+
+def _unread(target: Tensor, shape: tuple[int, ...], looks: Looks) -> Places:
+    """Class numbers that nobody waits for: they are looked at when the pass is over."""
+    given = target.detach().reshape(-1, 1).long()
+    looks.ask(lambda: ((given < -shape[1]) | (given >= shape[1])).any(), lambda: _refuse(target, shape))
+    return Places(given % shape[1])
+
+
+def _refuse(target: Tensor, shape: tuple[int, ...]) -> None:
+    read_target(target.tolist(), shape)
 
 
 def _plain(target: Any) -> Any:
@@ -213,11 +242,15 @@ def _mask(masks: list[Tensor], many: bool, shape: tuple[int, ...], places: int) 
     return found
 
 
-def _note_probabilities(value: Tensor) -> None:
+def _note_probabilities(value: Tensor, looks: Looks) -> None:
     if value.dim() != 2 or value.shape[1] < 2 or not value.is_floating_point():
         return
-    if bool((value >= 0).all()) and bool(((value.sum(1) - 1).abs() < 1e-3).all()):
+
+    def tell() -> None:
         warn(
             "the model seems to end in a softmax: it is explained at the probability it returns; the logit before it "
             "is usually wanted (return it from the model, or explain the module without its last layer)"
         )
+
+    # Magnitudes that add up to 1, as their own sum does: none is negative.
+    looks.ask(lambda: (torch.stack([value, value.abs()]).sum(2) - 1).abs().max() < 1e-3, tell)

@@ -17,7 +17,7 @@ from lrp_plugin.attribution.compiled import CompiledPass
 from lrp_plugin.attribution.inputs import OutputChoice, check_choice, checked
 from lrp_plugin.attribution.reach import tell_of_little
 from lrp_plugin.attribution.session import Explained, Pass, Session, recording, total
-from lrp_plugin.attribution.targets import Part, is_function, pick_target
+from lrp_plugin.attribution.targets import Part, is_function
 from lrp_plugin.composites import Composite, Site
 from lrp_plugin.composites.asked import asked_composite
 from lrp_plugin.composites.composite import Choice
@@ -216,7 +216,7 @@ class UnifiedLRP(GradientAttribution):
         def explain(passed: Pass) -> Any:
             chosen = _some(targets(passed.value.detach()) if callable(targets) else targets)
             with recording():
-                selected = [pick_target(passed.value, target, passed.explained.originals) for target in chosen]
+                selected = [passed.pick(target) for target in chosen]
             last = len(selected) - 1
             found = [passed.relevance(one, retain=k < last) for k, one in enumerate(selected)]
             return passed.explained.format([torch.stack(relevance) for relevance in zip(*found)])
@@ -233,16 +233,19 @@ class UnifiedLRP(GradientAttribution):
         Costs one forward and one backward pass per example.
         """
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
-        recorder, sums = Recorder(0), []
-        try:
-            passed = self.session.forward(inputs, arguments, target, recorder=recorder)
-            assert passed.selected is not None
+        recorder = Recorder(0)
+
+        def account(passed: Pass) -> Ledger:
+            sums = []
             with recording():
-                recorder.count(len(passed.selected))
+                recorder.count(len(passed.number))
                 for example in range(recorder.examples):
                     recorder.example = example
                     sums.append(total(passed.of_example(example)))
-                return Ledger(recorder.rows, passed.selected, torch.stack(sums))
+            return Ledger(recorder.rows, passed.number, torch.stack(sums))
+
+        try:
+            return self.session.using(account, inputs, arguments, target, recorder=recorder)
         finally:
             recorder.close()
 

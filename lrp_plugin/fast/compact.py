@@ -10,19 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lrp_plugin.algebra.primitives import substitute
 from lrp_plugin.algebra.result import Result
-from lrp_plugin.fast.blockwise import blockwise, pieces
+from lrp_plugin.fast import kernels
+from lrp_plugin.fast.blockwise import blockwise, both, pair, pieces
 from lrp_plugin.fast.sides import Sides, empty_units
 from lrp_plugin.torch_private import keeps_graph, observed
 
 _WIDE = (torch.float32, torch.float64)
-Products = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
+Products = Callable[..., tuple[Tensor, Tensor]]
 
 
 def compact_alphabeta(sides: Sides, alpha: float, beta: float, stabilizer: float) -> Result | None:
@@ -36,11 +37,15 @@ def compact_alphabeta(sides: Sides, alpha: float, beta: float, stabilizer: float
         stabilizer: d, added to the denominators.
 
     Returns:
-        None where the general form is needed: a unit has one side only, a port asks for the carriers, a tracer or another
-        device than the CPU would wait for the answer.
+        None where the general form is needed: a unit has one side only, a port asks for the carriers, a tracer or a device
+        without kernels of its own (`kernels`, which see to such units) would wait for the answer.
     """
     f = sides.f
-    if not _is_plain(sides) or f.z.device.type != "cpu" or observed():
+    if not _is_plain(sides) or observed():
+        return None
+    if kernels.serves((f.z,)):
+        return _in_one_kernel(sides, _Sides(alpha, beta, stabilizer, empty_units(f.z.dtype)))
+    if f.z.device.type != "cpu":
         return None
     bound = max(stabilizer, torch.finfo(f.z.dtype).tiny) / alpha
     if not f.nonnegative:
@@ -51,23 +56,74 @@ def compact_alphabeta(sides: Sides, alpha: float, beta: float, stabilizer: float
             doubled = absolute.detach().add_(f.z)
             kept = _over(doubled, f.z, bound, 0.5 / alpha)
         return _taken(sides, _both_ways(kept, partial(_of_halves, alpha, beta)), whole, absolute)
-    upward = sides.gradient(sides.positive_weight())
-    downward = sides.gradient(f.weights(f"negative*{beta}", lambda w: w.clamp(max=0).mul_(beta)))
-    if upward is None or downward is None:
+    gradient = _of_both(sides, f.weights(f"negative*{beta}", lambda w: w.clamp(max=0).mul_(beta)))
+    if gradient is None:
         return None
     positive = sides.positive_value()
     if _has_empty_side(positive, f.z, sides.rectified):
         return None
     with torch.no_grad():
         kept = _over(positive, f.z, bound, 1 / alpha)
-    both = _both_ways(kept, partial(_of_sides, alpha))
+    sent = _both_ways(kept, partial(_of_sides, alpha))
+    return _taken(sides, lambda m: gradient(*sent(m)), f.x)
 
-    def pullback(m: Tensor) -> Tensor:
-        first, second = both(m)
+
+def _of_both(sides: Sides, lower: Tensor) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """From the multipliers of both sides of a non-negative input's map to the input's; ``lower``: the negative one's weight."""
+    upward, downward = sides.gradient(sides.positive_weight()), sides.gradient(lower)
+    if upward is None or downward is None:
+        return None
+
+    def gradient(first: Tensor, second: Tensor) -> Tensor:
         received = upward(first)
         return received + downward(second) if observed() else received.add_(downward(second))
 
-    return _taken(sides, pullback, f.x)
+    return gradient
+
+
+class _Sides(NamedTuple):
+    """alpha-beta's numbers; ``ulps``: the part of a sum of magnitudes that rounding alone may have filled."""
+
+    alpha: float
+    beta: float
+    stabilizer: float
+    ulps: float
+
+
+def _in_one_kernel(sides: Sides, form: _Sides) -> Result | None:
+    """Both factors from the values themselves when they are needed: nothing is made in the forward pass, or kept for it."""
+    f = sides.f
+    if not f.nonnegative:
+        whole, absolute = sides.signed()
+        held = absolute.detach()
+        return _taken(sides, lambda m: both(partial(_by_halves, form), m, held, f.z), whole, absolute)
+    gradient = _of_both(sides, f.weights("opposed", lambda w: (-w).clamp(min=0)))
+    if gradient is None:
+        return None
+    positive = sides.positive_value()
+    return _taken(sides, lambda m: gradient(*both(partial(_by_parts, form), m, positive, f.z)), f.x)
+
+
+def _by_parts(form: _Sides, m: Tensor, p: Tensor, z: Tensor, out: None = None) -> tuple[Tensor, Tensor]:
+    """What the positive part p receives, and the negative one's magnitude ``p - z``."""
+    left = p - z
+    return _shared(form, m, p, torch.where(left > form.ulps * p, left, 0), z)
+
+
+def _by_halves(form: _Sides, m: Tensor, total: Tensor, z: Tensor, out: None = None) -> tuple[Tensor, Tensor]:
+    """What z receives, and ``A``, whose halves ``(A + z) / 2`` and ``(A - z) / 2`` are the parts."""
+    p, o = ((total + side) * 0.5 for side in (z, -z))
+    bound = form.ulps * total
+    first, second = _shared(form, m, torch.where(p > bound, p, 0), torch.where(o > bound, o, 0), z)
+    return (first - second) * 0.5, (first + second) * 0.5
+
+
+def _shared(form: _Sides, m: Tensor, p: Tensor, o: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """``alpha m z / (p + d)`` and ``-beta m z / (o + d)``; a part alone has all of it, an empty one nothing."""
+    received = m * z
+    upper = torch.where(p > 0, received / (p + form.stabilizer), 0) * torch.where(o > 0, form.alpha, 1.0)
+    lower = torch.where(o > 0, received / (o + form.stabilizer), 0) * torch.where(p > 0, -form.beta, 1.0)
+    return upper, lower
 
 
 def compact_gamma(sides: Sides, gamma: float, stabilizer: float) -> Result | None:
@@ -90,14 +146,14 @@ def compact_gamma(sides: Sides, gamma: float, stabilizer: float) -> Result | Non
     lift = 1 + gamma / 2
     bound = max(stabilizer, torch.finfo(f.z.dtype).tiny) / lift
 
-    def formula(total: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
-        size = torch.add(z.abs(), total, alpha=gamma / 2 / lift).add_(bound)
-        return torch.div(z, size, out=out)
-
     with torch.no_grad():
         total = absolute.detach()
-        kept = blockwise(formula, total, f.z, out=None if observed() else total)
+        kept = blockwise(partial(_over_own, gamma / 2 / lift, bound), total, f.z, out=None if observed() else total)
     return _taken(sides, _both_ways(kept, partial(_of_own_sign, gamma / 2 / lift)), whole, absolute)
+
+
+def _over_own(part: float, bound: float, total: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
+    return torch.div(z, torch.add(z.abs(), total, alpha=part).add_(bound), out=out)
 
 
 def _is_plain(sides: Sides) -> bool:
@@ -133,17 +189,12 @@ def _over(part: Tensor, z: Tensor, bound: float, weight: float) -> Tensor:
 
 def _both_ways(kept: Tensor, products: Products) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """From the value's multiplier to the two carriers', one of them over what was kept in the last backward pass."""
-
-    def pullback(m: Tensor) -> tuple[Tensor, Tensor]:
-        if observed():  # a function transform's multiplier has more dimensions than it shows
-            return products(m, kept, None, None)
-        second = torch.empty_like(kept) if keeps_graph() else kept
-        return blockwise(lambda m, s, second, out: products(m, s, second, out)[0], m, kept, second), second
-
-    return pullback
+    return lambda m: pair(products, m, kept, free=not keeps_graph())
 
 
-def _of_sides(alpha: float, m: Tensor, s: Tensor, second: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
+def _of_sides(
+    alpha: float, m: Tensor, s: Tensor, second: Tensor | None = None, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``m s``, and ``m z / (o + d)``."""
     rest = torch.rsub(s, alpha)
     first = torch.mul(m, s, out=out)
@@ -151,7 +202,7 @@ def _of_sides(alpha: float, m: Tensor, s: Tensor, second: Tensor | None, out: Te
 
 
 def _of_halves(
-    alpha: float, beta: float, m: Tensor, s: Tensor, second: Tensor | None, out: Tensor | None
+    alpha: float, beta: float, m: Tensor, s: Tensor, second: Tensor | None = None, out: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """With p = (A + z) / 2 and o = (A - z) / 2: what z receives, and what A does."""
     upper, lower = _of_sides(alpha, m, s, None, None)
@@ -160,7 +211,9 @@ def _of_halves(
     )
 
 
-def _of_own_sign(part: float, m: Tensor, t: Tensor, second: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
+def _of_own_sign(
+    part: float, m: Tensor, t: Tensor, second: Tensor | None = None, out: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``m |t|`` for z, and ``part m t`` for A."""
     first = torch.abs(t) if out is None else torch.abs(t, out=out)
     return first.mul_(m), torch.mul(m, t, out=second).mul_(part)

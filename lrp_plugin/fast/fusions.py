@@ -17,7 +17,7 @@ from lrp_plugin.algebra.formulas import where_positive
 from lrp_plugin.algebra.primitives import substitute
 from lrp_plugin.algebra.result import Result
 from lrp_plugin.fast import switches
-from lrp_plugin.fast.elementwise import damped, damped_behind_relu, damped_secant
+from lrp_plugin.fast.elementwise import damped, damped_behind_relu, damped_secant, damped_where_positive
 from lrp_plugin.fast.pulls import MapPull, ScaledPull, ScalePull, SumPull
 from lrp_plugin.torch_private import observed
 
@@ -36,13 +36,10 @@ def map_then_relu(first: MapPull, y: Tensor) -> Pullback:
 def scaled_map_then_relu(first: ScaledPull, y: Tensor) -> Pullback:
     """As a ReLU behind the map; the damping is by the map's value, before its scale."""
     f, gradient, epsilon = first.pull
-    z = f.z if epsilon else None
-
-    def pullback(m: Tensor) -> Tensor:
-        passed = where_positive(m, y)
-        return gradient(passed if z is None else damped(passed, z, epsilon, True))
-
-    return pullback
+    if epsilon == 0:
+        return lambda m: gradient(where_positive(m, y))
+    z = f.z
+    return lambda m: gradient(damped_where_positive(m, y, z, epsilon))
 
 
 def scale_then_relu(first: ScalePull, y: Tensor) -> Pullback:

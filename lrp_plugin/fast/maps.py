@@ -178,7 +178,7 @@ def from_port(sides: Sides, rule: Shares) -> Result | None:
 def between_bounds(sides: Sides, rule: Shares) -> Result | None:
     """z^B: one map for both bounds where each is one number for all entries; the bias goes with it."""
     f, (whole, *bounds) = rule.map, rule.shares[0].part.parts
-    if whole.scale != 1 or any(isinstance(bound.at, Tensor) and bound.at.numel() > 1 for bound in bounds):
+    if whole.scale != 1 or any(isinstance(bound.at, Tensor) for bound in bounds):
         return None
     levels = [-bound.scale * float(bound.at) for bound in bounds]
     name = "/".join(["bounds", *map(str, levels)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import threshold
 
-from lrp_plugin.algebra.formulas import reciprocal, widened
+from lrp_plugin.algebra.formulas import HALF, reciprocal, widened
 from lrp_plugin.fast.blockwise import blockwise
 from lrp_plugin.torch_private import keeps_graph, observed
 
@@ -76,27 +77,45 @@ def redistribute(value: Tensor, carriers: Sequence[KnownCarrier], stabilizer: fl
 
 def factor(value: Tensor, carrier: KnownCarrier, stabilizer: float | Tensor) -> Tensor:
     """``share * value / stabilize(carrier)``, 0 where the carrier is 0: the one tensor kept for the backward pass."""
-    wide, divisor = widened(value), widened(_unexpanded(carrier.value.detach()))
+    divisor = _unexpanded(carrier.value.detach())
     if isinstance(stabilizer, Tensor):
-        share = carrier.plain(value).share
-        return wide * share * reciprocal(divisor, stabilizer)
-    optional = [None if part is None else widened(part.detach()) for part in (_tensor(carrier.share), carrier.partner)]
+        return widened(value) * carrier.plain(value).share * reciprocal(widened(divisor), stabilizer)
+    shares = [part.detach() for part in (carrier.share, carrier.partner) if isinstance(part, Tensor)]
+    form = Form(
+        None if isinstance(carrier.share, Tensor) else carrier.share, carrier.sign, carrier.side,
+        carrier.partner is not None, carrier.covers, stabilizer,
+    )  # fmt: skip
+    owned = carrier.owned and carrier.value.dtype == value.dtype not in HALF and not observed()
+    over = divisor if owned and divisor.shape == value.shape else None
+    return blockwise(partial(_factor, form), value, divisor, *shares, out=over)
 
-    def formula(v: Tensor, c: Tensor, *rest: Tensor, out: Tensor | None) -> Tensor:
-        remaining = list(rest)
-        share = carrier.share if optional[0] is None else remaining.pop(0)
-        if carrier.side:
-            v = v.clamp(min=0) if carrier.side > 0 else v.clamp(max=0)
-        result = _divided(v, c, carrier, stabilizer, out)
-        if optional[1] is not None:  # 1 + (share - 1) |sign(partner)|: the share, and 1 where the partner is zero
-            return result.addcmul_(result, remaining.pop(0).sign(), value=float(share) - 1)
-        return result if isinstance(share, float) and share == 1 else result.mul_(share)
 
-    tensors = wide, divisor, *(part for part in optional if part is not None)
-    if divisor.shape != wide.shape:
-        return formula(*tensors, out=None)
-    owned = carrier.owned and divisor.dtype == carrier.value.dtype == wide.dtype and not observed()
-    return blockwise(formula, *tensors, out=divisor if owned else None)
+class Form(NamedTuple):
+    """What is known of a carrier before its entries are.
+
+    Args:
+        share: Its share, or None where that is a tensor, which is given then.
+        sign, side, covers: Of the `KnownCarrier`. partnered: Its partner is given.
+        stabilizer: Of the rule.
+    """
+
+    share: float | None
+    sign: int
+    side: int
+    partnered: bool
+    covers: bool
+    stabilizer: float
+
+
+def _factor(form: Form, v: Tensor, c: Tensor, *rest: Tensor, out: Tensor | None) -> Tensor:
+    v, c, remaining = widened(v), widened(c), [widened(one) for one in rest]
+    share = remaining.pop(0) if form.share is None else form.share
+    if form.side:
+        v = v.clamp(min=0) if form.side > 0 else v.clamp(max=0)
+    result = _divided(v, c, form, out)
+    if form.partnered:  # 1 + (share - 1) |sign(partner)|: the share, and 1 where the partner is zero
+        return result.addcmul_(result, remaining.pop(0).sign(), value=float(share) - 1)
+    return result if isinstance(share, float) and share == 1 else result.mul_(share)
 
 
 def _unexpanded(tensor: Tensor) -> Tensor:
@@ -106,22 +125,18 @@ def _unexpanded(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _tensor(share: float | Tensor) -> Tensor | None:
-    return share if isinstance(share, Tensor) else None
-
-
-def _divided(value: Tensor, divisor: Tensor, carrier: KnownCarrier, stabilizer: float, out: Tensor | None) -> Tensor:
-    """``value / stabilize(divisor)``, 0 where the divisor is 0: fewer kernels the more is known of the carrier.
+def _divided(value: Tensor, divisor: Tensor, form: Form, out: Tensor | None) -> Tensor:
+    """``value / stabilize(divisor)``, 0 where the divisor is 0: fewer kernels the more is known of the form.
 
     ``out`` is None, fresh memory, or the divisor's own.
     """
-    if not carrier.sign:
-        inverse = torch.add(divisor, divisor.sign(), alpha=stabilizer).reciprocal_()
+    if not form.sign:
+        inverse = torch.add(divisor, divisor.sign(), alpha=form.stabilizer).reciprocal_()
         return torch.mul(value, inverse.nan_to_num_(nan=torch.nan, posinf=0.0, neginf=0.0), out=out)
     over = out is not None and out.data_ptr() == divisor.data_ptr()
-    size = divisor if carrier.sign > 0 else divisor.neg_() if over else -divisor
-    if carrier.covers and stabilizer > 0:
-        bound = size.add_(stabilizer) if over else size + stabilizer
+    size = divisor if form.sign > 0 else divisor.neg_() if over else -divisor
+    if form.covers and form.stabilizer > 0:
+        bound = size.add_(form.stabilizer) if over else size + form.stabilizer
     else:
-        bound = threshold(size, 0.0, torch.inf, inplace=over).add_(stabilizer)
-    return torch.div(value, bound if carrier.sign > 0 else bound.neg_(), out=out)
+        bound = threshold(size, 0.0, torch.inf, inplace=over).add_(form.stabilizer)
+    return torch.div(value, bound if form.sign > 0 else bound.neg_(), out=out)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -45,12 +46,13 @@ def part(larger: Tensor, z: Tensor, weight: float, sign: int = 1, ignored: Tenso
         left = weight * (larger - sign * z)
         return torch.where(left <= ulps * (larger + ignored.abs()), 0, left)
 
-    def formula(a: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
-        left = torch.sub(a, z, alpha=sign)
-        left = left if weight == 1 else left.mul_(weight)
-        return where_positive(left, torch.sub(left, a, alpha=ulps), out)
+    return blockwise(partial(_left_over, weight, sign, ulps), larger, z)
 
-    return blockwise(formula, larger, z)
+
+def _left_over(weight: float, sign: int, ulps: float, a: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
+    left = torch.sub(a, z, alpha=sign)
+    left = left if weight == 1 else left.mul_(weight)
+    return where_positive(left, torch.sub(left, a, alpha=ulps), out)
 
 
 def magnitude(x: Tensor) -> Tensor:

@@ -302,7 +302,7 @@ class Propagation(TorchFunctionMode):
             spelling.operation, function, args, kwargs, signals, row,
             lambda tensor: port_of(self, sources[id(tensor)], signals[id(tensor)], row),
         )  # fmt: skip
-        call.ports, call.weights = self.ports, self.setup.weights
+        call.ports, call.weights, call.looks = self.ports, self.setup.weights, self.setup.looks
         return call
 
     def run(self, choice: Choice, call: Call, overwrites: bool) -> Result:

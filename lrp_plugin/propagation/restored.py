@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.torch_private import traced
 
 # Entries. Copying larger buffers (masks, banks of memory) would cost each call, and a kernel's write raises no version.
@@ -25,7 +26,7 @@ class BuffersWritten(Exception):  # noqa: N818  (no error of the user's: the pas
 
 
 @contextmanager
-def restored(model: Any, lent: list[Tensor]) -> Iterator[None]:
+def restored(model: Any, lent: list[Tensor], looks: Looks) -> Iterator[None]:
     """Puts back what the forward passes inside change of the model's state.
 
     Attributes that hold something else than before (a counter, a hidden state, a buffer that was replaced), the entries of
@@ -36,9 +37,10 @@ def restored(model: Any, lent: list[Tensor]) -> Iterator[None]:
     Args:
         model: The model, or a bound method of it.
         lent: Buffers that are known to be written: the pass is lent copies of them.
+        looks: What the pass asks of entries.
 
     Raises:
-        BuffersWritten: Where a kernel wrote to others.
+        BuffersWritten: Where a kernel wrote to others; of those on another device, in ``looks.settle``.
     """
     owner = model if isinstance(model, nn.Module) else getattr(model, "__self__", None)
     if not isinstance(owner, nn.Module) or traced():  # a tracer runs nothing for good
@@ -50,10 +52,11 @@ def restored(model: Any, lent: list[Tensor]) -> Iterator[None]:
         yield
     except BaseException:
         before.put_back()
+        before.undo_writes()
         raise
-    written = before.put_back()
-    if written:
-        raise BuffersWritten(written)
+    before.put_back()
+    for alike, copy in before.copies:
+        looks.ask(lambda t=alike, c=copy: (_joined(t) != c).any(), before.refuse_writes)  # type: ignore[misc]
 
 
 class _State:
@@ -84,28 +87,36 @@ class _State:
         for buffers, held in self.held if known else ():
             buffers.update({name: t.clone() for name, t in held.items() if t is not None and id(t) in known})
 
-    def put_back(self) -> list[Tensor]:
-        """Gives every attribute, buffer and generator what it held; returns the buffers whose memory was written."""
+    def put_back(self) -> None:
+        """Gives every attribute, buffer and generator what it held."""
         for module, kind, before in self.attributes:
             if type(module) is kind:  # a lazy module that has become another has its parameters now
                 _put_back(module.__dict__, before)
         for buffers, held in self.held:
             _put_back(buffers, held)
-        written: list[Tensor] = []
-        with torch.no_grad():
-            for alike, copy in self.copies:
-                if not torch.equal(_joined(alike), copy):
-                    for tensor, part in zip(alike, copy.split([t.numel() for t in alike])):
-                        if not torch.equal(tensor.reshape(-1), part):
-                            tensor.data.copy_(part.view(tensor.shape))
-                            written.append(tensor)
         for generator, state in self.generators:
             generator.set_state(state)
         if not torch.equal(torch.get_rng_state(), self.random):
             torch.set_rng_state(self.random)
         for device, state in self.devices:
             torch.cuda.set_rng_state(state, device)
+
+    def undo_writes(self) -> list[Tensor]:
+        """Gives buffers the entries they held; returns those that held others."""
+        written: list[Tensor] = []
+        with torch.no_grad():
+            for alike, copy in self.copies:
+                for tensor, part in zip(alike, copy.split([t.numel() for t in alike])):
+                    if not torch.equal(tensor.reshape(-1), part):
+                        tensor.data.copy_(part.view(tensor.shape))
+                        written.append(tensor)
         return [tensor for tensor in written if not torch.isnan(tensor).any()]  # NaN equals nothing
+
+    def refuse_writes(self) -> None:
+        """Undoes the writes. Raises ``BuffersWritten`` where there were any."""
+        written = self.undo_writes()
+        if written:
+            raise BuffersWritten(written)
 
 
 def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:

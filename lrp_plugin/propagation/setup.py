@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from lrp_plugin.algebra.folding import NO_CACHE, Cache
+from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.composites.composite import Chooser
 from lrp_plugin.propagation.signals import Records, Signals
 from lrp_plugin.propagation.softmaxes import Image
@@ -29,6 +30,7 @@ class Setup:
             the gradient needs); without them such work raises `ForgottenSourceError`, ReLUs are written over their input
             where the model asks for it, and take one backward step with the operation before.
         warned: Operations and paths warned about already.
+        looks: What the pass asks of entries.
     """
 
     model: Any
@@ -39,6 +41,7 @@ class Setup:
     port_stabilizer: float = 1e-9
     exact: bool = True
     warned: set[tuple[str, str]] = field(default_factory=set)
+    looks: Looks = field(default_factory=Looks)
 
 
 class Remembered:

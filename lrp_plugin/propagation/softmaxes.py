@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lrp_plugin.algebra.looks import Looks, same
 from lrp_plugin.algebra.nests import map_tensors
 from lrp_plugin.algebra.signal import Signal
 from lrp_plugin.propagation.spelling import Spelling
@@ -90,7 +91,8 @@ def _gives(
         if known.waits:
             held = z
         given = map_tensors(args, lambda t: value_of(mode, t).detach().clone())
-        return torch.equal(function(held.detach()), func(*given, **kwargs))
+        made, found = function(held.detach()), func(*given, **kwargs)
+        return made.shape == found.shape and mode.setup.looks.holds(same(made, found))
 
 
 def _understood(
@@ -111,7 +113,12 @@ def _understood(
         return Image((args[0], found[id(args[0])]), kind, lambda z: function(z, *rest, **kwargs)), None
     if operation == "div" and len(images) == 2 and len(args) == 2 and not kwargs:
         top, bottom = images
-        if top is not None and bottom is not None and top.kind == bottom.kind == "exp" and _one_root(top, bottom):
+        if (
+            top is not None
+            and bottom is not None
+            and top.kind == bottom.kind == "exp"
+            and _one_root(top, bottom, mode.setup.looks)
+        ):
             return None, top._replace(make=lambda z: top.make(z) / bottom.make(z))
     if operation == "sub" and len(images) == 2 and len(args) == 2 and not kwargs:
         known = images[1]
@@ -122,12 +129,13 @@ def _understood(
     return None, None
 
 
-def _one_root(one: Image, other: Image) -> bool:
+def _one_root(one: Image, other: Image, looks: Looks) -> bool:
     """Whether both were made of one tensor, or of two that hold the same: ``exp(t - c) / exp(t - c).sum()``."""
     (z, known), (twin, also) = one.root, other.root
     if z is twin:
         return known is also
-    return not observed() and z.dtype == twin.dtype and torch.equal(z.detach(), twin.detach())
+    alike = not observed() and z.dtype == twin.dtype and z.shape == twin.shape
+    return alike and looks.holds(same(z.detach(), twin.detach()))
 
 
 def _image_of(known: Image, tensor: Tensor, function: Any, args: Any, kwargs: Any) -> Image:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lrp_plugin.algebra.binding import bind
 from lrp_plugin.algebra.call import Call, Waited
+from lrp_plugin.algebra.formulas import cast_of
 from lrp_plugin.algebra.nests import map_tensors, replaced
 from lrp_plugin.algebra.primitives import mark
 from lrp_plugin.algebra.result import Result
@@ -72,11 +73,6 @@ def constant_of(tensor: Tensor) -> Tensor:
     return tensor.detach() if tensor.requires_grad else tensor
 
 
-def cast_of(device: str) -> torch.dtype | None:
-    """What autocast casts to on a kind of device; None where it does not."""
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-
-
 def casting(device: str, cast: torch.dtype | None) -> AbstractContextManager[Any]:
     """Autocast as it was then, where that is not how it is now."""
     if cast_of(device) == cast:
@@ -115,7 +111,7 @@ def defer(
             result = mode.run(choice, call, False)
         return tapped(mode, result.value, call, 0), tapped_port(mode, result.port, call), result
 
-    native = mark(native, [tensor for tensor in given if id(tensor) in records])
+    native = mark(native, [tensor for tensor in given if id(tensor) in records], mode.setup.looks)
     return _waiting(mode, native, Step(spelling.operation, settle), tuple(found.values()))
 
 
@@ -138,7 +134,7 @@ def follow_on(
     step = signal.step
     assert step is not None
     value = spelling.function(*_detached(args, {id(args[0]): signal}), **_detached(kwargs, {}))
-    value = mark(value, args[:1])
+    value = mark(value, args[:1], mode.setup.looks)
     if mode.plan is not None:
         mode.plan.append((site.located(), Choice.folded(choice)))
     follower = Call(spelling.operation, spelling.function, args, kwargs, {})

@@ -105,8 +105,8 @@ class UnifiedLRP(attribution.UnifiedLRP):
         layers = _LayerRecorder(tensors[0].shape[0], self.session.chooser.ports) if return_intermediates else None
         try:
             with evaluating(self.model):
-                passed = call.session.forward(tensors, Arguments(), recorder=layers)
-                relevances: dict[str, Any] = dict(zip(inputs, passed.relevance()))
+                found = call.session.using(lambda passed: passed.relevance(), tensors, Arguments(), recorder=layers)
+                relevances: dict[str, Any] = dict(zip(inputs, found))
                 if self.validate_conservation:
                     self.report = ConservationReport(
                         attribution.UnifiedLRP.ledger(call, tensors), self.conservation_tolerance
@@ -206,6 +206,11 @@ class _LayerRecorder(Recorder):
         super().__init__(examples)
         self.ports = ports
         self._received: dict[int, list[Tensor | None]] = {}
+
+    def clear(self) -> None:
+        """The pass is made again."""
+        super().clear()
+        self._received.clear()
 
     def input_sink(self, row: Row) -> Callable[[Tensor, Tensor], None]:
         """Keeps the relevance that the row's operation sends to one input."""

@@ -22,7 +22,6 @@ from lrp_plugin.algebra.result import Result, held
 from lrp_plugin.errors import warn
 from lrp_plugin.registry import Registry, register_rule, registry
 from lrp_plugin.rules.products import is_product, uniform_product
-from lrp_plugin.torch_private import observed
 
 Formula = Callable[..., Shares]
 
@@ -204,24 +203,30 @@ def zbox(f: LinearMap, *, low: Any = 0.0, high: Any = 1.0, stabilizer: float = 1
 
     Entries beyond the bounds are warned about: their contributions have the wrong sign.
     """
-    low, high = (torch.as_tensor(bound, dtype=f.x.dtype, device=f.x.device) for bound in (low, high))
-    _note_beyond(f.x, low, high)
+    low, high = (_bound(bound, f.x) for bound in (low, high))
+    _note_beyond(f, low, high)
     lowest = at_port("positive", lambda w: w.clamp(min=0), low)
     highest = at_port("negative", lambda w: w.clamp(max=0), high)
     return Shares.of(f, WHOLE - lowest - highest, stabilizer, "ignore")
 
 
-def _note_beyond(x: Tensor, low: Tensor, high: Tensor) -> None:
-    if observed():  # a tracer cannot branch on an entry
-        return
-    x = x.detach()
-    slack = 1e-3 * (high - low) + 1e-6  # rounding, in half precision too
-    if bool((x < low - slack).any() | (x > high + slack).any()):
+def _bound(bound: float | Tensor, x: Tensor) -> float | Tensor:
+    """A number as it is; a tensor, or what makes one, where the input lies."""
+    return float(bound) if isinstance(bound, (int, float)) else torch.as_tensor(bound, dtype=x.dtype, device=x.device)
+
+
+def _note_beyond(f: LinearMap, low: float | Tensor, high: float | Tensor) -> None:
+    x, slack = f.x.detach(), 1e-3 * (high - low) + 1e-6  # rounding, in half precision too
+
+    def tell() -> None:
+        lowest, highest = float(torch.as_tensor(low).min()), float(torch.as_tensor(high).max())
         warn(
             f"rule 'zbox': the layer's input runs from {float(x.min()):.4g} to {float(x.max()):.4g}, beyond the bounds "
-            f"{float(low.min()):.4g} to {float(high.max()):.4g}; give low= and high= as the input is where the layer meets it "
+            f"{lowest:.4g} to {highest:.4g}; give low= and high= as the input is where the layer meets it "
             "(behind the model's own normalization)"
         )
+
+    f.call.looks.ask(lambda: (x < low - slack).any() | (x > high + slack).any(), tell)
 
 
 @linear_rule("pass", "identity", folds=False, ports=True)

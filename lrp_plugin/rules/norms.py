@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from lrp_plugin.algebra.call import Call
 from lrp_plugin.algebra.folding import batch_norm_affine
-from lrp_plugin.algebra.formulas import widened
+from lrp_plugin.algebra.formulas import cast_of, widened
 from lrp_plugin.algebra.primitives import substitute
 from lrp_plugin.algebra.result import Result
 from lrp_plugin.registry import register_rule
@@ -99,7 +99,7 @@ def layer_norm(call: Call, *, bias: str = "absorb") -> Tensor | Result:
     x, shape, weight, shift = call["input"], call["normalized_shape"], call.get("weight"), call.get("bias")
     eps = call.get("eps", call.get("esp", 1e-5))  # torch 2.6 states torch.layer_norm's own signature with "esp"
     dims = range(-len(tuple(shape)), 0)
-    if torch.is_autocast_enabled(x.device.type):  # it would not see the operation below, and cast nothing
+    if cast_of(x.device.type) is not None:  # it would not see the operation below, and cast nothing
         return _affine(call, call.valued(), _centred(x, dims, eps), weight, shift, bias)
     # What layer_norm returns the first of.
     value, _, rstd = torch.native_layer_norm(x.detach(), shape, weight, shift, eps)

@@ -167,7 +167,7 @@ def power(call: Call) -> Any:
                 "operation 'pow': base and exponent both depend on the input, and no rule says how they share relevance; "
                 "register a rule for it (register_rule('name', 'pow'))"
             )
-        if observed() or (exponent > 0).any():  # a tracer cannot branch on it
+        if observed() or exponent.device.type != "cpu" or (exponent > 0).any():  # a look would wait for the device
             return _powers(call, exponent)
     return held(call.native())
 
