@@ -217,8 +217,7 @@ class LayerUnifiedLRP(LayerGradientXActivation):
             ValueError: Where a layer did not run or the output does not depend on it, for another ``grad_kwargs``.
         """
         _checked_layers(self.layer)
-        layers = self.layer if isinstance(self.layer, list) else [self.layer]
-        zeros = _materializes(grad_kwargs)
+        layers, zeros = self.layer if isinstance(self.layer, list) else [self.layer], _materializes(grad_kwargs)
         check_flags(
             return_convergence_delta=return_convergence_delta, verbose=verbose,
             attribute_to_layer_input=attribute_to_layer_input,
@@ -226,22 +225,21 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         watcher = Watcher(layers, attribute_to_layer_input, starting=True)
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
+        names = [type(one).__name__ for one in layers]
 
         def explain(passed: Pass) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-            names = (type(one).__name__ for one in layers)
             with nothing_lost(passed.mode):
                 return passed.number, [_relevance(passed.number, *one, zeros) for one in zip(watcher.seen, names)]
 
-        session = self._lrp.session
-        selected, each = session.using(explain, inputs, arguments, target, exact=True, plan=plan, watch=watcher)
+        using = self._lrp.session.using
+        selected, each = using(explain, inputs, arguments, target, exact=True, plan=plan, watch=watcher)
         if plan is not None:
             print(Plan(plan))
         found = [formatted(len(relevance) > 1, relevance) for relevance in each]
-        result = found if isinstance(self.layer, list) else found[0]
+        one = slice(None) if isinstance(self.layer, list) else 0
         if not return_convergence_delta:
-            return result
-        deltas = [_delta(relevance, selected) for relevance in each]
-        return result, deltas if isinstance(self.layer, list) else deltas[0]
+            return found[one]
+        return found[one], [_delta(relevance, selected) for relevance in each][one]
 
 
 def _delta(relevance: tuple[Tensor, ...], selected: Tensor) -> Tensor:
