@@ -9,7 +9,7 @@ from contextlib import contextmanager
 EVERYTHING = {
     "native_whole", "one_side", "two_sides_in_one", "two_sides", "own_sign_in_one", "favoured", "favoured_side",
     "changed_weight", "from_port", "between_bounds", "waiting", "scale", "sum", "curve", "attention", "map_then_relu",
-    "map_then_scale", "map_then_curve", "sum_then_relu", "scale_then_relu", "masked_relu",
+    "map_then_scale", "map_then_curve", "sum_then_relu", "scale_then_relu", "masked_relu", "one_kernel",
 }  # fmt: skip
 """Every specialisation by name."""
 off: Set[str] = EVERYTHING if os.environ.get("LRP_FAST") == "0" else frozenset()
