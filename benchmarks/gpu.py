@@ -48,7 +48,9 @@ def judged(rows: list[dict[str, Any]]) -> list[str]:
         if peer in PEERS and own is not None:
             times = ratio / own
             verdict = "holds" if times >= FASTER_THAN_PEERS else "DOES NOT HOLD"
-            lines.append(f"{peer} is {times:.2f} times as slow as {rule}, {precision}: at least {FASTER_THAN_PEERS}; {verdict}")
+            lines.append(
+                f"{peer} is {times:.2f} times as slow as {rule}, {precision}: at least {FASTER_THAN_PEERS}; {verdict}"
+            )
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from lrp_plugin.algebra.call import Call
 
 
-class Applied(NamedTuple):
+@dataclass(frozen=True)
+class Applied:
     """A function of its first argument, the others given; two of the same are equal."""
 
     function: Callable[..., Tensor]

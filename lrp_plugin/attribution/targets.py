@@ -53,8 +53,8 @@ class Places(NamedTuple):
     def select(self, value: Tensor) -> Tensor:
         """The number explained of each example, differentiable; shape (N,)."""
         if len(self.entry) == 1 and self.entry.device.type == "cpu" and not traced():
-            picked = value[(slice(None), *self.entry[0].tolist())]  # a view, where indices take a sort on a GPU
-            return self._summed(value, picked)
+            place = (slice(None), *self.entry[0].tolist())
+            return self._summed(value, value[place])  # a view, where indices take a sort on a GPU
         rows = torch.arange(value.shape[0], device=value.device)
         places = (rows, *self.entry.to(value.device).unbind(1))
         return self._summed(value, value[places] if self.entry.shape[1] else value)

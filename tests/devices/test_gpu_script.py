@@ -18,7 +18,12 @@ def row(method: str, ratio: float, precision: str = "fp32") -> dict[str, object]
 
 
 def test_each_target_is_judged_by_its_row() -> None:
-    rows = [row("epsilon", 1.15), row("epsilon, compiled", 0.81), row("zennit epsilon", 2.0), row("epsilon", 1.4, "bf16")]
+    rows = [
+        row("epsilon", 1.15),
+        row("epsilon, compiled", 0.81),
+        row("zennit epsilon", 2.0),
+        row("epsilon", 1.4, "bf16"),
+    ]
     found = judged(rows)
     assert "epsilon, fp32: at most 1.15 of saliency; 1.15: holds" in found
     assert "epsilon, bf16: at most 1.15 of saliency; 1.40: DOES NOT HOLD" in found
