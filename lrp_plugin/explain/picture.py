@@ -195,9 +195,10 @@ def _pixels(picture: Any) -> Tensor:
 
 
 def _pil(picture: Any) -> Any:
+    from PIL import Image, ImageOps
+
     if hasattr(picture, "getbands"):
-        return picture
-    from PIL import Image
+        return ImageOps.exif_transpose(picture)  # as its file is read
 
     pixels = _pixels(picture)
     array = (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
