@@ -68,3 +68,14 @@ def test_a_unit_that_reads_constants_alone_keeps_its_bias(maps: str) -> None:
     bias = {} if maps in ("flat", "wsquare") else {"bias": "distribute"}
     pairs = [(linear_maps(), rule(maps, **bias)), *composites.ready.handing_on("distribute")]
     assert_conserves(UnifiedLRP(Mapped(), composite=Composite(pairs)), x, 1)
+
+
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_the_value_of_padding_is_no_relevances_way(value: float) -> None:
+    """``flat`` shares evenly over the entries that are signals: all of it reaches them, whatever stands around them."""
+    torch.manual_seed(0)
+    head = nn.Linear(5, 2, bias=False).double().eval()
+    x = torch.randn(2, 3, dtype=torch.float64)
+    found = UnifiedLRP(lambda v: head(functional.pad(v, (1, 1), value=value)), "flat").attribute(x, 1)
+    expected = head(functional.pad(x, (1, 1), value=value))[:, 1:] / 3
+    torch.testing.assert_close(found, expected.detach().expand(2, 3), rtol=1e-8, atol=0)

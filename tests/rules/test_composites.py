@@ -56,6 +56,23 @@ def test_selector_means_these_operations(selector: Selector, paths: list[str]) -
     assert chosen(selector) == paths
 
 
+def test_a_product_of_two_signals_is_no_linear_map() -> None:
+    """Attention's scores are none: the last linear map is the one before them."""
+
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.query, self.key = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.bmm(self.query(x), self.key(x).mT).flatten(1)
+
+    composite = Composite([(last(), rule("zero"))])
+    plan = UnifiedLRP(Scores().eval(), composite=composite).plan(torch.randn(1, 2, 4))
+    assert [site.path for site, choice in plan.entries if choice.selector == str(last())] == ["key"]
+    assert [site.path for site, _ in plan.entries if site.linear] == ["query", "key"]
+
+
 def test_the_first_match_wins_and_with_rule_comes_first() -> None:
     base = Composite([(linear_maps(), rule("epsilon"))])
     built = base.with_rule(first(), rule("flat"))

@@ -20,8 +20,8 @@ FAULTS = [
           'nonnegative, gate = True, rule.gate or result.gate', 'engine/test_networks.py'),
     fault('propagation/ports.py', "padding's value is relevance's way",
           'found = [torch.where(zero.isfinite(), port - zero, 0) for port, zero in zip(found, added)]',
-          'pass', 'engine/test_constant_entries.py'),
+          'pass', 'engine/test_constant_entries.py::test_the_value_of_padding_is_no_relevances_way'),
     fault('propagation/mode.py', 'the products of two signals are maps',
           'linear = operation in LINEAR_MAPS and len(found) == 1 and',
-          'linear = operation in LINEAR_MAPS and', 'rules/test_composites.py'),
+          'linear = operation in LINEAR_MAPS and', 'rules/test_composites.py::test_a_product_of_two_signals_is_no_linear_map'),
 ]  # fmt: skip
