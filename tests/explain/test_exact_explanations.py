@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from lrp_plugin import Explanation, Preprocessing, explain_image
+from lrp_plugin import Explanation, Preprocessing, explain_image, explain_signal, explain_table, explain_text
 from lrp_plugin.explain import family_of
 from lrp_plugin.explain.names import names_of, read_labels, target_number
 from lrp_plugin.explain.preprocessing import preprocessing_of
@@ -110,8 +110,11 @@ def test_a_file_of_deep_greys_is_stretched_to_black_and_white(tmp_path: Path) ->
     assert (float(found.min()), float(found.max())) == (0, 1)
 
 
-@pytest.mark.parametrize("preprocess", [PLAIN, lambda image: torch.from_numpy(np.asarray(image) / 255).permute(2, 0, 1).float()],
-                         ids=["ours", "a function"])  # fmt: skip
+def by_a_function(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(image) / 255).permute(2, 0, 1).float()
+
+
+@pytest.mark.parametrize("preprocess", [PLAIN, by_a_function], ids=["ours", "a function"])
 def test_a_pil_image_is_turned_upright_as_its_file_is(tmp_path: Path, preprocess: object) -> None:
     lying = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(3, 2, 3))  # three rows of two
     exif = lying.getexif()
@@ -147,3 +150,49 @@ def test_names_of_another_number_of_outputs_are_not_used() -> None:
 def test_a_softmax_at_the_end_of_products_is_no_attention() -> None:
     assert family_of(["matmul", "relu", "matmul", "softmax"]) == "dense"
     assert family_of(["matmul", "softmax", "matmul"]) == "transformer"
+
+
+def test_numbers_that_are_not_finite_and_names_that_do_not_fit_are_refused() -> None:
+    model = nn.Linear(3, 2).eval()
+    with pytest.raises(ValueError, match=r"row of shape \(3,\) is empty, or holds NaN"):
+        explain_table(model, [1.0, np.nan, 2.0])
+    with pytest.raises(ValueError, match="3 names for a signal of shape"):
+        explain_signal(nn.Flatten().eval(), np.ones((2, 5)), channels=["a", "b", "c"])
+
+
+def test_a_table_s_own_names_are_shown() -> None:
+    found = explain_table(nn.Linear(2, 2).eval(), {"age": 1.0, "dose": 2.0}, 0, "zero", bias="distribute")
+    assert found.view["names"] == ["age", "dose"] and found.input.tolist() == [1, 2]
+
+
+class Counting(nn.Module):
+    """A language model that counts: after token i comes i + 1, with the logit i + 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding.from_pretrained(torch.eye(6)), nn.Linear(6, 6, bias=False)
+        self.head.weight.data = torch.diag(torch.arange(2.0, 7), -1)
+        self.eval()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.embedding(ids))
+
+
+def test_each_generated_token_is_explained_at_the_place_that_said_it() -> None:
+    def read(text: str) -> list[int]:
+        return [int(word) for word in text.split()]
+
+    found = explain_text(Counting(), read, "0 1", generate=2, method="zero")
+    assert found.view["generated"] == ["2", "3"] and found.input.tolist() == [0, 1, 2]
+    torch.testing.assert_close(found.relevance, torch.tensor([[0.0, 3, 0], [0, 0, 4]]))
+    next_one = explain_text(Counting(), read, "0 1", method="zero")
+    assert next_one.target == (1, 2) and next_one.top[0].target == 2 and next_one.logit == 3
+
+
+def test_the_share_is_of_the_logit_that_reached_the_input_summed_in_double() -> None:
+    model = nn.Linear(2, 1).eval()
+    model.weight.data, model.bias.data = torch.tensor([[1.0, 2.0]]), torch.tensor([5.0])
+    found = explain_table(model, [1.0, 2.0], 0, "zero", probabilities="none")
+    assert (found.logit, found.total, found.share) == (10, 5, 0.5)
+    found.relevance = torch.ones(3001, dtype=torch.float16)
+    assert found.total == 3001, "half precision has no odd numbers above 2048"
