@@ -31,6 +31,7 @@ from lrp_plugin.report import (
     suspicions,
     write_report,
 )
+from lrp_plugin.report.pictures import outline
 
 CLASSES = ["COVID", "Normal"]
 
@@ -210,6 +211,15 @@ def test_large_radiographs_are_reduced():
     big = example("big", "COVID", image=torch.rand(1, 800, 1000), region=torch.ones(800, 1000))
     layer = decode(Page(render_report(report(examples=[big]))).loads[0])
     assert layer.shape == (307, 384, 4)
+
+
+def test_outlines_follow_the_mask_and_end_at_the_border():
+    """The whole of three rows and two columns: along the picture's own edge, in pixels, closed."""
+    path = outline(torch.ones(3, 2), (3, 2))
+    points = np.array([[float(value) for value in point.split()] for point in path[1:-1].split("L")])
+    assert path.startswith("M") and path.endswith("Z")
+    assert points.min(0).tolist() == [0, 0] and points.max(0).tolist() == [2, 3]
+    assert outline(None, (3, 2)) == ""
 
 
 def test_writing_is_atomic(tmp_path, monkeypatch):
