@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from copy import copy as shallow
 from types import ModuleType
@@ -68,7 +69,7 @@ def _copied(value: Any, seen: dict[int, Any]) -> Any:
         (copy.extend if kind is list else copy.update)(_copied(item, seen) for item in value)
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         copy = kind(*(_copied(item, seen) for item in value))
-    elif isinstance(value, (dict, list, np.ndarray)) or hasattr(value, "__dict__"):
+    else:
         copy = _object_copied(value, seen)
     return copy
 
@@ -84,10 +85,19 @@ def _object_copied(value: Any, seen: dict[int, Any]) -> Any:
     attributes = getattr(copy, "__dict__", {})
     for name, item in list(attributes.items()):
         attributes[name] = _copied(item, seen)
-    places = copy.items() if isinstance(copy, dict) else enumerate(copy) if isinstance(copy, list) else ()
+    for name in _slots(type(copy)):
+        if hasattr(copy, name):
+            object.__setattr__(copy, name, _copied(getattr(copy, name), seen))
+    places = copy.items() if isinstance(copy, dict) else enumerate(copy) if isinstance(copy, (list, deque)) else ()
     for place, item in list(places):
         copy[place] = _copied(item, seen)
     return copy
+
+
+def _slots(kind: type) -> list[str]:
+    given = [vars(one).get("__slots__", ()) for one in kind.__mro__]
+    names = [name for one in given for name in ((one,) if isinstance(one, str) else one)]
+    return [name for name in names if name not in ("__dict__", "__weakref__")]
 
 
 def check_flags(**flags: Any) -> None:

@@ -210,8 +210,19 @@ def native_sign(call: Call) -> Any:
     return call.native()
 
 
+def _is_real(names: Any) -> bool:
+    x = next(iter(names.values()), None)
+    return isinstance(x, torch.Tensor) and not x.is_complex()
+
+
+@register_rule("native", "real", "conj", "resolve_conj", "conj_physical", transparent=_is_real)
+def native_conjugate(call: Call) -> Any:
+    """A complex number's real part or conjugate: native. Of a real tensor torch returns that tensor itself."""
+    return native_affine(call)
+
+
 @register_rule(
-    "native", "diff", "real", "imag", "conj", "resolve_conj", "conj_physical", "view_as_complex", "complex", "stft", "istft",
+    "native", "diff", "imag", "view_as_complex", "complex", "stft", "istft",
     *(f"fft_{name}" for name in (
         "fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn", "hfft",
         "ihfft", "fftshift", "ifftshift")),

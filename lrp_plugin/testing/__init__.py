@@ -6,6 +6,9 @@ Three lines test one's own model, layer or rule::
     assert_conserves(lrp, images, target=0)
     assert_model_untouched(lrp, images, target=0)
 
+Strategies for what must change no explanation: `lrp_plugin.testing.surroundings` (hooks, wrappers, masks) and
+`lrp_plugin.testing.spellings` (in place, writes into buffers, cast columns, exported modules, caches).
+
 Needs hypothesis (extra ``test``); the package itself does not import this module.
 """
 

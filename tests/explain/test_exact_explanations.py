@@ -158,6 +158,8 @@ def test_numbers_that_are_not_finite_and_names_that_do_not_fit_are_refused() -> 
         explain_table(model, [1.0, np.nan, 2.0])
     with pytest.raises(ValueError, match="3 names for a signal of shape"):
         explain_signal(nn.Flatten().eval(), np.ones((2, 5)), channels=["a", "b", "c"])
+    fits = explain_signal(nn.Flatten().eval(), np.ones((2, 5)), 0, "zero", channels=["a", "b"])
+    assert fits.view["channels"] == ["a", "b"]
 
 
 def test_a_table_s_own_names_are_shown() -> None:
