@@ -120,7 +120,7 @@ class Trainer:
             if len(history.rows) < chosen.epochs and not history.stopped_early:
                 self._fit(module, train_loader, val_loader, output, resume=state is not None)
             elif state is not None:
-                self.model.load_state_dict(_own(state["state_dict"]))
+                module.load_state_dict(state["state_dict"])
             if val_loader is not None and history.best_epoch is None:
                 raise FloatingPointError(
                     f"the training diverged: {chosen.monitor} on the validation pictures was a number in none of "
@@ -255,8 +255,8 @@ class Trainer:
                 f"{last} cannot be resumed exactly, the run differs: {'; '.join(changed)}. Use the same "
                 "settings, data and processes, or start in another output folder"
             )
-        mine, theirs = self.model.state_dict(), _own(state["state_dict"])
-        if {n: v.shape for n, v in mine.items()} != {n: v.shape for n, v in theirs.items()}:
+        mine = {f"model.{name}": value.shape for name, value in self.model.state_dict().items()}
+        if mine != {name: value.shape for name, value in state["state_dict"].items()}:
             raise CheckpointError(f"the weights in {last} belong to another model: names or shapes differ")
         return state
 
@@ -298,11 +298,6 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels):
                 logger.setLevel(level)
-
-
-def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The model's part of a LightningModule's state."""
-    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 def _interleave(shares: list[Tensor]) -> Tensor:

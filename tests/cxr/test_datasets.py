@@ -306,3 +306,14 @@ def test_memory_stays_flat_while_reading(database: Path) -> None:
             _ = dataset[i]
     # Kept, 240 pictures of 299 x 299 floats would take 86 MB.
     assert resident() - before < 30e6
+
+
+def test_a_folder_of_anything_names_its_own_region(tmp_path: Path) -> None:
+    from lrp_plugin.images.folders import LabelledFolder
+
+    for folder in ("images", "masks"):
+        (tmp_path / "cat" / folder).mkdir(parents=True)
+        Image.new("L", (12, 12), 255).save(tmp_path / "cat" / folder / "7.png")
+    sample = LabelledFolder(tmp_path, size=8)[0]
+    assert isinstance(sample["region"], tv_tensors.Mask) and int(sample["region"].sum()) == 64
+    assert "lungs" not in sample and set(CXRFolder(tmp_path)[0]) >= {"lungs", "image", "disease"}

@@ -16,6 +16,7 @@ from PIL import Image
 
 pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 
+from lrp_plugin.evaluation.evidence import removal_tests
 from lrp_plugin.evidence import Interval
 from lrp_plugin.report import (
     Example,
@@ -448,3 +449,14 @@ def test_browser_page_fits_the_width_and_logs_no_error(browser, tmp_path, width)
         assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
     finally:
         browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_removal_is_measured_on_each_image_twice_and_for_classes_that_occur():
+    tests = removal_tests(
+        ["cat", "dog", "newt"], "a mark", [0, 0, 1, 1], [True, True, True, False], [1.0, 0.0, 1.0, 0.0]
+    )
+    assert [(test.class_name, test.removed) for test in tests] == [("cat", "a mark"), ("dog", "a mark")]
+    assert [test.accuracy_with.mean for test in tests] == [1.0, 0.5]
+    assert [test.accuracy_without.mean for test in tests] == [0.5, 0.5]
+    assert [test.drop.mean for test in tests] == [0.5, 0.0]
+    assert tests[1].drop.low == tests[1].drop.high == 0.0, "paired: no image of this class changed"
