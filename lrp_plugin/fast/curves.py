@@ -25,7 +25,8 @@ def _through_secant(
     if smooth and not at_zero and x.dtype not in HALF:  # no 0 / 0: a comparison and a choice take twice f's time
         away = x.abs().clamp_(min=BESIDE).copysign_(x)
         return torch.mul(m, function(away) / away, out=out)
-    value, wide = widened(function(x)), widened(x)
+    wide = widened(x)
+    value = function(wide)  # in half precision its rounding would be divided by an x near 0
     if not at_zero:
         return torch.mul(m, torch.where(wide == 0, slope, value / wide), out=out)
     # (f(x) - f(0)) / x loses digits near 0 as eps / |x|, its series f' + x f''/2 as x^2: they meet at eps^(1/3).

@@ -66,4 +66,4 @@ def damped_secant(f: Callable[[Tensor], Tensor], epsilon: float, multiplier: Ten
 
 def _damped_secant(f: Callable[[Tensor], Tensor], epsilon: float, m: Tensor, z: Tensor, out: Tensor | None) -> Tensor:
     wide = widened(z)
-    return torch.div(widened(m) * widened(f(z)), wide.abs().add_(epsilon).copysign_(wide), out=out)
+    return torch.div(widened(m) * f(wide), wide.abs().add_(epsilon).copysign_(wide), out=out)

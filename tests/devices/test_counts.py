@@ -16,7 +16,7 @@ BOUNDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+@pytest.mark.parametrize("name", ["resnet18", pytest.param("densenet121", marks=pytest.mark.slow)])
 def test_kernels_and_bytes_stay_within_their_bounds(name: str) -> None:
     found = relative(name, tuple(BOUNDS))
     for rule, (kernels, moved) in BOUNDS.items():

@@ -21,6 +21,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "epsilon_gamma_box": {"composite": epsilon_gamma_box(-3.0, 3.0)},
 }  # fmt: skip
 
+OFTEN = ("epsilon", "zplus", "alphabeta", "gamma", "zplus distribute", "epsilon_plus_flat", "recurrent")
+
 
 class Recurrent(nn.Module):
     """An embedding, two layers of a kernel in both directions, a dense layer."""
@@ -113,7 +115,9 @@ def every_call(model: nn.Module, x: Tensor, layer: nn.Module, options: dict[str,
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize(
+    "options", [one if one in OFTEN else pytest.param(one, marks=pytest.mark.slow) for one in OPTIONS]
+)
 @pytest.mark.parametrize("name", SMALL)
 def test_no_call_reads_an_entry(name: str, options: str, reads: list[str]) -> None:
     build, given, layer = SMALL[name]
@@ -132,7 +136,7 @@ def test_a_ledger_reads_in_no_pass_and_knows_no_number(name: str, reads: list[st
     account = UnifiedLRP(model).ledger(x, target=1)
     assert reads == []
     assert account.rows and account.gap.isnan().all()
-    assert all(row.relevance_out.isnan().any() for row in account.rows)
+    assert any(row.relevance_out.isnan().all() for row in account.rows)  # an operation that nothing reaches has 0
 
 
 @pytest.mark.slow
