@@ -338,3 +338,30 @@ def test_real_lrp_fits_the_table(net, images):
     assert torch.allclose(found.sum((1, 2, 3)), net(images).diagonal(), rtol=1e-3)
     named = build_method("lrp", net, epsilon=1e-9, forward=lambda x: {"logit": net(x)})
     assert torch.allclose(named.attribute(images, [0, 1, 2]), found, atol=1e-6)
+
+
+class Cubed(torch.nn.Module):
+    """The sum of third powers, (N, 1)."""
+
+    def forward(self, x):
+        return (x**3).flatten(1).sum(1, keepdim=True)
+
+
+def test_one_step_of_integrated_gradients_is_the_midpoint_and_occlusion_paints_its_baseline():
+    image = torch.full((1, 1, 2, 2), 2.0)
+    steps = {
+        n: build_method("integrated_gradients", Cubed().eval(), steps=n).attribute(image, 0)[0, 0, 0, 0]
+        for n in (1, 50)
+    }
+    assert steps[1] == pytest.approx(2 * 3 * 1.0**2) and steps[50] == pytest.approx(8)
+    painted = build_method("occlusion", Cubed().eval(), window=1, baseline=1.0).attribute(image, 0)
+    assert painted.unique().tolist() == [7]
+
+
+def test_a_method_is_not_registered_over_another():
+    from lrp_plugin.gradients.methods import METHODS, method
+
+    before = METHODS["saliency"]
+    with pytest.raises(ValueError, match="'saliency' is registered already"):
+        method("saliency")(lambda scores, signal, target: signal)
+    assert METHODS["saliency"] is before

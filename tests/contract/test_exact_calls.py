@@ -92,3 +92,39 @@ def test_an_inner_mask_is_counted_where_it_is_true() -> None:
     model = nn.Unflatten(1, (1, 2))
     assert lrp(model).attribute(X[:1], (0, torch.tensor([False, True]))).tolist() == [[0, 2]]
     assert lrp(model).attribute(X[:1], (0, -2)).tolist() == [[1, 0]]
+
+
+def test_five_examples_by_twos_are_five() -> None:
+    many = torch.arange(10.0).reshape(5, 2)
+    assert torch.equal(lrp().attribute(many, 1, internal_batch_size=2), many * torch.tensor([0.0, 1]))
+
+
+def test_an_output_s_place_counts_from_the_end() -> None:
+    two = UnifiedLRP(lambda x: (x, 3 * x), "zero", output=-1)
+    assert two.attribute(X[:1], 0).tolist() == [[3, 0]]
+
+
+def test_a_unit_that_a_function_gives_in_several_numbers_is_their_sum() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Flatten())
+    model[0].weight.data = torch.tensor([[1.0, 0], [0, 10]])
+    unit = NeuronUnifiedLRP(model.eval(), model[0], rule="zero")
+    assert unit.attribute(X[:1], lambda value: value).tolist() == [[1, 20]]
+
+
+def test_a_layer_whose_relevance_comes_by_a_port_has_it() -> None:
+    """``flat`` above the layer shares evenly over its two units, what they say counts not."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False)).eval()
+    model[0].weight.data, model[1].weight.data = torch.eye(2), torch.tensor([[1.0, 3]])
+    found = LayerUnifiedLRP(model, model[0], rule="flat").attribute(X[:1])
+    torch.testing.assert_close(found, torch.tensor([[3.5, 3.5]]))
+
+
+def test_a_compiled_graph_that_is_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(graph: Any, **_: Any) -> Any:
+        return lambda *given: [2 * one for one in graph(*given)]
+
+    monkeypatch.setattr(torch, "compile", wrong)
+    explainer = UnifiedLRP(Scaled().eval(), "zero", compile=True)
+    with pytest.warns(UserWarning, match="the compiled graph differs from the eager pass"):
+        explainer.attribute(X, 0)
+    assert explainer.attribute(X, 0).tolist() == [[1, 0], [3, 0], [5, 0]]

@@ -12,6 +12,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from lrp_plugin.synthetic import Shortcut, SyntheticCXR
+from lrp_plugin.synthetic.anatomy import Anatomy
+from lrp_plugin.synthetic.film import Exposure
 
 COVID, OPACITY, NORMAL, VIRAL = range(4)
 
@@ -125,6 +127,25 @@ def test_films_of_one_patient_share_anatomy_and_class() -> None:
     assert dataset.patients == [str(i // 3) for i in range(12)]
     assert dataset.labels == [i // 3 % 4 for i in range(12)]
     assert not same(dataset[6], dataset[7])
+
+
+def test_a_patient_is_drawn_once_and_a_seed_draws_the_film_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, list[object]] = {"Anatomy": [], "Exposure": []}
+    for kind in (Anatomy, Exposure):
+        draw = kind.draw
+
+        def kept(rng: np.random.Generator, draw: Callable = draw, kind: type = kind) -> object:
+            drawn[kind.__name__].append(draw(rng))
+            return drawn[kind.__name__][-1]
+
+        monkeypatch.setattr(kind, "draw", kept)
+    one, other = (SyntheticCXR(6, seed=seed, size=32, images_per_patient=2) for seed in (9, 10))
+    for dataset, index in ((one, 2), (one, 3), (one, 4), (other, 2)):
+        dataset[index]
+    first, again, next_one, _ = drawn["Anatomy"]
+    assert first == again != next_one
+    films = drawn["Exposure"]
+    assert all(films[place] != films[later] for place in range(4) for later in range(place + 1, 4))
 
 
 def test_shortcut_at_full_strength_is_the_class() -> None:
