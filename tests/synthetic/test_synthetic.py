@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,6 +147,18 @@ def test_a_patient_is_drawn_once_and_a_seed_draws_the_film_too(monkeypatch: pyte
     assert first == again != next_one
     films = drawn["Exposure"]
     assert all(films[place] != films[later] for place in range(4) for later in range(place + 1, 4))
+
+
+def test_a_film_turns_without_bending_and_a_window_lies_where_the_body_does() -> None:
+    pose = replace(Exposure.draw(np.random.default_rng(0)), turn=0.3, zoom=1.25, shift=(0.0, 0.0))
+    x, y = pose.body_coordinates(64)
+    centres = (np.arange(64) + 0.5) / 32 - 1
+    np.testing.assert_allclose(1.25**2 * (x**2 + y**2), centres[None] ** 2 + centres[:, None] ** 2, atol=1e-5)
+    moved = replace(pose, shift=(0.3, -0.2))
+    x, y = moved.body_coordinates(64)
+    nearest = np.unravel_index(np.argmin((x - 0.25) ** 2 + (y + 0.1) ** 2), x.shape)
+    window = moved.window(0.25, -0.1, 0.05, 64)
+    assert all(part.start <= place < part.stop <= part.start + 8 for place, part in zip(nearest, window))
 
 
 def test_shortcut_at_full_strength_is_the_class() -> None:

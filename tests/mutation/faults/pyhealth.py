@@ -1,0 +1,35 @@
+"""Faults of PyHealth's spelling."""
+
+from tests.mutation.fault import fault
+
+_LRP, _PICTURES, _TRAINING = (f"pyhealth/test_pyhealth_{name}.py" for name in ("lrp", "pictures", "training"))
+FAULTS = [
+    fault("pyhealth/outputs.py", "a probability is taken for a logit", 'found = (output["y_prob"] + 1e-10).log()', 'found = output["y_prob"]',
+          f"{_LRP}::test_dictionaries_are_read"),
+    fault("pyhealth/outputs.py", "a target of -1 is the first class", "torch.where(given < 0, given + classes, given)", "given.clamp(min=0)",
+          f"{_LRP}::test_every_spelling_of_a_target"),
+    fault("pyhealth/outputs.py", "a target of K is let in", "(given >= classes)", "(given > classes)", f"{_LRP}::test_a_target_out_of_range_names_the_range"),
+    fault("pyhealth/saliency.py", "saliency is the channels' sum", 'channels="max"', 'channels="keep"',
+          f"{_PICTURES}::test_saliency_is_the_largest_gradient_over_the_channels"),
+    fault("pyhealth/saliency.py", "the target asked for is ignored", "class_indices(target_class_idx, forward(images))", "class_indices(None, forward(images))",
+          f"{_PICTURES}::test_saliency_is_the_largest_gradient_over_the_channels"),
+    fault("pyhealth/saliency.py", "what is stored is lost", "if save_to_batch:\n", "if False:\n", f"{_PICTURES}::test_an_input_batch_is_explained_at_once_and_stored"),
+    fault("pyhealth/conservation.py", "errors of a batch cancel", "into, out = (r.double().reshape(len(r), -1).sum(1) for r in",
+          "into, out = (r.double().reshape(1, -1).sum(1) for r in", f"{_LRP}::test_the_validator_is_per_example_and_strict_where_asked"),
+    fault("pyhealth/conservation.py", "what was absorbed counts as lost", "missing = (out - into - absorbed).abs()", "missing = (out - into).abs()",
+          f"{_LRP}::test_the_report_is_per_example_and_ends_at_the_logit"),
+    fault("pyhealth/conservation.py", "strict is ignored", 'if self.strict and not found["valid"]:', "if False:",
+          f"{_LRP}::test_the_validator_is_per_example_and_strict_where_asked"),
+    fault("pyhealth/handlers.py", "the first registered is asked first", "self._handlers.insert(0, handler)", "self._handlers.append(handler)",
+          f"{_LRP}::test_handlers_can_be_listed_found_and_removed"),
+    fault("pyhealth/handlers.py", "a handler hears half of the relevance", "total if relevance is None else total + relevance", "total",
+          f"{_LRP}::test_a_handler_overrides_the_built_in_rule"),
+    fault("pyhealth/layerwise.py", "labels are explained", "return [name for name in own if name not in labels]", "return own",
+          f"{_LRP}::test_the_pull_requests_class_takes_a_batch_by_keyword"),
+    fault("pyhealth/layerwise.py", "integers are explained whatever was asked", "if whole and not self.use_embeddings:", "if False:",
+          f"{_LRP}::test_the_pull_requests_class_takes_a_batch_by_keyword"),
+    fault("pyhealth/trainer.py", "checkpoints are not loaded", "if checkpoint_path is not None:", "if False:", f"{_TRAINING}::test_output_and_checkpoint_paths_are_used"),
+    fault("pyhealth/trainer.py", "other optimizer parameters are dropped", 'if set(optimizer) != {"lr"}:', "if False:", f"{_TRAINING}::test_training_evaluating_and_applying"),
+    fault("pyhealth/shapes.py", "a patient of a number has nobody's films", "if owner == str(patient_id))", "if owner == patient_id)",
+          "cxr/test_datasets.py"),
+]  # fmt: skip
