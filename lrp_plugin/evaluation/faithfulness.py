@@ -154,6 +154,7 @@ def tasks(
     scorer: Scorer, inputs: Tensor, target: Any, regions: Regions | Tensor | None, fill: Fill, seed: int
 ) -> list[tuple[slice, _Task]]:
     """The examples in parts that bound memory, each with its regions and its replacement begun."""
+    check_examples(inputs)
     begin, found = replacement(fill), []
     chosen = regions if regions is not None else default_regions(inputs)
     for start in range(0, len(inputs), scorer.batch_size):
@@ -182,6 +183,13 @@ def default_regions(inputs: Tensor) -> Regions:
     from lrp_plugin.evaluation.regions import time_steps
 
     return patches(max(min(inputs.shape[2:]) // 8, 1)) if inputs.ndim > 3 else time_steps(1)
+
+
+def check_examples(inputs: Tensor) -> None:
+    """Raises ``ValueError`` for inputs (N, ...) without an example."""
+    if not isinstance(inputs, Tensor) or inputs.ndim < 2 or not len(inputs):
+        what = f"of shape {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
+        raise ValueError(f"inputs is {what}; give a tensor (N, ...) of one example or more")
 
 
 def checked_relevance(inputs: Tensor, relevance: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from captum.metrics import infidelity as captum_infidelity
 from captum.metrics import sensitivity_max as captum_sensitivity
 from torch import Tensor
 
-from lrp_plugin.evaluation.faithfulness import Fill, checked_relevance, tasks
+from lrp_plugin.evaluation.faithfulness import Fill, check_examples, checked_relevance, tasks
 from lrp_plugin.evaluation.regions import Regions
 from lrp_plugin.evaluation.scoring import Scorer
 from lrp_plugin.kinds import checked
@@ -76,7 +76,11 @@ def sensitivity(
         samples: How many noises, the same for all examples.
         batch_size: How many inputs are explained at a time.
         seed: Of the noise.
+
+    Raises:
+        ValueError: No example.
     """
+    check_examples(inputs)
     generator = torch.Generator().manual_seed(seed)
     drawn = (2 * torch.rand(samples, *inputs.shape[1:], generator=generator) - 1).to(inputs) * radius
     found = []

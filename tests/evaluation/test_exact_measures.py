@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from test_faithfulness import Weighted
@@ -12,9 +14,11 @@ from lrp_plugin.evaluation import (
     boxes_to_masks,
     comprehensiveness,
     effective_rank,
+    greedy_curves,
     infidelity,
     perturbation_curves,
     pointing_game,
+    random_curves,
     sensitivity,
     top_k_inside,
 )
@@ -126,3 +130,13 @@ def test_leaders_are_the_best_and_those_not_told_apart_from_it() -> None:
         torch.zeros(4), {}, {}, (), {}, torch.zeros(0), torch.zeros(3, 3), name,
     )  # fmt: skip
     assert compared.leaders() == ["best", "alike"]
+
+
+@pytest.mark.parametrize("measure", [
+    lambda x: perturbation_curves(adding([1, 1]), x, x, 0), lambda x: greedy_curves(adding([1, 1]), x, 0),
+    lambda x: random_curves(adding([1, 1]), x, 0, draws=2), lambda x: infidelity(adding([1, 1]), x, x, 0),
+    lambda x: sensitivity(lambda inputs, target: inputs, x, 0),
+])  # fmt: skip
+def test_no_example_at_all_is_named(measure: Callable[[Tensor], object]) -> None:
+    with pytest.raises(ValueError, match=r"inputs is of shape \(0, 2\); give a tensor"):
+        measure(torch.zeros(0, 2, dtype=torch.float64))
