@@ -63,6 +63,7 @@ def infidelity(
     return torch.cat(found).double()
 
 
+@checked
 def sensitivity(
     explain: Explain, inputs: Tensor, target: Any, *, radius: float = 0.02, samples: int = 10, batch_size: int = 64,
     seed: int = 0,

@@ -19,6 +19,8 @@ def places(relevance: Tensor, absolute: bool = False) -> Tensor:
     pooled = relevance.detach().double()
     pooled = pooled.sum(1) if pooled.ndim == 4 else pooled
     pooled = pooled.abs() if absolute else pooled
+    if not pooled.numel():
+        raise ValueError(f"relevance of shape {tuple(relevance.shape)} holds no entry; give (N, ...) with one or more")
     return pooled.reshape(len(pooled), -1)
 
 

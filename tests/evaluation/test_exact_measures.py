@@ -14,6 +14,7 @@ from lrp_plugin.evaluation import (
     boxes_to_masks,
     comprehensiveness,
     effective_rank,
+    entropy,
     greedy_curves,
     infidelity,
     perturbation_curves,
@@ -140,3 +141,13 @@ def test_leaders_are_the_best_and_those_not_told_apart_from_it() -> None:
 def test_no_example_at_all_is_named(measure: Callable[[Tensor], object]) -> None:
     with pytest.raises(ValueError, match=r"inputs is of shape \(0, 2\); give a tensor"):
         measure(torch.zeros(0, 2, dtype=torch.float64))
+
+
+def test_bad_arguments_that_a_thousand_tries_found_are_named() -> None:
+    x = torch.ones(1, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="holds no entry"):
+        entropy(torch.zeros(0, 1, 6, 6))
+    with pytest.raises(ValueError, match=r"replacement of shape \(3,\) does not broadcast to one input's \(2,\)"):
+        infidelity(adding([1, 1]), x, x, 0, replacement=torch.ones(3))
+    with pytest.raises((TypeError, ValueError), match="seed"):
+        sensitivity(lambda inputs, target: inputs, x, 0, seed=torch.ones(2))
