@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.errors import warn
-from lrp_plugin.torch_private import observed
 
 if TYPE_CHECKING:
     from lrp_plugin.attribution.session import Explained, Session
@@ -18,25 +18,17 @@ LITTLE = 0.1
 _LOOKED = ("reach", "input")
 
 
-def tell_of_little(session: Session, found: Explained) -> None:
-    """Warns where less than `LITTLE` of the outputs of an explainer's first call reached the input.
+def tell_of_little(session: Session, found: Explained, looks: Looks) -> Explained:
+    """The explanation as it is; a warning where less than `LITTLE` of an explainer's first outputs reached the input.
 
-    The first call alone: one number is read from the device then, and nothing later on. Nothing is looked at while a tracer
-    looks on, where there are no values (meta), and where the composite hands on what biases would take.
+    The first call alone, and among what the call asks of entries anyway: later ones ask nothing. Nothing is asked where the
+    composite hands on what biases would take.
     """
-    if _LOOKED in session.warned or not found.output.numel() or found.output.is_meta or observed():
-        return
-    leave_out(session)
-    if any(spec.parameters.get("bias") == "distribute" for _, spec in session.composite.pairs):
-        return
-    share = _share(found)
-    if share < LITTLE:
-        many = "" if len(found.output) == 1 else f"s of these {len(found.output)} examples"
-        warn(
-            f"only {100 * share:.2g} % of the explained output{many} reached the input: the map's pattern can be read, its "
-            "scale cannot. The ledger says what took the rest, lrp.ledger(inputs, target).table(); what biases took, "
-            'UnifiedLRP(model, ..., bias="distribute") hands on'
-        )
+    handing_on = any(spec.parameters.get("bias") == "distribute" for _, spec in session.composite.pairs)
+    if _LOOKED not in session.warned and found.output.numel() and not handing_on:
+        looks.ask(lambda: _share(found) < LITTLE, lambda: _tell(session, found))
+        looks.ask(lambda: ~(_share(found) < LITTLE), lambda: leave_out(session))
+    return found
 
 
 def leave_out(session: Session) -> None:
@@ -44,7 +36,17 @@ def leave_out(session: Session) -> None:
     session.warned.add(_LOOKED)
 
 
-def _share(found: Explained) -> float:
+def _tell(session: Session, found: Explained) -> None:
+    leave_out(session)
+    many = "" if len(found.output) == 1 else f"s of these {len(found.output)} examples"
+    warn(
+        f"only {100 * float(_share(found)):.2g} % of the explained output{many} reached the input: the map's pattern can be "
+        "read, its scale cannot. The ledger says what took the rest, lrp.ledger(inputs, target).table(); what biases took, "
+        'UnifiedLRP(model, ..., bias="distribute") hands on'
+    )
+
+
+def _share(found: Explained) -> Tensor:
     """Of the outputs' magnitude, over all examples; NaN where they are 0. Rows that are no examples count as one (graphs)."""
     output = found.output.detach()
     examples = len(output) if all(len(one) == len(output) for one in found.relevances) else 1
@@ -53,4 +55,4 @@ def _share(found: Explained) -> float:
         return values.detach().to(output.device).reshape(examples, -1).sum(1, dtype=torch.float32)
 
     received = torch.stack([sums(one) for one in found.relevances]).sum(0)
-    return float(received.abs().sum() / sums(output).abs().sum())
+    return received.abs().sum() / sums(output).abs().sum()

@@ -168,10 +168,11 @@ class UnifiedLRP(GradientAttribution):
                 return _joined([self.attribute(*part, return_convergence_delta, verbose) for part in divided])
         plan: list[tuple[Site, Choice]] | None = [] if verbose else None
 
+        def explain(passed: Pass) -> Explained:
+            return tell_of_little(self.session, passed.explain(return_convergence_delta), passed.mode.setup.looks)
+
         def eager() -> Explained:
-            return self.session.using(
-                lambda p: p.explain(return_convergence_delta), inputs, arguments, target, plan=plan
-            )
+            return self.session.using(explain, inputs, arguments, target, plan=plan)
 
         if self._compiled is None or verbose or is_function(target):
             found = eager()
@@ -183,7 +184,6 @@ class UnifiedLRP(GradientAttribution):
             print(Plan(plan))
         if isinstance(target, Part):
             _check_divided(found.output, given)
-        tell_of_little(self.session, found)
         attributions = arguments.format(found.relevances, isinstance(inputs, tuple))
         if not return_convergence_delta:
             return attributions

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin import UnifiedLRP, explain_image
+from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.attribution.reach import tell_of_little
 from lrp_plugin.attribution.session import Explained
 from lrp_plugin.composites import Composite, linear_maps, rule
@@ -88,14 +89,27 @@ def test_nothing_is_read_where_there_is_no_value_or_a_tracer_looks_on() -> None:
 
     lrp = UnifiedLRP(biased(), "epsilon")
     nothing = Explained((INPUTS.to("meta"),), torch.rand(4, device="meta"), torch.Size((4, 3)))
-    assert not said(lambda: tell_of_little(lrp.session, nothing))
+    assert not said(lambda: tell_of_little(lrp.session, nothing, Looks()))
 
     def traced(x: Tensor) -> Tensor:
-        tell_of_little(lrp.session, Explained((x,), x.sum(1) * 1e3, x.shape))
+        tell_of_little(lrp.session, Explained((x,), x.sum(1) * 1e3, x.shape), Looks())
         return x * 2
 
     assert not said(lambda: make_fx(traced)(INPUTS))
     assert len(said(lambda: lrp.attribute(INPUTS, target=1))) == 1, "looked at when there is something to see"
+
+
+def test_it_is_asked_among_what_the_call_asks_anyway_and_never_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on another device: nothing is read before the call is over, then all answers in one step."""
+    monkeypatch.setattr("lrp_plugin.algebra.looks.HOST", set())
+    asked: list[int] = []
+    settle = Looks.settle
+    monkeypatch.setattr(Looks, "settle", lambda looks: (asked.append(len(looks._kept)), settle(looks)))
+    lrp = UnifiedLRP(biased(), "epsilon")
+    assert len(said(lambda: lrp.attribute(INPUTS, target=1))) == 1
+    assert not said(lambda: lrp.attribute(INPUTS, target=1))
+    first, second = asked
+    assert first == second + 2
 
 
 def test_an_empty_batch_and_an_output_of_zero_say_nothing() -> None:
