@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from lrp_plugin.cli.archive import add_archive
 from lrp_plugin.cli.compare import add_compare
@@ -21,13 +22,20 @@ _XRAY = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words given in one line, as every other error is said."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"lrp-plugin: {message}; see {self.prog} --help\n")
+
+
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser.
 
     Args:
         command: The command that will run; the X-ray module is imported for its own alone. None: for all.
     """
-    parser = argparse.ArgumentParser(prog="lrp-plugin", description=__doc__)
+    parser = _Parser(prog="lrp-plugin", description=__doc__)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_explain(commands)
@@ -42,7 +50,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_xray(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_xray(commands: Any) -> None:
     """The X-ray module's commands; without its extra they say what is missing."""
     try:
         from lrp_plugin.cxr.cli import add_cxr, add_demo
@@ -80,7 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nlrp-plugin: stopped; every file written so far is whole", file=sys.stderr)
         return 130
     except _NAMED as error:
-        print(f"lrp-plugin: {_in_the_shells_words(str(error) or type(error).__name__, parsed)}", file=sys.stderr)
+        said = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.strerror:  # without Python's "[Errno 13]"
+            said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        print(f"lrp-plugin: {_in_the_shells_words(said, parsed)}", file=sys.stderr)
         return 2
 
 

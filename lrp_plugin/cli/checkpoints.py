@@ -71,7 +71,9 @@ def _torch(path: Path) -> Any:
                 "torch.save(model.state_dict(), path)"
             ) from error
         raise ValueError(f"{path} is no checkpoint that torch.save wrote") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+    except (EOFError, KeyError, AttributeError) as error:  # what they say is of pickle's inside
+        raise ValueError(f"{path} is no checkpoint that torch.save wrote") from error
+    except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} is no checkpoint that torch.save wrote: {_line(error)}") from error
 
 

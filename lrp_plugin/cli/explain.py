@@ -59,15 +59,16 @@ def add_explain(commands: Any) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
-    return number
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, 1 or more")
+    return int(text)
 
 
 def run_explain(options: argparse.Namespace) -> int:
     """Explains each image by each method, writes the results, prints a short account; returns the exit status."""
     formats = _formats(options.format)
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"--out {options.out} is a file; give a folder, which is made where it is missing")
     for method in options.method:
         if method != "auto":
             check_name(method)
@@ -80,7 +81,7 @@ def run_explain(options: argparse.Namespace) -> int:
     if loaded.caution:
         print(loaded.caution)
     failed = 0
-    for image, stem in _counted(options.images, not options.no_progress):
+    for image, stem in _counted(list(dict.fromkeys(options.images)), not options.no_progress):
         try:
             found = _explained(options, loaded, image, preprocess, labels)
             _report(image, found, _write(options, formats, loaded, stem, found))
@@ -98,13 +99,14 @@ def _explained(
     name = f"untrained {loaded.name}" if loaded.trained is False else loaded.name
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "only .* of the logit reached")  # printed with the explanation
-        return [
+        found = [
             explain_image(
                 loaded.network, _picture(image), options.target, method, preprocess=preprocess, labels=labels,
                 bias=options.bias, topk=options.topk, name=name,
             )
-            for method in options.method
+            for method in dict.fromkeys(options.method)
         ]  # fmt: skip
+    return list({one.method: one for one in found}.values())  # auto may be what another is called
 
 
 def _picture(image: str) -> Any:
@@ -127,7 +129,7 @@ def _counted(images: Sequence[str], progress: bool) -> Iterator[tuple[str, str]]
 
 
 def _formats(text: str) -> list[str]:
-    chosen = [one.strip().lower() for one in text.split(",") if one.strip()]
+    chosen = list(dict.fromkeys(one.strip().lower() for one in text.split(",") if one.strip()))
     wrong = [one for one in chosen if one not in FORMATS]
     if wrong or not chosen:
         raise ValueError(f"--format {text!r}: legal are {', '.join(FORMATS)}, separated by commas")
@@ -137,7 +139,7 @@ def _formats(text: str) -> list[str]:
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; legal here are {_devices()}") from error
     return device

@@ -90,6 +90,8 @@ def _torchvision(spec: str, weights: str | None, num_classes: int | None) -> Loa
 
     names = torchvision.models.list_models()
     folded = {name.lower(): name for name in names}
+    if spec.endswith(".py"):
+        raise ValueError(f"--model {spec} names no function in it; give {spec}:FUNCTION, one that returns the network")
     if spec.lower() not in folded:
         raise ValueError(unknown("model", spec, names) + f"; or {FORMS.partition(', ')[2]}")
     name = folded[spec.lower()]

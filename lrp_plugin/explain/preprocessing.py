@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Preprocessing:
         source: Where this comes from, as reports say it.
 
     Raises:
-        ValueError: `size`, `crop` or `std` is not above 0, or `channels` is not 1 or 3.
+        ValueError: `size`, `crop` or `std` is not above 0, `mean` is not finite, or `channels` is not 1 or 3.
     """
 
     size: int | tuple[int, int] = 224
@@ -53,6 +54,8 @@ class Preprocessing:
             values = _each(getattr(self, name), 0)
             if len(values) not in (1, self.channels):
                 raise ValueError(f"{name} has {len(values)} values for {self.channels} channels; give 1 or as many")
+            if not all(math.isfinite(value) for value in values):
+                raise ValueError(f"{name} is {getattr(self, name)}; give finite numbers")
         if not all(value > 0 for value in _each(self.std, 0)):
             raise ValueError(f"std is {self.std}; give numbers above 0")
 

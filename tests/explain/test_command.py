@@ -200,6 +200,10 @@ def test_preprocessing_is_the_command_lines(here, capsys):
         (["cat.png", "--format", "bmp"], "legal are png"),
         (["cat.png", "--labels", "a,b,c"], "3 names for 2 outputs"),
         (["cat.png", "--device", "gpu"], "legal here are cpu"),
+        (["cat.png", "--device", "meta"], "legal here are cpu"),
+        (["cat.png", "--model", "net.py"], "give net.py:FUNCTION"),
+        (["cat.png", "--mean", "nan"], "mean is nan; give finite numbers"),
+        (["cat.png", "--checkpoint", "text.png"], "text.png is no checkpoint that torch.save wrote\n"),
         (["cat.png", "--method", "arras", "--bias", "distribute"], "takes no --bias distribute"),
     ],
 )
@@ -208,6 +212,40 @@ def test_what_cannot_be_is_one_line_with_status_2_and_nothing_is_written(here, c
     error = capsys.readouterr().err
     assert message in error and error.startswith("lrp-plugin: ") and error.count("\n") == 1
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--size", "0"], "argument --size: '0': give a whole number, 1 or more"),
+        (["--topk", "many"], "argument --topk: 'many': give a whole number, 1 or more"),
+        (["--num-classes", "-2"], "argument --num-classes: '-2': give"),
+        (["--bias", "spread"], "invalid choice: 'spread'"),
+        (["--bogus"], "unrecognized arguments: --bogus"),
+    ],
+)
+def test_words_that_are_no_options_are_one_line_with_status_2(here, capsys, words, message):
+    with pytest.raises(SystemExit) as stopped:
+        explain("cat.png", *words)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error
+    assert error.startswith("lrp-plugin: ") and error.endswith(" --help\n") and error.count("\n") == 1
+
+
+def test_files_errors_are_in_the_shells_words(here, capsys):
+    assert main(["explain", "cat.png", *OWN, "--out", "cat.png"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "lrp-plugin: --out cat.png is a file; give a folder, which is made where it is missing\n"
+    )
+    assert main(["explain", "cat.png", *OWN, "--out", "/proc/out"]) == 2
+    assert capsys.readouterr().err == "lrp-plugin: /proc/out: No such file or directory\n"
+
+
+def test_what_is_named_twice_is_done_once(here):
+    words = ["cat.png", "cat.png", *OWN, "epsilon", "--format", "json,json", "--out", "out"]
+    assert main(["explain", *words]) == 0
+    assert facts()["method"] == "epsilon" and len(list(Path("out").iterdir())) == 1
 
 
 def test_a_full_disk_leaves_the_earlier_files_as_they_were(here, monkeypatch, capsys):
