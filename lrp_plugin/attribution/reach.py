@@ -25,7 +25,8 @@ def tell_of_little(session: Session, found: Explained, looks: Looks) -> Explaine
     composite hands on what biases would take.
     """
     handing_on = any(spec.parameters.get("bias") == "distribute" for _, spec in session.composite.pairs)
-    if _LOOKED not in session.warned and found.output.numel() and not handing_on:
+    there = found.output.numel() and not found.output.is_meta
+    if there and not handing_on and _LOOKED not in session.warned:
         looks.ask(lambda: _share(found) < LITTLE, lambda: _tell(session, found))
         looks.ask(lambda: ~(_share(found) < LITTLE), lambda: leave_out(session))
     return found
