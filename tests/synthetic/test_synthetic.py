@@ -184,6 +184,7 @@ def test_shortcut_probability_between() -> None:
 def test_removing_the_shortcut_changes_the_marker_and_nothing_else() -> None:
     dataset = SyntheticCXR(8, seed=1, shortcut=Shortcut("COVID"))
     marked, clean = dataset[4], dataset.without_shortcut()[4]
+    assert dataset.shortcut is not None and bool(dataset[4]["marker"].any()), "the data set itself keeps its marker"
     marker = plain(marked["marker"]).bool()
     assert not torch.equal(plain(marked["image"])[marker], plain(clean["image"])[marker])
     assert torch.equal(plain(marked["image"])[~marker], plain(clean["image"])[~marker])

@@ -14,7 +14,7 @@ FAULTS = [
           equivalent="no opacity reaches the corner where the marker is"),
     fault("synthetic/dataset.py", "the marker hides no lung", "(thorax.lungs > 0.5) & ~marker, evidence", "(thorax.lungs > 0.5), evidence", _ALL),
     fault("synthetic/dataset.py", "the transform is not applied", "return self.transform(sample) if self.transform else sample", "return sample", _ALL),
-    fault("synthetic/dataset.py", "without_shortcut changes the data set itself", "plain = copy.copy(self)", "plain = self", _ALL),
+    fault("synthetic/dataset.py", "without_shortcut changes the data set itself", "plain = copy.copy(self)", "plain = self", f"{_ALL}::test_removing_the_shortcut_changes_the_marker_and_nothing_else"),
     fault("synthetic/opacities.py", "contrast is ignored", "added[near] += contrast * patch.density", "added[near] += patch.density", _ALL),
     fault("synthetic/opacities.py", "opacities lie also outside the lungs", "return added, evidence & (thorax.lungs > 0.5)", "return added, evidence", _ALL),
     fault("synthetic/opacities.py", "a strength in between is all or nothing", "return self.base_rate * (1.0 - self.strength)", "return self.base_rate", _ALL),
