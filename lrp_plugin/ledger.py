@@ -32,6 +32,15 @@ class Row:
         distributed: What bias="distribute" handed on instead of absorbing (for information); shape (N,).
     """
 
+    relevance_out: Tensor
+    relevance_in: Tensor
+    bias: Tensor
+    constant: Tensor
+    stabilizer: Tensor
+    no_receiver: Tensor
+    other: Tensor
+    distributed: Tensor
+
     def __init__(self, path: str, operation: str, rule: str, examples: int, native: bool = False) -> None:
         self.path = path
         self.operation = operation
@@ -43,7 +52,8 @@ class Row:
     def count(self, examples: int) -> None:
         """Makes an empty account of so many examples."""
         self._added: list[tuple[str, int, Tensor | float]] = []
-        self._sums = {name: torch.zeros(examples, dtype=torch.float64, device="cpu") for name in COLUMNS}
+        for name in COLUMNS:
+            setattr(self, name, torch.zeros(examples, dtype=torch.float64, device="cpu"))
 
     def add(self, column: str, example: int, amount: Tensor | float) -> None:
         """Adds the sum of ``amount`` to one example's column, when `read` is called."""
@@ -54,7 +64,7 @@ class Row:
     def read(self, number: Callable[[Tensor], float]) -> None:
         """Adds up what was added, given what reads a sum."""
         for column, example, amount in self._added:
-            self._sums[column][example] += number(amount) if isinstance(amount, Tensor) else amount
+            getattr(self, column)[example] += number(amount) if isinstance(amount, Tensor) else amount
         self._added.clear()
 
     def waiting(self) -> list[Tensor]:
@@ -68,26 +78,20 @@ class Row:
         """
         self.absorptions.clear()
         if self.unknown:
-            self._sums["other"] = self._sums["relevance_out"] - self._sums["relevance_in"]
+            self.other = self.relevance_out - self.relevance_in
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "absorptions": []}  # formulas over the graph, booked already
 
-    def __getattr__(self, name: str) -> Tensor:
-        sums: dict[str, Tensor] = self.__dict__.get("_sums", {})
-        if name in sums:
-            return sums[name]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-
     @property
     def gap(self) -> Tensor:
         """Relevance out, less relevance in and all that was absorbed; rounding only. Shape (N,)."""
-        return self.relevance_out - self.relevance_in - sum(self._sums[name] for name in ABSORBED)
+        return self.relevance_out - self.relevance_in - sum(getattr(self, name) for name in ABSORBED)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values; a number that is not finite is None, as JSON has none."""
         named = {"path": self.path, "operation": self.operation, "rule": self.rule}
-        return {**named, **{name: _numbers(self._sums[name]) for name in COLUMNS}}
+        return {**named, **{name: _numbers(getattr(self, name)) for name in COLUMNS}}
 
     def __repr__(self) -> str:
         return f"Row({self.path or '(root)'}, {self.operation}, {self.rule}, gap={self.gap.abs().max():.1e})"
