@@ -60,9 +60,14 @@ class Sum:
         return Sum(tuple(replace(part, scale=number * part.scale) for part in self.parts))
 
     @cached_property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The kinds of its parts."""
-        return tuple(part.kind for part in self.parts + (self.below or ()))
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of its parts, a minus before those that are subtracted; behind ``"below"`` those for negative units."""
+        above = tuple(_signed(part) for part in self.parts)
+        return above if self.below is None else (*above, "below", *(_signed(part) for part in self.below))
+
+
+def _signed(part: Part) -> str:
+    return part.kind if part.scale >= 0 else f"-{part.kind}"
 
 
 WHOLE, POSITIVE, NEGATIVE, PORT = (Sum((Part(kind),)) for kind in ("whole", "positive", "negative", "port"))

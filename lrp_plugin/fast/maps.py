@@ -34,6 +34,8 @@ def specialised(rule: Shares) -> Result | None:
     key = (first.part.kinds, rest[0].part.kinds) if rest else (first.part.kinds,)
     if key != _WHOLE:
         rule.map.check_has_parts()
+    if any(len(share.part.parts) == 1 and share.part.parts[0].scale != 1 for share in rule.shares):
+        return None  # the stabilizer would be in other units
     sides = Sides(rule.map, rule.bias)
     for name, build in PLAN.get(key, ()):
         if name not in switches.off and (found := build(sides, rule)) is not None:
@@ -97,21 +99,26 @@ def two_sides(sides: Sides, rule: Shares) -> Result | None:
 
 
 # ---- gamma -------------------------------------------------------------------------------------------------------
-def _gamma(rule: Shares) -> float:
-    return rule.shares[0].part.parts[1].scale
+def _gamma(rule: Shares) -> float | None:
+    """gamma of ``z + gamma z+``, below zero ``z + gamma z-``; None of other numbers before these parts."""
+    (above, favoured), below = rule.shares[0].part.parts, rule.shares[0].part.below
+    assert below is not None
+    alike = above.scale == below[0].scale == 1 and favoured.scale == below[1].scale
+    return favoured.scale if alike else None
 
 
 def own_sign_in_one(sides: Sides, rule: Shares) -> Result | None:
     """gamma on a signed input, with one tensor kept."""
-    if rule.map.nonnegative:
+    gamma = _gamma(rule)
+    if rule.map.nonnegative or gamma is None:
         return None
-    return compact_gamma(sides, _gamma(rule), float(rule.stabilizer))
+    return compact_gamma(sides, gamma, float(rule.stabilizer))
 
 
 def favoured(sides: Sides, rule: Shares) -> Result | None:
     """gamma on a non-negative input: one or two modified weights instead of three maps."""
     f, gamma = rule.map, _gamma(rule)
-    if not f.nonnegative:
+    if not f.nonnegative or gamma is None:
         return None
     bias = sides.bias
     sign = 1 if rule.bias == "absorb" else 0  # a bias left out may turn a carrier's sign against z's
@@ -134,7 +141,7 @@ def favoured(sides: Sides, rule: Shares) -> Result | None:
 def favoured_side(sides: Sides, rule: Shares) -> Result | None:
     """gamma on a signed input, ``z + gamma (z + s A) / 2`` with s the sign of z: two backward applications."""
     f, gamma = rule.map, _gamma(rule)
-    if f.nonnegative or _is_half(rule):
+    if f.nonnegative or _is_half(rule) or gamma is None:
         return None
     whole, absolute = sides.signed()
     up = f.z >= 0
@@ -216,7 +223,7 @@ def _port_of(f: LinearMap, carriers: list[KnownCarrier], stabilizer: float | Ten
 
 Build = Callable[[Sides, Shares], Result | None]
 _WHOLE: Any = (("whole",),)
-_OWN_SIGN: Any = (("whole", "positive", "whole", "negative"),)
+_OWN_SIGN: Any = (("whole", "positive", "below", "whole", "negative"),)
 PLAN: dict[Any, tuple[tuple[str, Build], ...]] = {
     _WHOLE: (("native_whole", native_whole),),
     (("positive",),): (("one_side", one_side),),
@@ -225,9 +232,10 @@ PLAN: dict[Any, tuple[tuple[str, Build], ...]] = {
     (("weighted",),): (("changed_weight", changed_weight),),
     (("at_port",),): (("from_port", from_port),),
     (("port",),): (("from_port", from_port),),
-    (("whole", "at_port", "at_port"),): (("between_bounds", between_bounds),),
+    (("whole", "-at_port", "-at_port"),): (("between_bounds", between_bounds),),
 }
-"""By the kinds of each share's parts: the specialisations, in the order they are tried."""
+"""By the kinds of each share's parts (`Sum.kinds`): the specialisations, in the order they are tried. What the numbers before
+the parts must be, a specialisation sees to itself, and gives None otherwise."""
 
 
 def specialise(kinds: tuple[tuple[str, ...], ...], name: str, build: Build) -> None:

@@ -102,6 +102,7 @@ def _valued(value: Tensor, x: Tensor, factor: Tensor) -> Tensor:
     return substitute(value, lambda m: (m * factor).to(dtype), x)
 
 
+# Functions of one entry: f(0) = 0 here. Behind: those never negative, gates (a factor of a product by nature), f(0) != 0.
 register_rule(
     "identity", "gelu", "silu", "hardswish", "mish", "elu", "celu", "selu", "tanh", "softsign", "tanhshrink",
     "hardshrink", "softshrink", "threshold", "sin", "tan", "atan", "erf", "expm1", "sinh", "asinh", "clamp", "hardtanh",
@@ -125,19 +126,8 @@ def sigmoid_gradient(call: Call) -> Tensor:
 
 
 register_rule(
-    "identity",
-    "exp",
-    "softplus",
-    "cosh",
-    "exp2",
-    "cos",
-    "erfc",
-    "acos",
-    "sinc",
-    "log_sigmoid",
-    port="keeps",
-    form="curve",
-)(elementwise)
+    "identity", "exp", "softplus", "cosh", "exp2", "cos", "erfc", "acos", "sinc", "log_sigmoid", port="keeps", form="curve",
+)(elementwise)  # fmt: skip
 
 
 @register_rule("native", "max", "min", "maximum", "minimum", "fmax", "fmin", sign="keeps", port=selected_port)

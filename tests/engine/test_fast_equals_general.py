@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lrp_plugin import Composite, LayerUnifiedLRP, UnifiedLRP, rule
+from lrp_plugin import Composite, LayerUnifiedLRP, UnifiedLRP, registry, rule
+from lrp_plugin.algebra.parts import NEGATIVE, POSITIVE, WHOLE, Shares, at_port, by_sign
 from lrp_plugin.composites import cp_lrp, epsilon_gamma_box, linear_maps
 from lrp_plugin.fast import maps, switches
+from lrp_plugin.rules.maps import linear_rule
 from lrp_plugin.testing import GraphNetwork, explanations
 
 RULES: dict[str, dict[str, Any]] = {
@@ -180,3 +182,28 @@ def test_the_environment_rules_all_of_them_out() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "LRP_FAST": "0"}
     )
     assert run.stdout.strip() == "True", run.stderr
+
+
+OWN: dict[str, Any] = {
+    "other numbers by sign": lambda: by_sign(WHOLE + 0.3 * POSITIVE, WHOLE + 0.7 * NEGATIVE),
+    "twice the whole": lambda: by_sign(2.0 * WHOLE + 0.3 * POSITIVE, 2.0 * WHOLE + 0.3 * NEGATIVE),
+    "no sign": lambda: WHOLE + 0.3 * POSITIVE,
+    "four parts": lambda: WHOLE + 0.3 * POSITIVE + WHOLE + 0.3 * NEGATIVE,
+    "one part times two": lambda: 2.0 * POSITIVE,
+    "bounds added": lambda: WHOLE + at_port("positive", lambda w: w.clamp(min=0), 0.5)
+    + at_port("negative", lambda w: w.clamp(max=0), 0.5),
+}  # fmt: skip
+"""Parts as a rule of one's own may put them together: near those that have specialisations."""
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_rule_of_ones_own_is_not_taken_for_another(name: str) -> None:
+    own = registry.copy()
+    linear_rule("mine", ports=True, registry=own)(lambda f: Shares.of(f, OWN[name](), 0.1))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.GELU(), nn.Flatten(), nn.Linear(48, 3))
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    lrp = UnifiedLRP(model.double().eval(), "mine", registry=own)
+    fast = lrp.attribute(x, 1)
+    with switches.without():
+        assert_same(fast, lrp.attribute(x, 1))

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_linear_rules import MODES, PARAMETERS, TAKES_BIAS
 from torch import Tensor, nn
 from torch.nn import functional
 from twins import TWINS, Matrix
@@ -91,10 +92,7 @@ def test_weights_per_sample_that_are_explained_share_evenly_with_the_tokens() ->
     assert_conserves(lrp, (IDS, weights))
 
 
-BILINEAR: dict[str, dict[str, Any]] = {
-    "epsilon": {"epsilon": 0.1}, "zero": {}, "lrp0": {}, "zplus": {}, "alphabeta": {}, "gamma": {}, "gamma_montavon": {},
-    "flat": {}, "uniform": {}, "wsquare": {}, "zbox": {"low": -3.0, "high": 3.5}, "excitation_backprop": {},
-}  # fmt: skip
+BILINEAR: dict[str, dict[str, Any]] = {name: given[0] for name, given in PARAMETERS.items()}
 """Every rule of the other linear maps, with parameters."""
 
 
@@ -110,7 +108,7 @@ def test_bilinear_with_one_constant_factor_is_each_examples_own_matrix(name: str
             pair = (t, other) if signal == 0 else (other, t)
             return functional.bilinear(*pair, weight, bias).sum(1)
 
-    for bias_mode in ("absorb", "ignore", "distribute") if name in ("epsilon", "zplus", "alphabeta") else ("absorb",):
+    for bias_mode in MODES if name in TAKES_BIAS else ("absorb",):
         given = {} if bias_mode == "absorb" else {"bias": bias_mode}
         composite = Composite([(anything(), rule(name, **BILINEAR[name], **given))])
         lrp = UnifiedLRP(Product().eval(), composite=composite, stabilizer=0.0)

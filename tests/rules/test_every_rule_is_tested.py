@@ -107,7 +107,11 @@ def test_every_spelling_of_a_linear_map_meets_the_twin(operation: str, name: str
 def test_no_pair_is_left_out_and_none_left_over() -> None:
     operations = {*LINEAR_MAPS, *(operation for operation, _ in NAMED)}
     known = {(operation, name) for operation in operations for name in registry.names(operation)}
-    assert known == set(NAMED) | set(linear_pairs())
+    tested = set(NAMED) | set(linear_pairs())
+    assert known == tested, (
+        f"pairs without a test: {sorted(known - tested)}; tests of no pair: {sorted(tested - known)}. A rule of linear maps "
+        "needs its line in PARAMETERS of test_linear_rules.py, another pair its line in NAMED here"
+    )
     linear = {rule.operation for rule in registry if rule.name == "zplus"}
     assert linear == {*LINEAR_MAPS, "bilinear"}, "an operation with a linear map's rules needs a map in LINEAR_MAPS"
 

@@ -12,7 +12,7 @@ from linear_cases import Case, cases, relevance
 from torch import Tensor, nn
 from twins import TWINS
 
-from lrp_plugin import UnifiedLRP
+from lrp_plugin import UnifiedLRP, registry
 
 TOLERANCE = 1e-8
 MODES = ("absorb", "ignore", "distribute")
@@ -31,7 +31,16 @@ PARAMETERS: dict[str, list[dict[str, Any]]] = {
     "zbox": [{"low": LOW, "high": HIGH}, {"low": LOW, "high": HIGH, "stabilizer": 0.1}],
     "excitation_backprop": [{}, {"stabilizer": 0.1}],
 }
-TAKES_BIAS = ("epsilon", "zero", "lrp0", "zplus", "alphabeta", "gamma", "gamma_montavon")
+
+
+def takes_bias(name: str) -> bool:
+    """Whether the rule has bias modes, as it says itself."""
+    found = registry.find("linear", name)
+    assert found is not None, f"PARAMETERS names {name!r}, which is no rule of linear maps"
+    return "bias" in found.parameters
+
+
+TAKES_BIAS = tuple(name for name in PARAMETERS if takes_bias(name))
 NATIVE_NORM = ("epsilon", "zero", "lrp0")
 """These do not look at weight signs: a BatchNorm behind them is an affine map of its own."""
 

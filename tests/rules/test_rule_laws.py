@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from linear_cases import Case, batch_norm, relevance
+from test_linear_rules import MODES, PARAMETERS, TAKES_BIAS
 from torch import Tensor, nn
 
 from lrp_plugin import registry, rule
@@ -13,12 +14,11 @@ from lrp_plugin.composites import RuleSpec
 from lrp_plugin.primitives import Call
 from lrp_plugin.testing import check_rule
 
-MODES = ("absorb", "ignore", "distribute")
-SIGNED = ("epsilon", "zero", "zplus", "alphabeta", "gamma", "gamma_montavon")
+SIGNED = tuple(name for name in TAKES_BIAS if name != "lrp0")  # another name of "zero"
 SPECS = [
     *(rule(name, bias=mode) for name in SIGNED for mode in MODES),
-    rule("epsilon", epsilon=0.1, relative=True), rule("flat"), rule("uniform"), rule("wsquare"),
-    rule("excitation_backprop"), rule("zbox", low=-3.0, high=3.0), rule("ratio"), rule("equal"), rule("signal"),
+    *(rule(name, **given[0]) for name, given in PARAMETERS.items() if name not in TAKES_BIAS),
+    rule("epsilon", epsilon=0.1, relative=True), rule("ratio"), rule("equal"), rule("signal"),
     rule("winner_take_all"), rule("proportional"), rule("affine"), rule("affine", bias="distribute"), rule("native"),
 ]  # fmt: skip
 ELEMENTWISE = ("relu6", "sigmoid", "gelu", "layer_norm", "softplus")
