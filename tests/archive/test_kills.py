@@ -93,7 +93,8 @@ def kill_at_random_moments(
         process = start(source, archive, weights)
         wait_for(process, generator.randint(*after))
         time.sleep(generator.uniform(0, 0.5))
-        children = descendants(process)
+        # Ray's agents live on for a minute; they write nothing.
+        children = [one for one in descendants(process) if not one.name().endswith("Agent")]
         kill(process)
         assert process.wait() == -signal.SIGKILL, "the run must have been cut off"
         wait_until_gone(children)
