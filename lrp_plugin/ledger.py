@@ -19,7 +19,18 @@ ABSORBED = ("bias", "constant", "stabilizer", "no_receiver", "other")
 COLUMNS = ("relevance_out", "relevance_in", *ABSORBED, "distributed")
 
 
-class Row:
+class Columns:
+    """What was absorbed, by its kind, and what was handed on; float64, shape (N,)."""
+
+    bias: Tensor
+    constant: Tensor
+    stabilizer: Tensor
+    no_receiver: Tensor
+    other: Tensor
+    distributed: Tensor
+
+
+class Row(Columns):
     """The account of one executed operation.
 
     Attributes:
@@ -34,12 +45,6 @@ class Row:
 
     relevance_out: Tensor
     relevance_in: Tensor
-    bias: Tensor
-    constant: Tensor
-    stabilizer: Tensor
-    no_receiver: Tensor
-    other: Tensor
-    distributed: Tensor
 
     def __init__(self, path: str, operation: str, rule: str, examples: int, native: bool = False) -> None:
         self.path = path
@@ -163,7 +168,7 @@ def _met(multiplier: Tensor) -> Tensor:
     return _wide(multiplier.conj())
 
 
-class Ledger:
+class Ledger(Columns):
     """The account of one explanation: ``output = input + everything absorbed``, to rounding.
 
     Attributes:
@@ -188,13 +193,6 @@ class Ledger:
             row.close()
         for column in (*ABSORBED, "distributed"):
             setattr(self, column, self._total(column))
-
-    bias: Tensor
-    constant: Tensor
-    stabilizer: Tensor
-    no_receiver: Tensor
-    other: Tensor
-    distributed: Tensor
 
     def _total(self, column: str) -> Tensor:
         zero = torch.zeros_like(self.output)

@@ -60,6 +60,7 @@ saved_hooks: Callable[[bool], Any] = _named(torch, "_C", "_autograd", "_top_save
 """None where nobody has set hooks on what autograd saves (a checkpoint does); where torch cannot tell (2.6), not."""
 keeps_graph: Callable[[], bool] = _named(torch, "_C", "_autograd", "_get_current_graph_task_keep_graph") or _unknown
 """Whether this backward pass is to be followed by another through the same graph; where torch cannot tell: yes."""
+_copy_each: Callable[..., Any] | None = _named(torch, "_foreach_copy_")
 undynamoed: Callable[[Any], Any] = _named(torch, "_disable_dynamo") or torch.compiler.disable
 """A decorator: torch.compile leaves the function alone."""
 module_call: CodeType = (_named(nn.Module, "_call_impl") or nn.Module.__call__).__code__
@@ -135,6 +136,15 @@ def untraced() -> Iterator[None]:
         return
     with _disable_modes():
         yield
+
+
+def copy_each(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copies each source into its target, in few kernels; where torch cannot, in one for each."""
+    if _copy_each is not None:
+        _copy_each(targets, sources)
+        return
+    for target, source in zip(targets, sources):
+        target.copy_(source)
 
 
 def dynamo_is_loaded() -> bool:

@@ -37,9 +37,16 @@ class Looks:
         self.at_once = at_once
         self._kept: list[tuple[Tensor, Callable[[], None]]] = []
 
-    def ask(self, question: Callable[[], Tensor], then: Callable[[], None]) -> None:
-        """Does ``then`` where the question's answer, a boolean tensor of one entry, is yes: now, or in `settle`."""
+    def ask(self, question: Callable[[], Tensor], then: Callable[[], None], must: bool = False) -> None:
+        """Does ``then`` where the question's answer, a boolean tensor of one entry, is yes: now, or in `settle`.
+
+        Args:
+            question: Gives the answer. then: What follows.
+            must: Ask where a tracer looks on, too: it says then that it cannot branch, where silence would be wrong.
+        """
         if observed():
+            if must and question():
+                then()
             return
         with torch.no_grad():
             answer = question()

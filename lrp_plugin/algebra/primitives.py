@@ -194,7 +194,7 @@ class Mark(Function):
 
         So a pass that lost relevance here is found without looking for it: this runs in no other.
         """
-        ctx.looks.ask(multiplier.any, _forgotten)
+        ctx.looks.ask(multiplier.any, _forgotten, must=True)
         return (None,) * (2 + ctx.count)
 
 

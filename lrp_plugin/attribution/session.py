@@ -327,5 +327,5 @@ class Session:
             return None
         counting = Session(self.model, Composite([(anything(), rule("epsilon"))]), self.registry, output=self.output)
         sites: list[tuple[Site, Choice]] = []
-        counting.forward(inputs, arguments, select=False, plan=sites)
+        counting.using(lambda _: None, inputs, arguments, select=False, plan=sites)
         return sum(site.linear for site, _ in sites)

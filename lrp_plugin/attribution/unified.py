@@ -255,7 +255,7 @@ class UnifiedLRP(GradientAttribution):
         """Which rule each operation will get, and which selector chose it; explains nothing."""
         sites: list[tuple[Site, Choice]] = []
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
-        self.session.forward(inputs, arguments, plan=sites, select=False)
+        self.session.using(lambda _: None, inputs, arguments, plan=sites, select=False)
         return Plan(sites)
 
     def __repr__(self) -> str:

@@ -83,7 +83,14 @@ class Scorer:
 
 
 def _of_rows(value: Any, rows: Tensor) -> Any:
-    return value[rows.to(value.device)] if isinstance(value, Tensor) and value.ndim else value
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    if len(rows) and len(value) <= (last := int(rows.max())):
+        raise ValueError(
+            f"a target or argument of shape {tuple(value.shape)} has {len(value)} rows where example {last} is scored: give "
+            "one row for each example"
+        )
+    return value[rows.to(value.device)]
 
 
 def _logits(returned: Any) -> Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.algebra import looks as asking
 from lrp_plugin.algebra.looks import Looks
-from lrp_plugin.torch_private import traced
+from lrp_plugin.torch_private import copy_each, traced
 
 # Entries. Copying larger buffers (masks, banks of memory) would cost each call, and a kernel's write raises no version.
 _COPIED = 1 << 16
@@ -52,11 +54,10 @@ def restored(model: Any, lent: list[Tensor], looks: Looks) -> Iterator[None]:
         yield
     except BaseException:
         before.put_back()
-        before.undo_writes()
+        before.undo_writes(Looks())
         raise
     before.put_back()
-    for alike, copy in before.copies:
-        looks.ask(lambda t=alike, c=copy: (_joined(t) != c).any(), before.refuse_writes)  # type: ignore[misc]
+    _void(before.undo_writes(looks))
 
 
 class _State:
@@ -101,22 +102,31 @@ class _State:
         for device, state in self.devices:
             torch.cuda.set_rng_state(state, device)
 
-    def undo_writes(self) -> list[Tensor]:
-        """Gives buffers the entries they held; returns those that held others."""
+    def undo_writes(self, looks: Looks) -> list[Tensor]:
+        """Gives buffers the entries they held; returns those that held others, where that can be seen without waiting."""
         written: list[Tensor] = []
         with torch.no_grad():
             for alike, copy in self.copies:
-                for tensor, part in zip(alike, copy.split([t.numel() for t in alike])):
-                    if not torch.equal(tensor.reshape(-1), part):
-                        tensor.data.copy_(part.view(tensor.shape))
-                        written.append(tensor)
-        return [tensor for tensor in written if not torch.isnan(tensor).any()]  # NaN equals nothing
+                parts = [part.view(t.shape) for t, part in zip(alike, copy.split([t.numel() for t in alike]))]
+                if copy.device.type not in asking.HOST:  # given back in any case; whether the pass is void is asked
+                    now = _joined(alike)
+                    looks.ask(partial(_differ, now, copy), partial(_void, alike))
+                    copy_each([tensor.data for tensor in alike], parts)
+                elif not torch.equal(_joined(alike), copy):
+                    changed = [pair for pair in zip(alike, parts) if not torch.equal(*pair)]
+                    for tensor, part in changed:
+                        tensor.data.copy_(part)
+                    written += [tensor for tensor, part in changed if not torch.isnan(part).any()]  # NaN equals nothing
+        return written
 
-    def refuse_writes(self) -> None:
-        """Undoes the writes. Raises ``BuffersWritten`` where there were any."""
-        written = self.undo_writes()
-        if written:
-            raise BuffersWritten(written)
+
+def _differ(now: Tensor, before: Tensor) -> Tensor:
+    return ((now != before) & ~(now.isnan() & before.isnan())).any()
+
+
+def _void(written: list[Tensor]) -> None:
+    if written:
+        raise BuffersWritten(written)
 
 
 def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:

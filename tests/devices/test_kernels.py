@@ -105,11 +105,20 @@ def network(kind: str) -> tuple[nn.Module, Tensor]:
     """A small network in double precision and its input."""
     torch.manual_seed(3)
     layers: list[nn.Module] = [
-        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.GELU() if kind == "gelu" else nn.ReLU(),
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU() if kind == "relu" else nn.GELU(),
         nn.Conv2d(4, 3, 1), nn.Flatten(), nn.Linear(48, 3),
     ]  # fmt: skip
     model = nn.Sequential(*layers).double().eval()
     with torch.no_grad():
+        if (
+            kind == "one side"
+        ):  # units of the map behind a ReLU that have a positive side alone, a negative one, neither
+            model[3].bias.zero_()
+            model[3].weight[0].abs_()
+            model[3].weight[1].abs_().neg_()
+            model[3].weight[2].zero_()
+            model[0].weight[0].zero_()  # and behind a signed input one that is empty
+            model[0].bias[0] = 0
         model[1].running_mean.normal_()
         model[1].running_var.uniform_(0.5, 2)
     return model, torch.randn(2, 2, 8, 8, dtype=torch.float64)
@@ -118,7 +127,7 @@ def network(kind: str) -> tuple[nn.Module, Tensor]:
 @pytest.mark.parametrize(
     "rule", ["epsilon", "zero", "zplus", "alphabeta", "gamma", "gamma_montavon", "flat", "wsquare"]
 )
-@pytest.mark.parametrize("kind", ["relu", "gelu"])
+@pytest.mark.parametrize("kind", ["relu", "gelu", "one side"])
 def test_a_gpus_way_gives_the_same_relevance(kind: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps are those of a GPU, and what would be one kernel there is counted and run as it is written."""
     model, x = network(kind)

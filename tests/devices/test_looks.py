@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
+from torch.utils.flop_counter import FlopCounterMode
 
 from lrp_plugin import UnifiedLRP
 from lrp_plugin.algebra import looks
+from lrp_plugin.algebra.primitives import ForgottenSourceError, mark
 from lrp_plugin.errors import TargetError
 
 
@@ -127,48 +125,84 @@ def test_what_is_wrongly_supposed_is_made_again(other: bool, monkeypatch: pytest
     torch.testing.assert_close(account.other, expected.other, rtol=0, atol=0)
 
 
-class Direct(Function):
-    """Reads a map's value past the interception, as a C++ extension does."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
-        """Twice."""
-        return value * 2
-
-    @staticmethod
-    def backward(ctx: Any, multiplier: Tensor) -> Tensor:
-        """Twice."""
-        return multiplier * 2
+def lose(questions: looks.Looks) -> None:
+    """A multiplier that reaches a marked value: relevance that something unseen sent past the interception."""
+    source = torch.ones(3, requires_grad=True)
+    value = mark(source * 2, [source], questions)
+    torch.autograd.grad(value.sum(), source, allow_unused=True)
 
 
-def test_relevance_that_was_lost_makes_the_pass_again() -> None:
-    torch.manual_seed(0)
-    first, last = nn.Linear(4, 5).double(), nn.Linear(5, 3).double()
-    lrp = UnifiedLRP(lambda x: last(Direct.apply(first(x)).relu()), rule="zplus")
-    plain = UnifiedLRP(lambda x: last((first(x) * 2).relu()), rule="zplus")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.testing.assert_close(lrp.attribute(X, target=1), plain.attribute(X, target=1), rtol=1e-9, atol=1e-12)
+def test_relevance_that_was_lost_is_known_when_the_call_is_over() -> None:
+    questions = looks.Looks()
+    lose(questions)
+    with pytest.raises(ForgottenSourceError):
+        questions.settle()
 
 
-def test_buffers_that_a_kernel_wrote_are_given_back() -> None:
-    class Counting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.dense = nn.Linear(4, 3).double()
-            self.register_buffer("mean", torch.zeros(3, dtype=torch.float64))
-            self.register_buffer("variance", torch.ones(3, dtype=torch.float64))
+def test_a_multiplier_of_zeros_lost_nothing() -> None:
+    questions, source = looks.Looks(), torch.ones(3, requires_grad=True)
+    value = mark(source * 2, [source], questions)
+    torch.autograd.grad((value * 0).sum(), source, allow_unused=True)
+    questions.settle()
 
-        def forward(self, x: Tensor) -> Tensor:
-            return nn.functional.batch_norm(self.dense(x), self.mean, self.variance, training=True)
 
+def test_relevance_that_was_lost_is_known_while_a_mode_looks_on() -> None:
+    """A dispatch mode may be a tracer, which cannot branch; silence would be wrong all the same."""
+    with pytest.raises(ForgottenSourceError), FlopCounterMode(display=False):
+        lose(looks.Looks())
+
+
+class Counting(nn.Module):
+    """BatchNorm in training, by a kernel that writes to buffers; it fails where told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(4, 3).double()
+        self.fails = False
+        self.register_buffer("mean", torch.tensor([0.0, torch.nan, 0.0], dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (N, 3)."""
+        mean = torch.where(self.mean.isnan(), 0, self.mean)
+        found = nn.functional.batch_norm(self.dense(x), mean, self.variance, training=True)
+        if self.fails:
+            raise RuntimeError("the model's own")
+        return found
+
+
+CALLS = {
+    "attribute": lambda lrp: lrp.attribute(X, target=1),
+    "targets": lambda lrp: lrp.attribute_targets(X, [0, 1]),
+    "ledger": lambda lrp: lrp.ledger(X, target=1),
+    "plan": lambda lrp: lrp.plan(X),
+}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("call", CALLS)
+def test_buffers_that_a_kernel_wrote_are_given_back(call: str, fails: bool) -> None:
+    """Also where a buffer holds NaN, which equals nothing, and where the model fails after it wrote."""
     model = Counting().eval()
     lrp = UnifiedLRP(model)
     for _ in range(2):
-        lrp.attribute(X, target=1)
-        assert not model.mean.any()
+        model.fails = fails
+        if fails:
+            with pytest.raises(RuntimeError, match="the model's own"):
+                CALLS[call](lrp)
+        else:
+            CALLS[call](lrp)
+        assert model.mean.isnan().tolist() == [False, True, False]
         assert (model.variance == 1).all()
-    assert lrp.session.lent
+    assert bool(lrp.session.lent) != fails
+
+
+def test_a_buffer_of_nan_that_nobody_writes_makes_no_pass_again() -> None:
+    model = nn.Sequential(nn.Linear(4, 3)).double().eval()
+    model.register_buffer("unused", torch.full((3,), torch.nan))
+    lrp = UnifiedLRP(model)
+    lrp.attribute(X, target=1)
+    assert lrp.session.lent == []
 
 
 def test_relevance_is_what_it_is_where_one_looks_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

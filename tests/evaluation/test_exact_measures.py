@@ -151,3 +151,9 @@ def test_bad_arguments_that_a_thousand_tries_found_are_named() -> None:
         infidelity(adding([1, 1]), x, x, 0, replacement=torch.ones(3))
     with pytest.raises((TypeError, ValueError), match="seed"):
         sensitivity(lambda inputs, target: inputs, x, 0, seed=torch.ones(2))
+
+
+@pytest.mark.parametrize("rows", [0, 2])
+def test_a_target_with_too_few_rows_is_named(rows: int) -> None:
+    with pytest.raises(ValueError, match=rf"shape \({rows},\) has {rows} rows where example 2 is scored"):
+        Scorer(lambda v: v)(torch.zeros(3, 4), torch.zeros(rows, dtype=torch.long))

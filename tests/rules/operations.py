@@ -172,6 +172,10 @@ def written_calls() -> dict[str, Any]:
         **{name: (getattr(torchvision.ops, name), (image, BOXES, 2)) for name in
            ("roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")},
         "grid_sampler": (torch.grid_sampler, (image, torch.rand(1, 3, 3, 2, dtype=torch.float64) - 0.5, 0, 0, False)),
+        "real": (lambda x: torch.real(torch.complex(x, x * 2)), (row,)),
+        "conj": (lambda x: torch.conj(torch.complex(x, x * 2)).resolve_conj(), (row,)),
+        "resolve_conj": (lambda x: torch.conj(torch.complex(x, x * 2)).resolve_conj(), (row,)),
+        "conj_physical": (lambda x: torch.conj_physical(torch.complex(x, x * 2)), (row,)),
         "imag": (lambda x: torch.imag(torch.complex(x, x * 2)), (row,)),
         "istft": (lambda x: torch.istft(torch.complex(x[..., 0], x[..., 1]), 8, window=torch.ones(8).double()),
                   (_drawn(5, 4, 2),)),
