@@ -105,7 +105,8 @@ def _by_function(value: Tensor, target: Any) -> Tensor:
         slope = torch.autograd.grad(found.sum(), held, allow_unused=True)[0] if found.requires_grad else None
     if slope is None:
         raise TargetError("the target's function does not depend on the output, or torch cannot differentiate it")
-    return (value * slope).reshape(value.shape[0], -1).sum(1)
+    # An output of -inf (a masked class) that is not asked for says nothing, where 0 times it would be NaN.
+    return torch.where(slope == 0, 0, value * slope).reshape(value.shape[0], -1).sum(1)
 
 
 def is_missing(target: Any) -> bool:

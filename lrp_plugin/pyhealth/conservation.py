@@ -1,4 +1,4 @@
-"""PyHealth's conservation check, read from the ledger: per layer and per example."""
+"""PyHealth's conservation check, per layer and per example: of layers handed over one by one, or of a whole ledger."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.kinds import checked
-from lrp_plugin.ledger import ABSORBED, Ledger, Row
+from lrp_plugin.ledger import ABSORBED, Ledger
+from lrp_plugin.tables import text_table
+
+_SUMS = ("sum_output", "sum_input", "absorbed")
 
 
 class ConservationError(RuntimeError):
@@ -18,17 +21,16 @@ class ConservationError(RuntimeError):
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """The account of one layer.
+    """The account of one layer. PyHealth's keys are read too, as numbers of the batch: ``check["error_pct"]``.
 
     Attributes:
         layer_name: Module path, ``"(model)"`` for input sum against explained output.
         layer_type: The operation.
         sum_output: Relevance that reached the layer's output, in the units of the explained output; shape (N,).
         sum_input: Relevance it sent to its inputs; shape (N,).
-        absorbed: What biases, constants, the stabilizer and units without a receiver took, each computed from its own
-            formula; shape (N,).
-        error: ``|sum_output - sum_input - absorbed|`` over the greater of ``|sum_output|`` and the explained output's
-            magnitude; shape (N,). The second keeps a layer whose relevance cancels to nearly 0 from dividing by it.
+        absorbed: What biases, constants, the stabilizer and units without a receiver took, each by its own formula; (N,).
+        error: ``|sum_output - sum_input - absorbed|`` over the greater of ``|sum_output|`` and, in a report, the explained
+            output's magnitude; shape (N,). The second keeps a layer whose relevance cancels to nearly 0 from dividing by it.
         valid: No example's error exceeds the tolerance.
     """
 
@@ -40,20 +42,28 @@ class LayerCheck:
     error: Tensor
     valid: bool
 
+    @property
+    def error_pct(self) -> float:
+        """The largest error of an example, in percent."""
+        return 100 * float(self.error.max())
+
+    def __getitem__(self, name: str) -> Any:
+        value = getattr(self, name)
+        return value if not isinstance(value, Tensor) else float(value.max() if name == "error" else value.sum())
+
+    def __str__(self) -> str:
+        return f"{self.layer_name or '(top)'} ({self.layer_type}) misses {self.error_pct:.3g} %"
+
 
 class ConservationValidator:
     """PyHealth's validator: layers checked one by one by the caller, example by example.
 
     Args:
-        tolerance: Largest legal error, as a share (0.01 is 1 %).
+        tolerance: Largest legal error, as a share (0.01 is 1 %); ValueError where it is negative.
         strict: Raise at a violation.
 
     Attributes:
-        validations: What `validate` returned, in order.
-        violations: Those that are not valid.
-
-    Raises:
-        ValueError: The tolerance is negative.
+        checks: A `LayerCheck` for each layer, in order; also as ``validations``, PyHealth's word.
     """
 
     @checked
@@ -61,115 +71,81 @@ class ConservationValidator:
         if not tolerance >= 0:
             raise ValueError(f"tolerance={tolerance}: legal are numbers >= 0 (0.01 is 1 %)")
         self.tolerance, self.strict = tolerance, strict
-        self.validations: list[dict[str, Any]] = []
-
-    @property
-    def violations(self) -> list[dict[str, Any]]:
-        """The validations that failed."""
-        return [found for found in self.validations if not found["valid"]]
-
-    def validate(
-        self, layer_name: str, relevance_input: Tensor, relevance_output: Tensor, layer_type: str = ""
-    ) -> dict[str, Any]:
-        """Checks one layer, the relevance of each example (dim 0) before and after it; `ConservationError` if ``strict``.
-
-        Returns:
-            ``layer_name``, ``layer_type``, ``sum_input``, ``sum_output`` (over the batch), ``error`` (the largest of an
-            example, as a share of that example's output), ``error_pct`` and ``valid``.
-        """
-        into, out = (r.double().reshape(len(r), -1).sum(1) for r in (relevance_input, relevance_output))
-        missing = (out - into).abs()
-        error = float(torch.where(missing == 0, 0, missing / out.abs()).max())
-        found = {
-            "layer_name": layer_name, "layer_type": layer_type, "sum_input": float(into.sum()),
-            "sum_output": float(out.sum()), "error": error, "error_pct": 100 * error, "valid": error <= self.tolerance,
-        }  # fmt: skip
-        self.validations.append(found)
-        if self.strict and not found["valid"]:
-            raise ConservationError(f"{layer_name} ({layer_type}) misses {100 * error:.3g} % of an example's relevance")
-        return found
-
-    def reset(self) -> None:
-        """Forgets every validation."""
-        self.validations.clear()
-
-    def get_summary(self) -> dict[str, Any]:
-        """PyHealth's five numbers."""
-        return _five([found["error_pct"] for found in self.validations], len(self.violations))
-
-    def print_summary(self) -> None:
-        """Prints the numbers, and each violation."""
-        print("\n".join(f"{name}: {value:.4g}" for name, value in self.get_summary().items()))
-        for found in self.violations:
-            print(f"  {found['layer_name']} ({found['layer_type']}): {found['error_pct']:.3g} %")
-
-
-class ConservationReport:
-    """Every layer's `LayerCheck` of one explanation.
-
-    Args:
-        ledger: The account of the explanation.
-        tolerance: Largest legal error, as a share (0.01 is 1 %).
-
-    Attributes:
-        checks: In the order of execution; the model's own comes last.
-        ledger, tolerance: As given.
-    """
-
-    @checked
-    def __init__(self, ledger: Ledger, tolerance: float) -> None:
-        self.ledger, self.tolerance = ledger, tolerance
-        self.checks = [self._check_row(row) for row in ledger.rows]
-        # `other` is a loss here only where an operation had no rule, and its row shows that already.
-        self.checks.append(self._check("(model)", "output", ledger.output, ledger.input, ledger.absorbed))
-
-    def _check_row(self, row: Row) -> LayerCheck:
-        names = [name for name in ABSORBED if not (row.unknown and name == "other")]
-        absorbed = torch.stack([getattr(row, name) for name in names]).sum(0)
-        return self._check(row.path, row.operation, row.relevance_out, row.relevance_in, absorbed)
-
-    def _check(self, name: str, kind: str, out: Tensor, into: Tensor, absorbed: Tensor) -> LayerCheck:
-        scale = torch.maximum(out.abs(), self.ledger.output.abs())
-        missing = (out - into - absorbed).abs()
-        error = torch.where(missing == 0, 0, missing / scale)
-        return LayerCheck(name, kind, out, into, absorbed, error, bool((error <= self.tolerance).all()))
+        self.checks: list[LayerCheck] = []
+        self.validations = self.checks
 
     @property
     def violations(self) -> list[LayerCheck]:
         """The checks that failed for some example."""
         return [check for check in self.checks if not check.valid]
 
-    def summary(self) -> dict[str, Any]:
-        """Plain numbers: PyHealth's five, and per example output, input and what each account took."""
-        errors = [100 * float(check.error.max()) for check in self.checks]
-        accounts = {name: getattr(self.ledger, name).tolist() for name in ("output", "input", *ABSORBED)}
-        return {**_five(errors, len(self.violations)), **accounts}
+    def validate(
+        self, layer_name: str, relevance_input: Tensor, relevance_output: Tensor, layer_type: str = ""
+    ) -> LayerCheck:
+        """Checks one layer, the relevance of each example (dim 0) before and after it; `ConservationError` if ``strict``."""
+        into, out = (r.double().reshape(len(r), -1).sum(1) for r in (relevance_input, relevance_output))
+        check = self._add(layer_name, layer_type, out, into, absorbed=torch.zeros_like(out), scale=out.abs())
+        if self.strict and not check.valid:
+            self.raise_on_violation()
+        return check
+
+    def _add(self, name: str, kind: str, out: Tensor, into: Tensor, absorbed: Tensor, scale: Tensor) -> LayerCheck:
+        missing = (out - into - absorbed).abs()
+        error = torch.where(missing == 0, 0, missing / torch.maximum(out.abs(), scale))
+        self.checks.append(LayerCheck(name, kind, out, into, absorbed, error, bool((error <= self.tolerance).all())))
+        return self.checks[-1]
+
+    def reset(self) -> None:
+        """Forgets every check."""
+        self.checks.clear()
+
+    def get_summary(self) -> dict[str, Any]:
+        """PyHealth's five numbers."""
+        errors, wrong = [check.error_pct for check in self.checks], len(self.violations)
+        count = max(len(errors), 1)
+        return {
+            "total_validations": len(errors), "violations_count": wrong, "max_error_pct": max(errors, default=0.0),
+            "avg_error_pct": sum(errors) / count, "violation_rate": wrong / count,
+        }  # fmt: skip
+
+    def print_summary(self) -> None:
+        """Prints the five numbers, and each violation."""
+        five = [f"{name}: {value:.4g}" for name, value in ConservationValidator.get_summary(self).items()]
+        print("\n".join([*five, *(f"  {check}" for check in self.violations)]))
 
     def raise_on_violation(self) -> None:
         """Raises `ConservationError`, which names the worst layers, where some layer's error exceeds the tolerance."""
-        worst = sorted(self.violations, key=lambda check: -float(check.error.max()))[:3]
+        worst = sorted(self.violations, key=lambda check: -check.error_pct)[:3]
         if worst:
-            misses = [f"({check.layer_type}) misses {100 * float(check.error.max()):.3g} %" for check in worst]
-            named = "; ".join(f"{check.layer_name or '(top)'} {told}" for check, told in zip(worst, misses))
             raise ConservationError(
-                f"{len(self.violations)} of {len(self.checks)} checks exceed {100 * self.tolerance:g} %: {named}. A "
-                "handler or rule of one's own must book what it absorbs (Call.absorb)"
+                f"{len(self.violations)} of {len(self.checks)} checks exceed {100 * self.tolerance:g} %: "
+                f"{'; '.join(map(str, worst))}. A handler or rule of one's own must book what it absorbs (Call.absorb)"
             )
 
     def __str__(self) -> str:
-        head = f"{'layer':36} {'operation':16} {'sum out':>11} {'sum in':>11} {'absorbed':>11} {'error %':>9}"
-        lines = [
-            f"{check.layer_name[-36:]:36} {check.layer_type[:16]:16} {float(check.sum_output.sum()):11.4g} "
-            f"{float(check.sum_input.sum()):11.4g} {float(check.absorbed.sum()):11.4g} "
-            f"{100 * float(check.error.max()):9.2g}{'' if check.valid else '  violated'}"
-            for check in self.checks
-        ]
-        return "\n".join([head, "-" * len(head), *lines])
+        rows = []
+        for one in self.checks:
+            sums = [f"{one[name]:.4g}" for name in _SUMS]
+            told = [f"{one.error_pct:.2g}", "" if one.valid else "violated"]
+            rows.append([one.layer_name or "(top)", one.layer_type, *sums, *told])
+        return "\n".join(text_table(["layer", "operation", *_SUMS, "error %", ""], rows, right=5))
 
 
-def _five(errors: list[float], violations: int) -> dict[str, Any]:
-    count = max(len(errors), 1)
-    return {
-        "total_validations": len(errors), "violations_count": violations, "max_error_pct": max(errors, default=0.0),
-        "avg_error_pct": sum(errors) / count, "violation_rate": violations / count,
-    }  # fmt: skip
+class ConservationReport(ConservationValidator):
+    """The checks of one explanation, read from its ``ledger``, in the order of execution; the model's own comes last."""
+
+    @checked
+    def __init__(self, ledger: Ledger, tolerance: float) -> None:
+        super().__init__(tolerance)
+        self.ledger, scale = ledger, ledger.output.abs()
+        for row in ledger.rows:
+            # `other` is a loss here only where an operation had no rule, and its row shows that already.
+            names = [name for name in ABSORBED if not (row.unknown and name == "other")]
+            absorbed = torch.stack([getattr(row, name) for name in names]).sum(0)
+            self._add(row.path, row.operation, row.relevance_out, row.relevance_in, absorbed, scale)
+        self._add("(model)", "output", ledger.output, ledger.input, ledger.absorbed, scale)
+
+    def get_summary(self) -> dict[str, Any]:
+        """Plain numbers: PyHealth's five, and per example output, input and what each account took."""
+        accounts = {name: getattr(self.ledger, name).tolist() for name in ("output", "input", *ABSORBED)}
+        return {**super().get_summary(), **accounts}

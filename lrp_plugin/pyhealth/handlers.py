@@ -9,15 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 
 from lrp_plugin import attribution
 from lrp_plugin.algebra.call import Call
+from lrp_plugin.algebra.primitives import Carrier, redistribute_with_port, substitute
 from lrp_plugin.algebra.result import Result
 from lrp_plugin.composites import Composite, Site, predicate
 from lrp_plugin.composites import rule as rule_spec
 from lrp_plugin.propagation.paths import ModulePaths
-from lrp_plugin.propagation.quiet import evaluating
 from lrp_plugin.pyhealth.conservation import ConservationValidator
 from lrp_plugin.registry import Registry
 
@@ -63,77 +62,41 @@ class LRPLayerHandler(ABC):
     ) -> tuple[bool, float]:
         """Whether the layer kept each example's relevance, and the largest error of an example in percent."""
         found = ConservationValidator(tolerance).validate(layer_name, relevance_input, relevance_output, self.name)
-        return found["valid"], found["error_pct"]
+        return found.valid, found.error_pct
 
 
-class _Handled(Function):
-    """The layer's value and a port; backward, the handler's relevance for the input's port."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, hand_on: Any, port: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(value, port)
-        ctx.hand_on = hand_on
-        ctx.set_materialize_grads(False)
-        return value.detach(), torch.ones_like(value)
-
-    @staticmethod
-    def backward(ctx: Any, multiplier: Tensor | None, relevance: Tensor | None) -> Any:  # type: ignore[override]
-        value, port = ctx.saved_tensors
-        total = torch.zeros_like(value) if multiplier is None else value * multiplier
-        received = ctx.hand_on(total if relevance is None else total + relevance)
-        if received.shape != port.shape:
-            raise ValueError(
-                f"backward_relevance returned {tuple(received.shape)} for an input of {tuple(port.shape)}; "
-                "relevance has the input's shape"
-            )
-        return None, None, received
-
-
-class LRPHandlerRegistry:
-    """Handlers, empty at first; the last registered that supports a layer is asked, before every built-in rule.
+class LRPHandlerRegistry(dict[str, LRPLayerHandler]):
+    """Handlers by name, empty at first; the last registered that supports a layer is asked, before every built-in rule.
 
     Local to the `UnifiedLRP` that is made with it. Layers that no handler supports keep this package's rules.
     """
-
-    def __init__(self) -> None:
-        self._handlers: list[LRPLayerHandler] = []
 
     def register(self, handler: LRPLayerHandler) -> None:
         """Adds a handler, before all others; raises TypeError for anything else, ValueError where its name is taken."""
         if not isinstance(handler, LRPLayerHandler):
             raise TypeError(f"handler is a {type(handler).__name__}; give an object of a subclass of LRPLayerHandler")
-        if handler.name in [known.name for known in self._handlers]:
+        if handler.name in self:
             raise ValueError(f"a handler {handler.name!r} is registered already; unregister({handler.name!r}) it first")
-        self._handlers.insert(0, handler)
+        self[handler.name] = handler
 
     def unregister(self, name: str) -> None:
         """Removes a handler; raises KeyError where there is none of that name."""
-        kept = [known for known in self._handlers if known.name != name]
-        if len(kept) == len(self._handlers):
-            known = ", ".join(handler.name for handler in self._handlers)
-            raise KeyError(f"no handler {name!r}; registered are: {known or 'none'}")
-        self._handlers = kept
-
-    def get_handler(self, layer: nn.Module) -> LRPLayerHandler | None:
-        """The handler for a layer; None where the built-in rules serve it."""
-        return next((known for known in self._handlers if known.supports(layer)), None)
+        if name not in self:
+            raise KeyError(f"no handler {name!r}; registered are: {', '.join(self.list_handlers()) or 'none'}")
+        del self[name]
 
     def list_handlers(self) -> list[str]:
         """Names of the handlers, the first to be asked first."""
-        return [known.name for known in self._handlers]
+        return list(reversed(self))
 
-    def clear(self) -> None:
-        """Removes all handlers."""
-        self._handlers = []
+    def get_handler(self, layer: nn.Module) -> LRPLayerHandler | None:
+        """The handler for a layer; None where the built-in rules serve it."""
+        return next((known for known in reversed(self.values()) if known.supports(layer)), None)
 
     @property
     def handlers(self) -> tuple[LRPLayerHandler, ...]:
         """The handlers that replace a built-in rule, the first to be asked first."""
-        return tuple(known for known in self._handlers if not isinstance(known, BuiltInHandler))
-
-    def __len__(self) -> int:
-        """How many names `list_handlers` returns."""
-        return len(self.list_handlers())
+        return tuple(known for known in reversed(self.values()) if not isinstance(known, BuiltInHandler))
 
     def applied_to(
         self, composite: Composite, registry: Registry, rule: str, parameters: Mapping[str, Any]
@@ -146,6 +109,42 @@ class LRPHandlerRegistry:
             own.register(name, *operations, ports=True)(_formula(handler, rule, parameters))
             composite = composite.with_rule(predicate(partial(_serves, handler), name), rule_spec(name))
         return composite, own
+
+
+def _serves(handler: LRPLayerHandler, site: Site) -> bool:
+    return site.module is not None and handler.supports(site.module)
+
+
+def _formula(handler: LRPLayerHandler, rule: str, parameters: Mapping[str, Any]) -> Any:
+    running = ModulePaths(_formula)
+
+    def carry(call: Call) -> Result:
+        """Relevance by a handler of the user's."""
+        layer = running.current()[1]
+        signals = [tensor for tensor in (*call.args, *call.kwargs.values()) if call.is_signal(tensor)]
+        assert layer is not None
+        if len(signals) != 1:
+            raise ValueError(
+                f"handler {handler.name!r} got {call.operation!r} of {len(signals)} signals in "
+                f"{type(layer).__name__}; a handler serves layers of one input"
+            )
+        value, port = call.native().detach(), call.port(signals[0])
+        handler.forward_hook(layer, (signals[0].detach(),), value)
+
+        def hand_on(relevance: Tensor) -> Tensor:
+            received = handler.backward_relevance(layer, relevance, rule, **parameters)
+            if received.shape != port.shape:
+                raise ValueError(
+                    f"backward_relevance returned {tuple(received.shape)} for an input of {tuple(port.shape)}; "
+                    "relevance has the input's shape"
+                )
+            return received
+
+        # A carrier of ones receives the relevance itself.
+        relevance = Carrier(substitute(torch.ones_like(value), hand_on, port))
+        return Result(*redistribute_with_port(value, [relevance], 0.0))
+
+    return carry
 
 
 class BuiltInHandler(LRPLayerHandler):
@@ -174,16 +173,14 @@ class BuiltInHandler(LRPLayerHandler):
             raise ValueError(
                 f"{self.name} has not seen the input of this {type(layer).__name__}: call forward_hook first"
             )
-        inputs = self._inputs[id(layer)]
-        with torch.no_grad(), evaluating(layer):
-            output = layer(inputs)
-        multiplier = torch.where(output == 0, 0, relevance_output / output)
 
-        def explained(x: Tensor) -> Tensor:
-            return (layer(x) * multiplier).flatten(1).sum(1, keepdim=True)
+        def received(output: Tensor) -> Tensor:
+            value = output.detach()
+            return (output * torch.where(value == 0, 0, relevance_output / value)).flatten(1).sum(1)
 
         known = {name: value for name, value in parameters.items() if name in ("epsilon", "alpha", "beta", "gamma")}
-        return attribution.UnifiedLRP(explained, rule, **known).attribute(inputs, target=0)
+        lrp = attribution.UnifiedLRP(layer, rule, **known)
+        return lrp.attribute(self._inputs[id(layer)], target=received)
 
     def clear_cache(self) -> None:
         """Forgets the inputs."""
@@ -191,10 +188,8 @@ class BuiltInHandler(LRPLayerHandler):
 
 
 def _serving(layers: type[nn.Module]) -> type[BuiltInHandler]:
-    name = f"{layers.__name__}LRPHandler"
-    return type(
-        name, (BuiltInHandler,), {"layers": layers, "__module__": __name__, "__doc__": f"`nn.{layers.__name__}`."}
-    )
+    told = {"layers": layers, "__module__": __name__, "__doc__": f"`nn.{layers.__name__}`."}
+    return type(f"{layers.__name__}LRPHandler", (BuiltInHandler,), told)
 
 
 LinearLRPHandler = _serving(nn.Linear)
@@ -216,31 +211,3 @@ def create_default_registry() -> LRPHandlerRegistry:
         if kind.__module__ == __name__:
             registry.register(kind())
     return registry
-
-
-def _serves(handler: LRPLayerHandler, site: Site) -> bool:
-    return site.module is not None and handler.supports(site.module)
-
-
-def _formula(handler: LRPLayerHandler, rule: str, parameters: Mapping[str, Any]) -> Any:
-    running = ModulePaths(_formula)
-
-    def carry(call: Call) -> Result:
-        """Relevance by a handler of the user's."""
-        layer = running.current()[1]
-        signals = [tensor for tensor in (*call.args, *call.kwargs.values()) if call.is_signal(tensor)]
-        assert layer is not None
-        if len(signals) != 1:
-            raise ValueError(
-                f"handler {handler.name!r} got {call.operation!r} of {len(signals)} signals in "
-                f"{type(layer).__name__}; a handler serves layers of one input"
-            )
-        value = call.native().detach()
-        handler.forward_hook(layer, (signals[0].detach(),), value)
-
-        def hand_on(relevance: Tensor) -> Tensor:
-            return handler.backward_relevance(layer, relevance, rule, **parameters)
-
-        return Result(*_Handled.apply(value, hand_on, call.port(signals[0])))
-
-    return carry

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
 from lrp_plugin.cxr import build_model
 from lrp_plugin.images import IGNORED
+from lrp_plugin.images.splits import known
 from lrp_plugin.kinds import checked
 
 
@@ -35,7 +36,7 @@ class TorchvisionModel(nn.Module):
     @checked
     def __init__(self, dataset: Any, model_name: str, model_config: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.classes = tuple(dataset.classes)
+        self.classes = tuple(known(dataset, "classes"))
         self.image_key = next(iter(getattr(dataset, "input_schema", {"image": ""})))
         self.label_key = next(iter(getattr(dataset, "output_schema", {"disease": ""})))
         self.model = build_model(model_name, len(self.classes), **(model_config or {}))
@@ -45,14 +46,11 @@ class TorchvisionModel(nn.Module):
 
         Args:
             **batch: Images ``(N, 1 or 3, H, W)`` and, if known, labels ``(N,)`` under the dataset's names (``image``,
-                ``disease``); other entries are ignored.
+                ``disease``); other entries are ignored. ValueError without images.
 
         Returns:
             ``logit`` and ``y_prob``, both ``(N, K)``; with labels also ``loss`` (mean cross entropy, nats) and
             ``y_true`` ``(N,)``.
-
-        Raises:
-            ValueError: No images.
         """
         if self.image_key not in batch:
             raise ValueError(f"the batch has {', '.join(batch) or 'nothing'}; give images as {self.image_key}=tensor")

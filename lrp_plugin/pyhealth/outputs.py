@@ -1,4 +1,4 @@
-"""What PyHealth's models return, and PyHealth's targets: logits ``(N, K)`` and one class index per example."""
+"""What PyHealth's models take and return: keywords, logits ``(N, K)``, and the number that a target names."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lrp_plugin.gradients import resolve_target
+from lrp_plugin.attribution.inputs import OutputChoice, chosen_output
+from lrp_plugin.attribution.targets import read_target
 
 
-def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returned.
+def logits_of(output: Any, choose: OutputChoice = None) -> Tensor:
+    """The logits in what a model returned, ``(N, K)``; K is 1 for a model that gives one number per example.
 
     Args:
         output: A tensor, or a mapping with ``logit`` or ``logits``, else ``y_prob`` (its logarithm stands for the
             logit: they differ by a constant of the example), else ``y_pred``.
-
-    Returns:
-        Logits ``(N, K)``; K is 1 for a model that gives one number per example.
+        choose: What of ``output`` is meant, as ``output=`` of `lrp_plugin.UnifiedLRP`.
 
     Raises:
         ValueError: Neither a tensor ``(N,)`` or ``(N, K)`` nor such a mapping.
     """
+    if choose is not None:
+        output = chosen_output(output, choose)
     if isinstance(output, Mapping):
         found = next((output[key] for key in ("logit", "logits") if key in output), None)
         if found is None and "y_prob" in output:
@@ -39,31 +40,27 @@ def logits_of(output: Any) -> Tensor:
     return output if output.ndim == 2 else output[:, None]
 
 
-def class_indices(target: Any, logits: Tensor) -> Tensor:
-    """PyHealth's targets: as `resolve_target`; negative ones count from the end; one logit leaves nothing to choose.
+def number_of(target: Any, logits: Tensor) -> Tensor:
+    """The logit of each example that is explained, shape (N,), of ``logits`` ``(N, K)``.
 
     Args:
-        target: None (each example's highest logit), an int, NumPy int or 0-d tensor for all, a list, array or 1-d
-            tensor with one per example.
+        target: As in `lrp_plugin.UnifiedLRP.attribute` (an int for all, a list, array or 1-d tensor with one per example;
+            negative ones count from the end); None is each example's highest logit. One logit leaves nothing to choose.
         logits: ``(N, K)``.
 
-    Returns:
-        Class indices ``(N,)``, int64.
-
     Raises:
-        ValueError: A target that is no whole number, of another length than N, or outside -K..K-1.
+        TargetError: A ValueError, for a target that is no whole number, of another length than N, or outside -K..K-1.
     """
-    count, classes = logits.shape
-    if classes == 1:
-        return torch.zeros(count, dtype=torch.int64, device=logits.device)
-    if target is None:
-        return resolve_target(None, logits)
-    given = torch.as_tensor(target, device=logits.device)
-    if given.is_floating_point() or given.dtype == torch.bool:
-        raise ValueError(f"target {target!r} is no whole number; legal are {-classes} to {classes - 1}")
-    if bool(((given < -classes) | (given >= classes)).any()):
-        raise ValueError(f"target {target!r} is out of range: legal are {-classes} to {classes - 1}")
-    return resolve_target(torch.where(given < 0, given + classes, given), logits)
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    chosen = logits.detach().argmax(1) if target is None else target
+    return read_target(chosen, logits.shape).select(logits)
+
+
+def device_of(model: Any) -> torch.device | None:
+    """Where a model's parameters are; None where it has none."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return None if parameter is None else parameter.device
 
 
 def takes_keyword(forward: Callable[..., Any], name: str) -> bool:
@@ -73,11 +70,7 @@ def takes_keyword(forward: Callable[..., Any], name: str) -> bool:
 
 
 def check_keywords(forward: Callable[..., Any], names: Collection[str]) -> None:
-    """Refuses names that are no parameters of the model's forward.
-
-    Raises:
-        ValueError: One is not; the legal ones are listed.
-    """
+    """Raises ValueError, with the legal ones, for names that are no parameters of the model's forward."""
     unknown = [name for name in names if not takes_keyword(forward, name)]
     if unknown:
         legal = ", ".join(repr(name) for name in inspect.signature(forward).parameters)

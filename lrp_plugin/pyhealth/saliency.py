@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.gradients import GradientSaliency
+from lrp_plugin.gradients import OUTPUTS, GradientSaliency
+from lrp_plugin.kinds import checked
 from lrp_plugin.propagation.quiet import evaluating
-from lrp_plugin.pyhealth.outputs import class_indices, logits_of, takes_keyword
+from lrp_plugin.pyhealth.outputs import device_of, logits_of, number_of, takes_keyword
 from lrp_plugin.pyhealth.visualizer import SaliencyVisualizer
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ class BasicGradientSaliencyMaps:
 
     Args:
         model: Takes the images as keyword ``image_key``, or, where its forward has no such parameter, by position.
-        input_batch: A batch (a dictionary with images ``(N, C, H, W)`` and perhaps labels ``(N,)``), a tensor
-            of images, or a list of batches or of samples (images ``(C, H, W)``); explained at once. None:
-            nothing yet.
+        input_batch: A batch (a dictionary with images ``(N, C, H, W)`` and perhaps labels ``(N,)``), a tensor of images, or
+            a list of batches or of samples (images ``(C, H, W)``); explained at once. None: nothing yet.
         image_key: Name of the images in batches, of the model's parameter, and of the result.
         label_key: Name of the labels in batches.
         output: ``"logit"``, ``"probability"`` or ``"log_probability"``.
@@ -38,16 +38,19 @@ class BasicGradientSaliencyMaps:
             or None.
 
     Raises:
-        ValueError: ``input_batch`` is none of these, or holds no images.
+        ValueError: ``input_batch`` is none of these, or holds no images; ``output`` is none of the three.
     """
 
+    @checked
     def __init__(
         self, model: nn.Module, input_batch: Any = None, image_key: str = "image", label_key: str = "disease", *,
         output: str = "logit",
     ) -> None:  # fmt: skip
+        if output not in OUTPUTS:
+            raise ValueError(f"output {output!r} is unknown; choose from {', '.join(OUTPUTS)}")
         self.Model, self.Input_batch, self.Image_key, self.Label_key = model, input_batch, image_key, label_key
         self.output = output
-        self.Batch_saliency_maps: list[dict[str, Tensor | None]] = []
+        self.Batch_saliency_maps: list[dict[str, Any]] = []
         for batch in _batches(input_batch, image_key):
             self.attribute(save_to_batch=True, **batch)
 
@@ -56,34 +59,29 @@ class BasicGradientSaliencyMaps:
 
         Args:
             save_to_batch: Keep the maps in `Batch_saliency_maps`.
-            target_class_idx: An int for all examples, a list or 1-d tensor with one for each, or None for each
-                example's highest logit.
+            target_class_idx: As ``target_class`` of `lrp_plugin.pyhealth.UnifiedLRP.attribute`.
             **data: The images under ``image_key``, ``(N, C, H, W)``; labels under ``label_key`` are kept with the maps;
-                anything else is handed to the model.
+                anything else is handed to the model. ValueError without images.
 
         Returns:
             ``{image_key: (N, H, W)}``, logits per unit of intensity, never negative.
-
-        Raises:
-            ValueError: No images, or a target out of range.
         """
         if not isinstance(data.get(self.Image_key), Tensor):
             raise ValueError(f"got {', '.join(data) or 'nothing'}; give the images as {self.Image_key}=tensor")
-        images = data.pop(self.Image_key)
-        labels = data.pop(self.Label_key, None)
-        images = images.as_subclass(Tensor).to(self._device())
-        forward = self._forward(data)
-        with torch.no_grad(), evaluating(self.Model):
-            indices = class_indices(target_class_idx, forward(images))
-        method = GradientSaliency(self.Model, forward=forward, output=self.output, channels="max")
-        maps = method.attribute(images, indices)
+        images, labels = data.pop(self.Image_key).as_subclass(Tensor), data.pop(self.Label_key, None)
+        images = images.to(device_of(self.Model) or images.device)
+
+        def explained(images: Tensor) -> Tensor:
+            return number_of(target_class_idx, OUTPUTS[self.output](self._logits(images, **data)))
+
+        maps = GradientSaliency(self.Model, forward=explained, channels="max").attribute(images)
         if save_to_batch:
             self.Batch_saliency_maps.append({"saliency": maps, "image": images.detach(), "label": labels})
         return {self.Image_key: maps}
 
     __call__ = attribute
 
-    def get_gradient_saliency_maps(self) -> list[dict[str, Tensor | None]]:
+    def get_gradient_saliency_maps(self) -> list[dict[str, Any]]:
         """The stored maps: see `Batch_saliency_maps`."""
         return self.Batch_saliency_maps
 
@@ -91,65 +89,42 @@ class BasicGradientSaliencyMaps:
         self, plt: Any, *, image_index: int, title: str | None = None, id2label: Mapping[int, str] | None = None,
         alpha: float = 0.3, **options: Any,
     ) -> Figure:  # fmt: skip
-        """A stored map over its image, titled with the true and the predicted class.
+        """A stored map over its image, titled with the true and the predicted class, or with ``title``.
 
         Args:
-            plt: ``matplotlib.pyplot``, or None for a figure outside it.
-            image_index: Which, counted through all stored batches.
-            title: Instead of true and predicted class.
+            plt, alpha, **options: Of `SaliencyVisualizer.plot_saliency_overlay` (``show``, ``ax``, ``save_path``, ...).
+            image_index: Which, counted through all stored batches; IndexError where there is none.
             id2label: Class names.
-            alpha: Opacity of the greatest value.
-            **options: Of `SaliencyVisualizer.plot_saliency_overlay` (``show``, ``ax``, ``save_path``, ...).
-
-        Raises:
-            IndexError: No such image is stored.
         """
-        stored = [
-            (image, saliency, None if batch["label"] is None else int(batch["label"][place]))
-            for batch in self.Batch_saliency_maps
-            for place, (image, saliency) in enumerate(zip(batch["image"], batch["saliency"]))  # type: ignore[arg-type]
-        ]
+        stored = [(batch, place) for batch in self.Batch_saliency_maps for place in range(len(batch["image"]))]
         if not -len(stored) <= image_index < len(stored):
             raise IndexError(f"image {image_index} of {len(stored)} stored; pass input_batch= or save_to_batch=True")
-        image, saliency, label = stored[image_index]
+        batch, place = stored[image_index]
+        image, labels, names = batch["image"][place], batch["label"], id2label or {}
         if title is None:
             with torch.no_grad(), evaluating(self.Model):
-                predicted = int(class_indices(None, self._forward({})(image[None])))
-            names = id2label or {}
-            true = "" if label is None else f"true {names.get(label, label)}, "
-            title = f"{true}predicted {names.get(predicted, predicted)}"
-        return SaliencyVisualizer(default_alpha=alpha).plot_saliency_overlay(plt, image, saliency, title, **options)
+                predicted = int(self._logits(image[None]).argmax())
+            title = f"predicted {names.get(predicted, predicted)}"
+            if labels is not None:
+                title = f"true {names.get(label := int(labels[place]), label)}, {title}"
+        visualizer = SaliencyVisualizer(default_alpha=alpha)
+        return visualizer.plot_saliency_overlay(plt, image, batch["saliency"][place], title, **options)
 
-    def _forward(self, further: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
-        by_name = takes_keyword(self.Model.forward, self.Image_key)
-
-        def logits(images: Tensor) -> Tensor:
-            output = self.Model(**{self.Image_key: images}, **further) if by_name else self.Model(images, **further)
-            return logits_of(output)
-
-        return logits
-
-    def _device(self) -> torch.device:
-        parameter = next(self.Model.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+    def _logits(self, images: Tensor, **further: Any) -> Tensor:
+        if takes_keyword(self.Model.forward, self.Image_key):
+            return logits_of(self.Model(**{self.Image_key: images}, **further))
+        return logits_of(self.Model(images, **further))
 
 
-def _batches(given: Any, image_key: str) -> Sequence[Mapping[str, Any]]:
-    """What the constructor takes, as a list of dictionaries with images ``(N, C, H, W)``."""
-    if given is None:
-        return []
-    if isinstance(given, (Tensor, Mapping)):
-        given = [given]
-    if not isinstance(given, (list, tuple)) or not all(isinstance(item, (Mapping, Tensor)) for item in given):
-        raise ValueError(
-            f"input_batch is a {type(given).__name__}; legal are a dictionary, a tensor, or a list of them"
-        )
-    return [_as_batch(item, image_key) for item in given]
-
-
-def _as_batch(item: Any, image_key: str) -> dict[str, Any]:
-    entries = dict(item) if isinstance(item, Mapping) else {image_key: item}
-    image = entries.get(image_key)
-    if isinstance(image, Tensor) and image.ndim == 3:
-        return {key: value[None] for key, value in entries.items() if isinstance(value, Tensor)}
-    return entries
+def _batches(given: Any, image_key: str) -> Iterator[dict[str, Any]]:
+    """What the constructor takes, as dictionaries with images ``(N, C, H, W)``."""
+    listed = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
+    for item in listed:
+        if not isinstance(item, (Mapping, Tensor)):
+            raise ValueError(
+                f"input_batch is a {type(given).__name__}; legal are a dictionary, a tensor, or a list of them"
+            )
+        entries = dict(item) if isinstance(item, Mapping) else {image_key: item}
+        if isinstance(image := entries.get(image_key), Tensor) and image.ndim == 3:  # a sample
+            entries = {key: value[None] for key, value in entries.items() if isinstance(value, Tensor)}
+        yield entries

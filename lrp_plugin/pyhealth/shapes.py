@@ -56,8 +56,62 @@ class CXRClassification:
     size: int | None = None
 
 
+@dataclass(frozen=True)
+class LabelProcessor:
+    """Class names to labels and back."""
+
+    label_vocab: dict[str, int]
+
+    def process(self, name: str) -> Tensor:
+        """Label of a class name, 0-d int64; KeyError where there is no such class."""
+        if name not in self.label_vocab:
+            raise KeyError(f"no class {name!r}; legal are {', '.join(self.label_vocab)}")
+        return torch.tensor(self.label_vocab[name])
+
+
+class TaskDataset(Dataset[dict[str, Any]]):
+    """The samples of a task: each indexing reads one picture, nothing is kept.
+
+    Attributes:
+        dataset, task: Where the pictures come from, and what for.
+        samples: This object, as a sequence.
+        classes, labels, patients: The dataset's.
+        input_schema, output_schema: The task's.
+        output_processors: ``output_processors["disease"].label_vocab`` is the vocabulary.
+    """
+
+    def __init__(self, dataset: Records, task: CXRClassification) -> None:
+        self.dataset, self.task = dataset, task
+        self.classes, self.labels, self.patients = dataset.classes, dataset.labels, dataset.patients
+        self.input_schema, self.output_schema = task.input_schema, task.output_schema
+        self.output_processors = {"disease": LabelProcessor(dataset.label_vocab)}
+        self._resize = None if task.size is None else v2.Resize([task.size, task.size], antialias=True)
+
+    @property
+    def samples(self) -> TaskDataset:
+        """The samples as a sequence; each is read when it is reached."""
+        return self
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read sample ``index``, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        sample = self.dataset[index]
+        return self._resize(sample) if self._resize else sample
+
+    def __repr__(self) -> str:
+        """Task and dataset."""
+        return f"TaskDataset({self.task.task_name}, {self.dataset!r})"
+
+
 class Records(_Pictures):
     """What PyHealth's datasets can do, for a `lrp_plugin.images.LabelledImages`."""
+
+    default_task = CXRClassification()
 
     def event(self, index: int) -> Event:
         """The examination at ``index``, without reading the picture."""
@@ -80,11 +134,6 @@ class Records(_Pictures):
             print("\n".join(f"  {name}: {count}" for name, count in counts.items()))
         return {"dataset": self.name, "patients": patients, "events": len(self), "classes": counts}
 
-    @property
-    def default_task(self) -> CXRClassification:
-        """The task these pictures are for: one disease class per picture."""
-        return CXRClassification()
-
     def set_task(self, task: CXRClassification | None = None) -> TaskDataset:
         """View the dataset as samples of ``task`` (the default task if None); nothing is read or copied."""
         return TaskDataset(self, task or self.default_task)
@@ -96,57 +145,3 @@ class COVID19CXRDataset(Records, cxr.COVID19CXRDataset):
 
 class SyntheticCXR(Records, synthetic.SyntheticCXR):
     """`lrp_plugin.synthetic.SyntheticCXR` with PyHealth's records and tasks."""
-
-
-@dataclass(frozen=True)
-class LabelProcessor:
-    """Class names to labels and back."""
-
-    label_vocab: dict[str, int]
-
-    def process(self, name: str) -> Tensor:
-        """Label of a class name, 0-d int64; KeyError where there is no such class."""
-        if name not in self.label_vocab:
-            raise KeyError(f"no class {name!r}; legal are {', '.join(self.label_vocab)}")
-        return torch.tensor(self.label_vocab[name])
-
-
-class TaskDataset(Dataset[dict[str, Any]]):
-    """The samples of a task: each indexing reads one picture, nothing is kept.
-
-    Args:
-        dataset: Where the pictures come from.
-        task: The task.
-
-    Attributes:
-        classes, labels, patients: The dataset's.
-        input_schema, output_schema: The task's.
-        output_processors: ``output_processors["disease"].label_vocab`` is the vocabulary.
-    """
-
-    def __init__(self, dataset: Records, task: CXRClassification) -> None:
-        self.dataset, self.task = dataset, task
-        self.classes, self.labels, self.patients = dataset.classes, dataset.labels, dataset.patients
-        self.input_schema, self.output_schema = task.input_schema, task.output_schema
-        self.output_processors = {"disease": LabelProcessor(dataset.label_vocab)}
-        self._resize = None if task.size is None else v2.Resize([task.size, task.size], antialias=True)
-
-    @property
-    def samples(self) -> TaskDataset:
-        """The samples as a sequence: this object; each is read when it is reached."""
-        return self
-
-    def __len__(self) -> int:
-        """Number of samples."""
-        return len(self.dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Read sample ``index``, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        sample = self.dataset[index]
-        return self._resize(sample) if self._resize else sample
-
-    def __repr__(self) -> str:
-        """Task and dataset."""
-        return f"TaskDataset({self.task.task_name}, {self.dataset!r})"

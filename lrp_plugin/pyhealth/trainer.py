@@ -12,8 +12,6 @@ from torch.utils.data import DataLoader
 from lrp_plugin import cxr
 from lrp_plugin.pyhealth.models import TorchvisionModel
 
-METRICS = ("accuracy", "f1_macro", "f1_micro")
-
 
 class Trainer(cxr.Trainer):
     """Train, evaluate and apply a `TorchvisionModel`; after training it is in evaluation mode.
@@ -25,14 +23,11 @@ class Trainer(cxr.Trainer):
         model: The model.
         checkpoint_path: Weights to begin with (``best.safetensors`` of an earlier run).
         metrics: Names of `lrp_plugin.cxr.METRICS`; None: accuracy, f1_macro, f1_micro.
-        device: None takes a CUDA device where there is one.
-        enable_logging: Show progress bars.
-        output_path: Folder for checkpoints and the CSV log.
-        exp_name: Folder within ``output_path``.
+        device, enable_logging: As ``device`` and ``progress`` there.
+        output_path: Folder for checkpoints and the CSV log. exp_name: Folder within it.
 
     Raises:
-        ValueError: An unknown metric.
-        CheckpointError: The weights do not fit.
+        CheckpointError: The weights do not fit. ValueError: As `lrp_plugin.cxr.Trainer`.
     """
 
     def __init__(
@@ -43,11 +38,9 @@ class Trainer(cxr.Trainer):
         if checkpoint_path is not None:
             cxr.load_weights(checkpoint_path, model.model)
         output = None if output_path is None else Path(output_path) / (exp_name or "")
-        chosen = METRICS if metrics is None else metrics
-        model.eval()
-        super().__init__(
-            model.model, model.classes, device=device, output=output, progress=enable_logging, metrics=chosen
-        )
+        metrics = ("accuracy", "f1_macro", "f1_micro") if metrics is None else metrics
+        how: dict[str, Any] = {"device": device, "output": output, "progress": enable_logging, "metrics": metrics}
+        super().__init__(model.eval().model, model.classes, **how)
 
     def train(  # type: ignore[override]
         self, train_dataloader: DataLoader[Any], val_dataloader: DataLoader[Any] | None = None,
@@ -58,30 +51,23 @@ class Trainer(cxr.Trainer):
         """Train; returns what happened, epoch by epoch.
 
         Args:
-            train_dataloader: Batches with ``image`` and ``disease``.
-            val_dataloader: Decides the best epoch and early stopping.
+            train_dataloader, val_dataloader: As in `lrp_plugin.cxr.Trainer.train`.
             test_dataloader: Evaluated at the end; the figures come last in the history, as ``test_...``.
-            epochs: Passes over the data.
-            optimizer_params: ``{"lr": 1e-3}``.
+            optimizer_params: ``{"lr": 1e-3}``; ValueError for any other.
             monitor: Which figure decides; None: accuracy.
             load_best_model_at_last: Put the best epoch's weights into the model at the end.
-            **settings: Further fields of `lrp_plugin.cxr.TrainSettings` (PyHealth's ``weight_decay``, ``max_grad_norm`` and
+            epochs, **settings: Fields of `lrp_plugin.cxr.TrainSettings` (PyHealth's ``weight_decay``, ``max_grad_norm`` and
                 ``patience``, and more), and ``resume``.
-
-        Raises:
-            ValueError: An optimizer parameter other than ``lr``, or an illegal setting.
         """
         optimizer = {"lr": 1e-3, **(optimizer_params or {})}
         if set(optimizer) != {"lr"}:
             raise ValueError(
                 f"optimizer_params {sorted(optimizer)}: legal is 'lr'; weight_decay is an argument of train"
             )
-        history = super().train(
-            train_dataloader, val_dataloader, epochs=epochs, learning_rate=optimizer["lr"],
-            monitor=monitor or "accuracy", load_best=load_best_model_at_last, **settings,
-        )  # fmt: skip
+        chosen: dict[str, Any] = {"monitor": monitor or "accuracy", "load_best": load_best_model_at_last, **settings}
+        chosen |= {"epochs": epochs, "learning_rate": optimizer["lr"]}
+        history = super().train(train_dataloader, val_dataloader, **chosen)
         if test_dataloader is not None:
             figures = self.evaluate(test_dataloader)
-            numbers = {f"test_{name}": value for name, value in figures.items() if isinstance(value, float)}
-            history.rows[-1].update(numbers)
+            history.rows[-1].update({f"test_{name}": one for name, one in figures.items() if isinstance(one, float)})
         return history

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -25,8 +24,6 @@ from lrp_plugin.visualization import (
 from lrp_plugin.visualization.arrays import ArrayLike
 from lrp_plugin.visualization.style import NEGATIVE, PAGE, POSITIVE
 
-Path = str | os.PathLike[str]
-
 
 class SaliencyVisualizer:
     """Pictures of saliency and relevance; a Figure comes back from every plot.
@@ -35,11 +32,11 @@ class SaliencyVisualizer:
     maps likewise, of any size. Unlike PyHealth's: channels are summed with their sign, maps are resized to the image,
     zero is white.
 
-    Every plot takes ``plt`` first (``matplotlib.pyplot``, or None for a figure pyplot does not know), ``title``, ``cmap``
-    and ``alpha`` (instead of the defaults), ``normalize`` (label the colours -1 to 1; False: in the map's unit), ``ax``
-    (where to draw; None makes a figure), ``show`` (call ``plt.show()``; None: where the figure is new), ``save_path``
-    (300 dpi, written atomically), and, but for the distribution, the keywords of `lrp_plugin.visualization.Look`
-    (``mean``, ``std``, ``percentile``, ``limit``, ...).
+    Every plot takes ``plt`` first (``matplotlib.pyplot``, or None for a figure pyplot does not know), ``title`` and, by
+    name, ``cmap`` and ``alpha`` (instead of the defaults), ``normalize`` (label the colours -1 to 1, the default; False: in
+    the map's unit), ``ax`` (where to draw; None makes a figure), ``show`` (call ``plt.show()``; None: where the figure is
+    new), ``save_path`` (300 dpi, written atomically), and, but for the distribution, the keywords of
+    `lrp_plugin.visualization.Look` (``mean``, ``std``, ``percentile``, ``limit``, ...).
 
     Args:
         default_cmap: A diverging colour map whose middle is white is used for every map. Any other, such as ``"hot"``,
@@ -60,39 +57,27 @@ class SaliencyVisualizer:
         self.default_cmap, self.default_alpha, self.figure_size = default_cmap, default_alpha, figure_size
 
     def plot_saliency_overlay(
-        self, plt: Any, image: ArrayLike, saliency: ArrayLike, title: str | None = None, alpha: float | None = None,
-        cmap: str | None = None, normalize: bool = True, show: bool | None = None, save_path: Path | None = None,
-        ax: Axes | None = None, **look: Any,
-    ) -> Figure:  # fmt: skip
+        self, plt: Any, image: ArrayLike, saliency: ArrayLike, title: str | None = None, **options: Any
+    ) -> Figure:
         """A map over its image. Arguments: see the class."""
-        look = {**self._look(alpha, cmap, [saliency], normalize), **look}
-        return self._shown(
-            plt, ax, show, partial(plot_overlay, image, saliency, title=title, save_path=save_path, **look)
-        )
+        return self._drawn(plt, partial(plot_overlay, image, saliency), [saliency], title=title, **options)
 
-    def plot_saliency_heatmap(
-        self, plt: Any, saliency: ArrayLike, title: str | None = None, cmap: str | None = None, normalize: bool = True,
-        show: bool | None = None, save_path: Path | None = None, ax: Axes | None = None, **look: Any,
-    ) -> Figure:  # fmt: skip
+    def plot_saliency_heatmap(self, plt: Any, saliency: ArrayLike, title: str | None = None, **options: Any) -> Figure:
         """A map alone. Arguments: see the class."""
-        look = {"cmap": self._colours(cmap, [saliency]), "normalize": normalize, **look}
-        return self._shown(plt, ax, show, partial(plot_heatmap, saliency, title=title, save_path=save_path, **look))
+        return self._drawn(plt, partial(plot_heatmap, saliency), [saliency], title=title, **options)
 
     def plot_multiple_attributions(
         self, plt: Any, image: ArrayLike, attributions: Mapping[str, ArrayLike],
-        method_names: Sequence[str] | None = None, alpha: float | None = None, cmap: str | None = None,
-        normalize: bool = True, save_path: Path | None = None, title: str | None = None, show: bool | None = None,
-        ax: Axes | None = None, **look: Any,
+        method_names: Sequence[str] | None = None, **options: Any,
     ) -> Figure:  # fmt: skip
         """The image first, then each method's map over it, with its total.
 
         Args:
-            plt, image, alpha, cmap, save_path, title, show: See the class; further keywords are `plot_comparison`'s
-                (``logit``, ``totals``, ``overlay``, ``columns``, ``mask``).
+            plt, image: See the class; ``ax`` is one made by ``subplots``.
             attributions: Method's name to map.
             method_names: Which of them, in this order; None: all.
-            normalize: Give each map its own scale; False gives all one.
-            ax: Made by ``subplots``.
+            **options: See the class, and `lrp_plugin.visualization.plot_comparison` (``logit``, ``totals``, ``overlay``,
+                ``columns``, ``mask``). ``normalize`` gives each map its own scale; False gives all one.
 
         Raises:
             ValueError: A method name has no map.
@@ -103,57 +88,55 @@ class SaliencyVisualizer:
             raise ValueError(f"method_names {', '.join(unknown)} have no map; given are {', '.join(attributions)}")
         maps = {name: attributions[name] for name in names}
         height, width = display_image(image).shape[:2]
-        across = min(int(look.get("columns", 5)), len(maps) + 1)
-        down = -(-(len(maps) + 1) // across)
-        size = (PAGE, down * (PAGE * 0.92 / across * height / width + 0.36) + (0.25 if title else 0))
-        look = {**self._look(alpha, cmap, list(maps.values()), normalize), **look}
-        draw = partial(plot_comparison, image, maps, title=title, save_path=save_path, **look)
-        return self._shown(plt, ax, show, draw, size)
+        across = min(int(options.get("columns", 5)), len(maps) + 1)
+        rows = -(-(len(maps) + 1) // across)
+        size = (PAGE, rows * (PAGE * 0.92 / across * height / width + 0.36) + (0.25 if options.get("title") else 0))
+        return self._drawn(plt, partial(plot_comparison, image, maps), list(maps.values()), size, **options)
 
     def plot_attribution_distribution(
         self, plt: Any, attributions: ArrayLike | Mapping[str, ArrayLike], title: str | None = None, bins: int = 50,
-        show: bool | None = None, save_path: Path | None = None, ax: Axes | None = None,
+        **options: Any,
     ) -> Figure:  # fmt: skip
-        """How values are distributed: one map with its mean and median, or several by name.
-
-        Args:
-            plt, title, show, save_path, ax: See the class.
-            attributions: One map, or method's name to map.
-            bins: How many; with an even number zero lies between two.
-        """
-        draw = partial(plot_distribution, attributions, bins=bins, title=title, save_path=save_path)
-        return self._shown(plt, ax, show, draw)
+        """How the values of a map, or of several by name, are distributed; of an even number of bins two meet at zero."""
+        return self._drawn(plt, partial(plot_distribution, attributions, bins=bins), title=title, **options)
 
     def plot_top_k_features(
-        self, plt: Any, image: ArrayLike, attributions: ArrayLike, k: int = 10, title: str | None = None,
-        show: bool | None = None, save_path: Path | None = None, ax: Axes | None = None, **look: Any,
-    ) -> Figure:  # fmt: skip
+        self, plt: Any, image: ArrayLike, attributions: ArrayLike, k: int = 10, title: str | None = None, **options: Any
+    ) -> Figure:
         """The map over its image with the ``k`` pixels of greatest magnitude ringed, red for the class, blue against it.
 
-        For regions instead of pixels: `lrp_plugin.visualization.plot_top_regions`.
-
-        Raises:
-            ValueError: ``k`` is below 1 or above the number of pixels.
+        For regions instead of pixels: `lrp_plugin.visualization.plot_top_regions`. ValueError for more than there are, or 0.
         """
         values = relevance_map(attributions, display_image(image).shape[:2])  # type: ignore[arg-type]
         if not 1 <= k <= values.size:
             raise ValueError(f"k is {k}; legal are 1 to {values.size}, the number of pixels")
-        look = {**self._look(None, None, [attributions], True), **look}
 
-        def draw(ax: Axes) -> Figure:
+        def draw(ax: Axes, **look: Any) -> Figure:
             order = np.argsort(-np.abs(values), axis=None, kind="stable")[:k]
             rows, columns = np.unravel_index(order, values.shape)
             edges = [POSITIVE if values[row, column] >= 0 else NEGATIVE for row, column in zip(rows, columns)]
             ax.scatter(columns, rows, s=26, facecolors="none", edgecolors=edges, linewidths=1.1, zorder=3)
-            return plot_overlay(image, attributions, title=title, ax=ax, save_path=save_path, **look)
+            return plot_overlay(image, attributions, ax=ax, **look)
 
-        return self._shown(plt, ax, show, draw)
+        return self._drawn(plt, draw, [attributions], title=title, **options)
 
-    def _look(
-        self, alpha: float | None, cmap: str | None, maps: Sequence[ArrayLike], normalize: bool
-    ) -> dict[str, Any]:
-        opacity = self.default_alpha if alpha is None else alpha
-        return {"alpha": opacity, "cmap": self._colours(cmap, maps), "normalize": normalize}
+    def _drawn(
+        self, plt: Any, draw: Callable[..., Figure], maps: Sequence[ArrayLike] = (),
+        size: tuple[float, float] | None = None, *, ax: Axes | None = None, show: bool | None = None, **options: Any,
+    ) -> Figure:  # fmt: skip
+        """The figure of a plot that takes ``ax`` and these options; the defaults where they say nothing of the maps."""
+        if plt is not None and not callable(getattr(plt, "figure", None)):
+            raise TypeError(
+                f"plt is a {type(plt).__name__}; legal are matplotlib.pyplot, and None for a figure outside it"
+            )
+        if maps:
+            alpha, colours = options.pop("alpha", None), self._colours(options.pop("cmap", None), maps)
+            options = {"normalize": True, **options, "cmap": colours}
+            options["alpha"] = self.default_alpha if alpha is None else alpha
+        figure = draw(ax=self._new_axes(plt, size) if ax is None else ax, **options)
+        if plt is not None and (ax is None if show is None else show):
+            plt.show()
+        return figure
 
     def _colours(self, cmap: str | None, maps: Sequence[ArrayLike]) -> Colormap | None:
         name = self.default_cmap if cmap is None else cmap
@@ -165,17 +148,7 @@ class SaliencyVisualizer:
         if any((relevance_map(values) < 0).any() for values in maps):
             return None
         # The scale puts zero in the middle: the whole of a sequential map goes into the upper half.
-        upper = chosen(np.linspace(0, 1, 129))
-        return ListedColormap(np.concatenate([np.ones((128, 4)), upper]))
-
-    def _shown(
-        self, plt: Any, ax: Axes | None, show: bool | None, draw: Callable[..., Figure],
-        size: tuple[float, float] | None = None,
-    ) -> Figure:  # fmt: skip
-        figure = draw(ax=self._new_axes(plt, size) if ax is None else ax)
-        if plt is not None and (ax is None if show is None else show):
-            plt.show()
-        return figure
+        return ListedColormap(np.concatenate([np.ones((128, 4)), chosen(np.linspace(0, 1, 129))]))
 
     def _new_axes(self, plt: Any, size: tuple[float, float] | None) -> Axes:
         dpi = 150.0
@@ -190,25 +163,11 @@ class SaliencyVisualizer:
 
 @checked
 def visualize_attribution(
-    plt: Any,
-    image: ArrayLike,
-    attribution: ArrayLike,
-    title: str | None = None,
-    method: str = "overlay",
-    **options: Any,
-) -> Figure:
-    """One picture in one call.
+    plt: Any, image: ArrayLike, attribution: ArrayLike, title: str | None = None, method: str = "overlay", **options: Any
+) -> Figure:  # fmt: skip
+    """One picture in one call: the image's map as ``"overlay"``, ``"heatmap"`` or ``"top_k"``.
 
-    Args:
-        plt: ``matplotlib.pyplot``, or None for a figure pyplot does not know.
-        image: The image.
-        attribution: Its map.
-        title: Above the picture.
-        method: ``"overlay"``, ``"heatmap"`` or ``"top_k"``.
-        **options: Of the `SaliencyVisualizer` method.
-
-    Raises:
-        ValueError: An unknown method.
+    The other arguments are those of the `SaliencyVisualizer` method; ValueError for another ``method``.
     """
     visualizer = SaliencyVisualizer(default_cmap=None, default_alpha=0.9)
     if method == "heatmap":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -48,3 +50,50 @@ class Batches(nn.Module):
 def test_labels_of_a_batch_are_handed_over_and_not_explained() -> None:
     batch = {"image": torch.randn(2, 2), "disease": torch.tensor([0.0, 2.0])}
     assert list(LayerwiseRelevancePropagation(Batches().eval()).attribute(0, **batch)) == ["image"]
+
+
+class Masked(nn.Module):
+    """Its second class is impossible."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x).masked_fill(torch.tensor([False, True, False]), -torch.inf)
+
+
+def test_an_impossible_class_says_nothing_of_the_others() -> None:
+    model, x = Masked().eval(), torch.randn(2, 2)
+    for lrp in (UnifiedLRP(model, epsilon=0.0), UnifiedLRP(model, epsilon=0.0, output=lambda found: found)):
+        torch.testing.assert_close(lrp.attribute({"x": x}, 2)["x"], x * model.head.weight[2].detach())
+        torch.testing.assert_close(lrp.ledger({"x": x}, 2).output, model(x)[:, 2].detach().double())
+
+
+class Recurrent(nn.Module):
+    """Its rules book what they absorb by formulas over the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("validate", [False, True])
+def test_no_tensor_waits_for_the_garbage_collector(validate: bool) -> None:
+    lrp, x = UnifiedLRP(Recurrent().eval(), validate_conservation=validate), torch.randn(2, 5, 3)
+
+    def explained() -> int:
+        lrp.attribute({"x": x}, 1, return_intermediates=True)
+        return sum(isinstance(one, Tensor) for one in gc.get_objects())
+
+    explained()
+    gc.collect()
+    gc.disable()
+    try:
+        first = explained()
+        assert explained() == first
+    finally:
+        gc.enable()

@@ -66,7 +66,7 @@ def test_every_spelling_of_a_target(cnn: nn.Module, images: Tensor) -> None:
 
 @pytest.mark.parametrize("target", [4, -5, [0, 1, 9]])
 def test_a_target_out_of_range_names_the_range(cnn: nn.Module, images: Tensor, target: object) -> None:
-    with pytest.raises(ValueError, match="legal are -4 to 3"):
+    with pytest.raises(ValueError, match="legal are 0 to 3, and -4 to -1"):
         UnifiedLRP(cnn).attribute({"x": images}, target)
 
 
