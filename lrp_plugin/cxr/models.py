@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 
 from .reference import ReferenceCNN
@@ -126,7 +127,9 @@ def build_model(
         raise ValueError(f"build_model(num_classes={num_classes}): must be at least 2")
     if name not in list_models():
         close = difflib.get_close_matches(name, list_models(), n=3) or list_models()[:4]
-        raise ValueError(f"no model {name!r}; did you mean {', '.join(close)}? All names: lrp_plugin.cxr.list_models()")
+        raise ValueError(
+            f"no model {told(name)}; did you mean {', '.join(close)}? All names: lrp_plugin.cxr.list_models()"
+        )
     own_net, normalization = name in OWN_MODELS, None
     if own_net and weights is not None:
         raise ValueError(f"{name} has no pretrained weights; got weights={weights!r}. Leave weights=None and train it")
@@ -161,7 +164,7 @@ def _torchvision(name: str, weights: Any) -> tuple[nn.Module, tuple[list[float],
         entry: Any = legal.verify(weights)
     except (KeyError, TypeError):
         names = ", ".join(legal.__members__)
-        raise ValueError(f"{name} has no weights {weights!r}; legal are None, {names}") from None
+        raise ValueError(f"{name} has no weights {told(weights)}; legal are None, {names}") from None
     extra: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # Their auxiliary heads return a second output while training; torchvision drops them after loading.

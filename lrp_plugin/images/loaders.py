@@ -98,7 +98,7 @@ class InMemory(Dataset[dict[str, Any]]):
 
     @checked
     def __init__(self, dataset: Any) -> None:
-        self.classes: tuple[str, ...] = tuple(dataset.classes)
+        self.classes: tuple[str, ...] = tuple(known(dataset, "classes"))
         self.labels, self.patients = known(dataset, "labels"), known(dataset, "patients")
         self._samples = [dataset[index] for index in range(len(dataset))]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,14 +39,15 @@ class LabelledSubset(Subset[dict[str, Any]]):
 
 
 def known(dataset: Any, what: str) -> list[Any]:
-    """The ``labels`` (or ``targets``, torchvision's word) or ``patients`` of a data set, without reading its pictures.
+    """The ``classes``, ``labels`` (torchvision's word: ``targets``) or ``patients`` of a data set, without reading a picture.
 
     Raises:
         TypeError: It has none.
     """
     found = getattr(dataset, what, getattr(dataset, "targets", None) if what == "labels" else None)
     if found is None:
-        raise TypeError(f"{type(dataset).__name__} has no `{what}`: give it a list with one entry for each sample")
+        each = "class, by label" if what == "classes" else "sample"
+        raise TypeError(f"{type(dataset).__name__} has no `{what}`: give it a list with one entry for each {each}")
     return list(found)
 
 
@@ -72,7 +74,7 @@ def split_by_sample(
     """
     from sklearn.model_selection import train_test_split
 
-    _check(ratios)
+    _check(ratios, seed)
     labels = np.asarray(known(dataset, "labels")) if stratify else None
     rest = np.arange(len(dataset))  # type: ignore[arg-type]
     parts: list[Any] = []
@@ -80,7 +82,8 @@ def split_by_sample(
         part, left = rest[:size], rest[size:]
         if len(part) and len(left):
             of = None if labels is None else labels[rest]
-            part, left = train_test_split(rest, train_size=size, random_state=seed, stratify=of)
+            with _told_of_too_few(ratios):
+                part, left = train_test_split(rest, train_size=size, random_state=seed, stratify=of)
         parts.append(part)
         rest = left
     return [LabelledSubset(dataset, sorted(part.tolist())) for part in [*parts, rest]]
@@ -110,10 +113,10 @@ def split_by_group(
     """Positions of each part, ascending, by ``sklearn.model_selection.StratifiedGroupKFold``: as `split_by_patient`."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    _check(ratios)
+    _check(ratios, seed)
     whole = (k for k in range(2, _MOST_FOLDS) if all(abs(ratio * k - round(ratio * k)) < 1e-6 for ratio in ratios))
     folds = next(whole, _MOST_FOLDS)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _told_of_too_few(ratios):
         warnings.filterwarnings("ignore", message="The least populated class")
         cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         dealt = [part.tolist() for _, part in cutter.split(np.zeros(len(labels)), labels, groups)]
@@ -121,6 +124,16 @@ def split_by_group(
     return [sorted(sum(dealt[start:end], [])) for start, end in zip(edges, edges[1:])]
 
 
-def _check(ratios: Sequence[float]) -> None:
-    if not ratios or min(ratios) < 0 or not math.isclose(sum(ratios), 1.0, abs_tol=1e-6):
+@contextmanager
+def _told_of_too_few(ratios: Sequence[float]) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"too few pictures to cut by {list(ratios)} (stratify=False may do): {error}") from error
+
+
+def _check(ratios: Sequence[float], seed: int) -> None:
+    if not len(ratios) or min(ratios) < 0 or not math.isclose(sum(ratios), 1.0, abs_tol=1e-6):
         raise ValueError(f"ratios {list(ratios)} must be non-negative and sum to 1; they sum to {sum(ratios):g}")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: legal are 0 to {2**32 - 1}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.errors import told
 from lrp_plugin.gradients import OUTPUTS, GradientSaliency
 from lrp_plugin.kinds import checked
 from lrp_plugin.propagation.quiet import evaluating
@@ -47,7 +48,7 @@ class BasicGradientSaliencyMaps:
         output: str = "logit",
     ) -> None:  # fmt: skip
         if output not in OUTPUTS:
-            raise ValueError(f"output {output!r} is unknown; choose from {', '.join(OUTPUTS)}")
+            raise ValueError(f"output {told(output)} is unknown; choose from {', '.join(OUTPUTS)}")
         self.Model, self.Input_batch, self.Image_key, self.Label_key = model, input_batch, image_key, label_key
         self.output = output
         self.Batch_saliency_maps: list[dict[str, Any]] = []

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lrp_plugin.kinds import checked
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 
 @checked
@@ -26,9 +24,10 @@ def plot_class_histogram(dataset: Any, ax: Axes | None = None) -> Figure:
     Returns:
         The figure.
     """
+    classes, labels = _known(dataset)
     figure, ax = _axes(ax, (4.5, 3.0))
-    counts = np.bincount(_labels(dataset), minlength=len(dataset.classes))
-    bars = ax.bar([literal(name) for name in dataset.classes], counts, color="#4477aa")
+    counts = np.bincount(labels, minlength=len(classes))
+    bars = ax.bar([literal(name) for name in classes], counts, color="#4477aa")
     ax.bar_label(bars, fontsize=8)
     ax.set_ylabel("pictures")
     ax.tick_params(axis="x", labelsize=8)
@@ -46,17 +45,21 @@ def plot_class_examples(dataset: Any, seed: int = 0) -> Figure:
 
     Returns:
         The figure.
-    """
-    from matplotlib.figure import Figure
 
-    labels = np.asarray(_labels(dataset))
-    shown = [label for label in range(len(dataset.classes)) if (labels == label).any()]
+    Raises:
+        ValueError: No picture has a class, or the seed is negative.
+    """
+    classes, known = _known(dataset)
+    labels = np.asarray(known)
+    shown = [label for label in range(len(classes)) if (labels == label).any()]
+    if not shown or seed < 0:
+        raise ValueError(f"pictures of {len(shown)} classes, seed={seed}: legal are at least one and 0 or more")
     rng = np.random.default_rng(seed)
     figure = Figure(figsize=(2.4 * len(shown), 2.7), layout="constrained")
     for ax, label in zip(np.atleast_1d(figure.subplots(1, len(shown))), shown, strict=True):
         index = int(rng.choice(np.flatnonzero(labels == label)))
         ax.imshow(dataset[index]["image"][0].numpy(), cmap="gray", vmin=0.0, vmax=1.0)
-        ax.set_title(literal(dataset.classes[label]), fontsize=10)
+        ax.set_title(literal(classes[label]), fontsize=10)
         ax.axis("off")
     return figure
 
@@ -99,15 +102,18 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _labels(dataset: Any) -> list[int]:
-    return [int(label) for label in getattr(dataset, "labels", None) or dataset.targets]
+def _known(dataset: Any) -> tuple[Sequence[str], list[int]]:
+    """A data set's class names and labels (torchvision's word: ``targets``)."""
+    classes, labels = (getattr(dataset, name, None) for name in ("classes", "labels"))
+    labels = getattr(dataset, "targets", None) if labels is None else labels
+    if classes is None or labels is None:
+        raise TypeError(f"dataset is a {type(dataset).__name__}; legal is one with `classes` (names) and `labels`")
+    return classes, [int(label) for label in labels]
 
 
 def _axes(ax: Axes | None, size: tuple[float, float]) -> tuple[Any, Axes]:
     if ax is not None:
         return ax.figure, ax
     # Figure, not pyplot: works without a display and leaves no window in pyplot's list.
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots()

@@ -60,18 +60,7 @@ NOT_TRIED = {
     "composites:Chooser": "made by a session", "composites:Site": "made by a pass",
 }  # fmt: skip
 """Public names that no recipe is for, and why."""
-NOT_YET = {
-    "cxr:InMemory": "what is no data set is met by an AttributeError",
-    "cxr:plot_class_examples": "what is no data set is met by an AttributeError",
-    "cxr:plot_class_histogram": "what is no data set is met by an AttributeError",
-    "pyhealth:TorchvisionModel": "what is no data set is met by an AttributeError",
-    "pyhealth:UnifiedLRP": "a custom_registry of another kind is met by an AttributeError",
-    "pyhealth:visualize_attribution": "a plt of another kind is met by an AttributeError",
-    "pyhealth:LayerwiseRelevancePropagation": "a model of another kind is met by an AttributeError",
-    "pyhealth:BasicGradientSaliencyMaps": "a model of another kind is met by an AttributeError",
-    "pyhealth:split_by_patient": "a negative seed is NumPy's own error",
-    "pyhealth:split_by_sample": "a negative seed is NumPy's own error",
-}
+NOT_YET: dict[str, str] = {}
 """Where bad arguments are met by other errors still, and by which: to be mended."""
 RECORDS = (
     "Explanation", "Ledger", "Rule", "Choice", "Selector", "Curves", "Interval", "Metric", "Candidate", "Guess", "Region",
