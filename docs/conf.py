@@ -38,7 +38,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 nb_execution_mode = os.environ.get("LRP_DOCS_EXECUTE", "force")
-nb_execution_timeout = 300
+nb_execution_timeout = 1200  # seconds a cell; a laden machine is no broken page
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True

@@ -12,7 +12,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from lrp_plugin.errors import KindError, told
 
@@ -62,6 +62,36 @@ def checked(function: Function) -> Function:
         return function(*args, **named)
 
     return call  # type: ignore[return-value]
+
+
+def checked_model(model: Any) -> Any:
+    """The model, if it is one network or function.
+
+    Raises:
+        KindError: It is a class, a name, weights, several layers, nothing: what to give instead is said.
+    """
+    kind = type(model).__name__
+    if isinstance(model, Mapping):
+        raise KindError(
+            "model is a dict of weights (a state dict); build the network, load them into it with "
+            "model.load_state_dict(weights), and pass the network"
+        )
+    if isinstance(model, type):
+        raise KindError(
+            f"model is the class {model.__name__}; make a network of it, {model.__name__}(...), and pass that"
+        )
+    if isinstance(model, (str, bytes, os.PathLike)):
+        raise KindError(
+            f"model is {told(model)}, a {kind}; build the network and pass it, for a name of torchvision's "
+            "torchvision.models.get_model(name), for a file with model.load_state_dict(torch.load(file))"
+        )
+    if isinstance(model, (list, tuple, set, nn.ModuleList, nn.ModuleDict)):
+        raise KindError(f"model is a {kind}; pass one network, for layers in a row nn.Sequential(*layers)")
+    if model is None:
+        raise KindError("model is None; pass the network (a function that builds one may lack its return)")
+    if not callable(model):
+        raise KindError(f"model is a {kind}; legal are an nn.Module, or a function from inputs to outputs")
+    return model
 
 
 @cache

@@ -22,6 +22,7 @@ from lrp_plugin.composites import Composite, Site
 from lrp_plugin.composites.asked import asked_composite
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.errors import TargetError, told
+from lrp_plugin.kinds import checked_model
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.registry import Registry, registry
@@ -60,6 +61,7 @@ class UnifiedLRP(GradientAttribution):
             ``"reduce-overhead"``: with CUDA graphs. The first call of a form takes as long as compiling does.
 
     Raises:
+        TypeError: For a model that is none: a class, a name, weights, several layers.
         ValueError: For an unknown rule, composite or bias mode, alpha - beta != 1, an epsilon, gamma or stabilizer that is
             negative or not finite, an option that the composite does not take.
 
@@ -76,14 +78,7 @@ class UnifiedLRP(GradientAttribution):
         registry: Registry | None = None, output: OutputChoice = None, strict: bool = False,
         compile: bool | str = False,
     ) -> None:  # fmt: skip
-        if isinstance(model, Mapping):
-            raise ValueError(
-                "model is a dict of weights (a state dict); build the network, load them into it with "
-                "model.load_state_dict(weights), and pass the network"
-            )
-        if not callable(model):
-            raise ValueError(f"model is a {type(model).__name__}; legal are an nn.Module or a callable")
-        GradientAttribution.__init__(self, model)
+        GradientAttribution.__init__(self, checked_model(model))
         check_choice(output)
         if registry is not None and not isinstance(registry, Registry):
             raise ValueError(f"registry is a {type(registry).__name__}; legal are lrp_plugin.registry.copy(), or None")

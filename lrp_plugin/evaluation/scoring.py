@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lrp_plugin.attribution.inputs import OutputChoice, chosen_output
 from lrp_plugin.attribution.targets import pick_target
+from lrp_plugin.kinds import checked_model
 from lrp_plugin.propagation.quiet import evaluating
 
 OUTPUTS = ("auto", "logit", "probability", "log_probability")
@@ -38,7 +39,7 @@ class Scorer:
             raise ValueError(f"output={output!r}; legal are {', '.join(OUTPUTS)}")
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"batch_size={batch_size!r}; give a positive integer")
-        self.model, self.output, self.batch_size = model, output, batch_size
+        self.model, self.output, self.batch_size = checked_model(model), output, batch_size
         self.arguments, self.choose = tuple(arguments), choose
 
     def __call__(self, inputs: Tensor, target: Any, rows: Tensor | None = None) -> Tensor:

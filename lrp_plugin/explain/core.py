@@ -15,6 +15,7 @@ from lrp_plugin.attribution.reach import LITTLE, leave_out
 from lrp_plugin.composites import Composite
 from lrp_plugin.explain.explanation import IN_WORDS, Explanation, Guess
 from lrp_plugin.explain.methods import GRADIENTS, Bounds, automatic, gradient_for, lrp_for, takes_bias, unknown
+from lrp_plugin.kinds import checked_model
 from lrp_plugin.ledger import ABSORBED
 from lrp_plugin.propagation.quiet import evaluating
 
@@ -35,21 +36,6 @@ def scores_of(output: Any, choose: Any = None) -> Tensor:
         f"the model returned a {type(output).__name__} without any of {', '.join(OUTPUT_NAMES)}: say which tensor is "
         "explained by output=, a name in it, a place (int), or a function of it"
     )
-
-
-def checked_model(model: Any) -> Any:
-    """The model, if it can be called.
-
-    Raises:
-        ValueError: It cannot; a dict of weights is named as what it is.
-    """
-    if isinstance(model, Mapping):
-        raise ValueError("model is a dict of weights; build the network and load them: model.load_state_dict(weights)")
-    if not callable(model):
-        raise ValueError(
-            f"model is a {type(model).__name__}; legal are an nn.Module, or a function from inputs to logits"
-        )
-    return model
 
 
 def whole_call(explain: Callable[..., Explanation]) -> Callable[..., Explanation]:

@@ -139,7 +139,7 @@ class CaptumMethod(AttributionMethod):
         explain: Callable[..., Tensor],
         name: str,
         unit: str,
-        model: nn.Module,
+        model: Any,  # `ScoreModel` says more of what is none
         *,
         forward: Callable[[Tensor], Any] | None = None,
         output: str = "logit",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import checked, checked_model
 
 Target = int | Sequence[int] | Tensor | Any | None
 """A class index (int, NumPy int, 0-d tensor), one per example (list, array, 1-d tensor), or None (argmax)."""
@@ -72,7 +72,7 @@ class ScoreModel(nn.Module):
 
     def __init__(self, model: nn.Module, forward: Callable[[Tensor], Any] | None, output: str) -> None:
         super().__init__()
-        if not isinstance(model, nn.Module):
+        if not isinstance(checked_model(model), nn.Module):
             raise TypeError(
                 f"model is a {type(model).__name__}, not a torch.nn.Module; pass the module, and what to "
                 "call as forward=lambda images: ..."

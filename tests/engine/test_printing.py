@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lrp_plugin import UnifiedLRP, list_composites, list_rules
+from lrp_plugin import LayerUnifiedLRP, UnifiedLRP, explain_image, explain_table, list_composites, list_rules
 from lrp_plugin.composites.ready import READY
+from lrp_plugin.evaluation import compare
+from lrp_plugin.gradients import build_method
 
 
 def network() -> nn.Module:
@@ -56,7 +62,32 @@ def test_rules_are_listed_in_groups_and_composites_by_name() -> None:
     assert {*READY, "epsilon_gamma_box"} == set(list_composites()) and all(list_composites().values())
 
 
-@pytest.mark.parametrize(("model", "message"), [({}, "load_state_dict"), (3, "is a int"), ("resnet18", "is a str")])
-def test_what_is_no_model_is_named(model: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        UnifiedLRP(model)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("model", "remedy"),
+    [
+        ({}, "load_state_dict"),
+        (3, "is a int; legal are an nn.Module"),
+        ("resnet18", r"'resnet18', a str; build the network.*get_model\(name\)"),
+        (Path("weights.pt"), r"load_state_dict\(torch.load\(file\)\)"),
+        (nn.Linear, r"the class Linear; make a network of it, Linear\(\.\.\.\)"),
+        ([nn.ReLU()], r"a list; pass one network.*nn.Sequential\(\*layers\)"),
+        (nn.ModuleList([nn.ReLU()]), r"a ModuleList; .*nn.Sequential\(\*layers\)"),
+        (None, "is None; pass the network"),
+        (torch.ones(2), "is a Tensor; legal are an nn.Module"),
+    ],
+)
+@pytest.mark.parametrize(
+    "use",
+    [
+        UnifiedLRP,
+        lambda model: LayerUnifiedLRP(model, nn.ReLU()),
+        lambda model: explain_image(model, np.zeros((8, 8, 3), np.uint8)),
+        lambda model: explain_table(model, [1.0, 2.0]),
+        lambda model: build_method("saliency", model),
+        lambda model: build_method("gradcam", model),
+        lambda model: compare(model, (torch.ones(2, 3), torch.tensor([0, 1])), ["epsilon"], progress=False),
+    ],
+)
+def test_what_is_no_model_is_a_type_error_that_says_what_to_give(use: Any, model: object, remedy: str) -> None:
+    with pytest.raises(TypeError, match=remedy):
+        use(model)
