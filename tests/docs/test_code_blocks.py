@@ -81,7 +81,7 @@ COMMANDS = [
     for page in PAGES
     for kind, code in blocks(page)
     if kind == "sh"
-    for line in code.splitlines()
+    for line in code.replace("\\\n", " ").splitlines()
     if line.startswith(("lrp-plugin explain", "lrp-plugin methods")) and "IMAGE" not in line
 ]
 
@@ -100,6 +100,13 @@ def test_commands_run(page: Path, line: str, tmp_path: Path, monkeypatch: pytest
     for file, pixels in (("cat.png", data.chelsea()), ("coffee.png", data.coffee())):
         Image.fromarray(pixels).save(file)
     assert main(shlex.split(line)[1:]) == 0
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=name)
+def test_code_fits_the_sites_column(page: Path) -> None:
+    """Furo's column holds 88 characters of code on a screen of 1400 pixels."""
+    found = re.findall(r"^```(?:\{code-cell\} ipython3|python|sh|bash)\n(.*?)^```", page.read_text(), re.M | re.S)
+    assert [line for code in found for line in code.splitlines() if len(line) > 88] == []
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"], ids=name)
