@@ -156,7 +156,7 @@ def build_report(
         removal_tests=findings.marker_tests,
         comparison=findings.comparison,
         minimum_inside=chance,
-        class_metrics={**_by_class(matrix.double()), "AUROC": [areas[name] for name in parts.whole.classes]},
+        class_metrics={**by_class(matrix.double()), "AUROC": [areas[name] for name in parts.whole.classes]},
         settings={
             "Methods": ", ".join(findings.scores.shares["lungs"]),
             "Explained": "per class: the logit of the true class; examples: the logit of the predicted class",
@@ -170,7 +170,7 @@ def build_report(
     )
 
 
-def _by_class(matrix: Tensor) -> dict[str, list[float]]:
+def by_class(matrix: Tensor) -> dict[str, list[float]]:
     """Each class against the rest, from the confusion matrix; NaN where nothing is divided by nothing."""
     true, actual, called = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     rest = matrix.sum() - actual - called + true

@@ -120,11 +120,12 @@ def test_explain_writes_the_maps_it_names(run):
     assert (run / "explained" / "synthetic-5.png").stat().st_size > 10_000
 
 
-def test_explain_takes_files_of_ones_own(run, tmp_path):
+def test_explain_takes_files_of_ones_own(run, tmp_path, capsys):
     pixels = (np.random.default_rng(0).random((70, 90)) * 65535).astype(np.uint16)
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     assert cxr("explain", run, "--image", str(tmp_path / "mine.png"), "--methods", "epsilon") == 0
     facts = json.loads((run / "explained" / "mine.json").read_text())
+    assert "caution: The model answers one of its classes" in capsys.readouterr().out
     assert facts["true_class"] is None, "nobody told it"
     assert "one of its classes for any picture" in facts["caution"]
     assert facts["methods"]["epsilon"]["inside_lungs"] is None, "nobody knows the lungs of this picture"

@@ -40,6 +40,20 @@ def test_figures_equal_their_definitions(predictions: tuple[torch.Tensor, torch.
     assert found["loss"] == pytest.approx(F.nll_loss(p.log(), y).item())
 
 
+def test_figures_of_the_classes_equal_their_definitions(predictions: tuple[torch.Tensor, torch.Tensor]) -> None:
+    p, y = predictions
+    matrix = score(p, y)["confusion_matrix"].double()
+    true, actual, called = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    rest = matrix.sum() - actual
+    expected = {
+        "recall_macro": (true / actual).mean(), "balanced_accuracy": (true / actual).mean(),
+        "precision_macro": (true / called).mean(), "specificity_macro": ((rest - called + true) / rest).mean(),
+    }  # fmt: skip
+    found = score(p, y, tuple(expected))
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value.item(), abs=1e-6), name
+
+
 def test_auroc_is_the_share_of_ordered_pairs(predictions: tuple[torch.Tensor, torch.Tensor]) -> None:
     p, y = predictions
     for k, name in enumerate(NAMES):

@@ -80,6 +80,8 @@ def test_training_learns_and_reports_each_epoch() -> None:
     assert history.rows[0]["train_loss"] > history.rows[-1]["train_loss"]
     assert {"val_loss", "val_accuracy", "val_f1_macro", "val_auroc_macro", "val_ece"} <= set(history.rows[0])
     assert history.best_score == max(row["val_accuracy"] for row in history.rows)
+    rates = [row["learning_rate"] for row in history.rows]
+    assert max(rates) <= 0.02 and rates.index(max(rates)) in (1, 2) and rates[-1] < 1e-3 * max(rates), "one cycle"
 
 
 def test_nothing_is_written_without_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
