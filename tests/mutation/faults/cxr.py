@@ -2,8 +2,12 @@
 
 from tests.mutation.fault import fault
 
-_CHECKPOINTS, _CLI, _MODELS, _REPORT, _TRAINER = (f"cxr/test_{name}.py" for name in ("checkpoints", "cli", "models", "reporting", "trainer"))
-_DATA, _DEMO, _METRICS, _RESUME, _TWO = (f"cxr/test_{name}.py" for name in ("datasets", "demo", "metrics", "resume", "processes"))
+_CHECKPOINTS, _CLI, _MODELS, _REPORT, _TRAINER = (
+    f"cxr/test_{name}.py" for name in ("checkpoints", "cli", "models", "reporting", "trainer")
+)
+_DATA, _DEMO, _METRICS, _RESUME, _TWO = (
+    f"cxr/test_{name}.py" for name in ("datasets", "demo", "metrics", "resume", "processes")
+)
 FAULTS = [
     fault("cxr/__init__.py", "a missing extra is not named", """raise ImportError(f"{name} needs {error.name}: pip install 'lrp-plugin[cxr]'") from error""", "raise",
           f"{_REPORT}::test_without_lightning_the_extra_is_named"),
