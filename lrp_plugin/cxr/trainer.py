@@ -176,12 +176,14 @@ class Trainer:
 
     def _apply(self, what: str, module: Classification, loader: DataLoader[Any], **options: Any) -> Any:
         self._check_loader(loader)
-        training = self.model.training
+        modes = {part: part.training for part in self.model.modules()}
         try:
             with self._lightning() as lightning:
                 return getattr(lightning, what)(module, loader, **options)
         finally:
-            self.model.to(self.device).train(training)
+            self.model.to(self.device)
+            for part, training in modes.items():  # a frozen part's own, also where a batch could not be read
+                part.training = training
 
     @contextmanager
     def _lightning(self, callbacks: Sequence[Callback] = (), **options: Any) -> Iterator[pl.Trainer]:

@@ -227,8 +227,13 @@ def test_extra_metrics_by_name() -> None:
 def test_evaluation_keeps_mode_gradients_and_contexts() -> None:
     own = trainer()
     own.model.train()
-    own.evaluate(loaders()[1])
-    assert own.model.training
+    own.model[2].eval()
+    unreadable = DataLoader([{"picture": torch.zeros(1)}])
+    for measure in (own.evaluate, own.inference):
+        measure(loaders()[1])
+        with pytest.raises(TypeError, match="keys"):
+            measure(unreadable)
+        assert [module.training for module in own.model] == [True, True, False, True, True, True]
     assert all(p.grad is None for p in own.model.parameters())
     assert torch.is_grad_enabled()
     assert not torch.is_autocast_enabled("cpu")

@@ -82,7 +82,7 @@ FAULTS = [
     fault("cxr/settings.py", "a class may weigh infinitely much", "if not all(0 < weight < math.inf for weight in weights):", "if False:",
           f"{_TRAINER}::test_illegal_settings_tell_the_legal_ones"),
     fault("cxr/trainer.py", "a run of other settings is resumed", "        if changed:", "        if False:", f"{_RESUME}::test_another_run_cannot_be_resumed"),
-    fault("cxr/trainer.py", "measuring leaves the model in evaluation mode", ".train(training)", "", f"{_TRAINER}::test_evaluation_keeps_mode_gradients_and_contexts"),
+    fault("cxr/trainer.py", "measuring leaves the model in evaluation mode", "part.training = training", "pass", f"{_TRAINER}::test_evaluation_keeps_mode_gradients_and_contexts"),
     fault("cxr/trainer.py", "the processes' shares stand behind one another", "whole[rank :: len(shares)] = share",
           "whole[rank * len(share) : (rank + 1) * len(share)] = share", f"{_TWO}::test_two_processes_train_to_the_same_weights_and_metrics"),
     fault("cxr/trainer.py", "balanced weights are counts", "counts.sum() / (len(classes) * counts)", "counts", f"{_TRAINER}::test_class_weights_weigh_the_loss"),
