@@ -23,7 +23,6 @@ from .folders import (
     CXRFolder,
     RadiographError,
     cxr_transforms,
-    read_lung_mask,
     read_radiograph,
 )
 from .metrics import DEFAULT_METRICS, METRICS
@@ -32,9 +31,10 @@ from .reference import ReferenceCNN
 from .settings import History, TrainSettings
 
 if TYPE_CHECKING:
-    from .trainer import Trainer, seed_everything
+    from .module import seed_everything
+    from .trainer import Trainer
 
-_LATER = {"Trainer": ".trainer", "seed_everything": ".trainer"}
+_LATER = {"Trainer": ".trainer", "seed_everything": ".module"}
 
 
 def __getattr__(name: str) -> Any:
@@ -53,6 +53,6 @@ __all__ = [
     "CXRSubset", "CheckpointError", "DataWarning", "EpochSampler", "History", "InMemory", "LabelledImages",
     "RadiographError", "ReferenceCNN", "Shortcut", "SyntheticCXR", "TrainSettings", "Trainer", "build_model",
     "cxr_transforms", "get_dataloader", "join_processes", "list_models", "load_model", "load_weights",
-    "plot_class_examples", "plot_class_histogram", "plot_confusion_matrix", "read_lung_mask", "read_radiograph",
+    "plot_class_examples", "plot_class_histogram", "plot_confusion_matrix", "read_radiograph",
     "save_weights", "seed_everything", "split_by_patient", "split_by_sample",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lrp_plugin.images import ImageError, read_image
-from lrp_plugin.images.folders import LabelledFolder, read_mask
+from lrp_plugin.images.folders import LabelledFolder
 from lrp_plugin.kinds import checked
 
 RadiographError = ImageError
@@ -70,12 +70,6 @@ class COVID19CXRDataset(CXRFolder):
 def read_radiograph(path: str | Path) -> Tensor:
     """Read a radiograph as grey values, float32 ``(1, H, W)`` in [0, 1]: `lrp_plugin.images.read_image` in mode "L"."""
     return read_image(path, mode="L")
-
-
-@checked
-def read_lung_mask(path: str | Path, shape: tuple[int, int], aspect_tolerance: float = 0.02) -> Tensor:
-    """Read a lung mask, uint8 0 or 1 ``(1, H, W)``: `lrp_plugin.images.folders.read_mask`, which says more."""
-    return read_mask(path, shape, aspect_tolerance, what="lung mask")
 
 
 def _read_urls(path: Path, prefix: str) -> dict[str, str]:

@@ -89,10 +89,10 @@ class CXRClassifier(nn.Module):
     @property
     def recipe(self) -> dict[str, Any]:
         """What :func:`rebuild_model` needs, beside the weights, to make this model again, as JSON."""
-        plain = [None if value is None else value.flatten().tolist() for value in (self.mean, self.std)]
+        plain = [value.flatten().tolist() for value in (self.mean, self.std) if value is not None]
         return {
             "name": self.name, "num_classes": self.num_classes, "input_size": self.input_size,
-            "normalization": None if self.mean is None else plain,
+            "normalization": plain or None,
         }  # fmt: skip
 
 

@@ -141,7 +141,8 @@ def train_run(
     Returns:
         The model with the best epoch's weights, on the trainer's device, and what happened.
     """
-    from .trainer import Trainer, seed_everything
+    from .module import seed_everything
+    from .trainer import Trainer
 
     seed_everything(settings.seed)
     model = build_model(settings.model, len(parts.whole.classes), settings.weights)

@@ -30,10 +30,8 @@ from lrp_plugin.synthetic import CLASSES
 
 from .checkpoints import CheckpointError, load_state, load_weights
 from .metrics import DEFAULT_METRICS, check_metrics
-from .module import Classification, SeededEpochs, WholeFiles, seed_everything
+from .module import Classification, SeededEpochs, WholeFiles
 from .settings import History, TrainSettings
-
-__all__ = ["Trainer", "seed_everything"]
 
 _REMARKS = "resuming from a checkpoint|eval mode|LeafSpec|Checkpoint directory|dirpath has changed|`lr_scheduler"
 _PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}

@@ -224,7 +224,6 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "cxr:build_model": {"name": lambda: "reference_cnn"}, "cxr:load_model": {"path": weights_file},
     "cxr:load_weights": {"path": weights_file, "model": small_cnn}, "cxr:save_weights": {"facts": dict},
     "cxr:plot_confusion_matrix": {"matrix": lambda: np.eye(2, dtype=int), "classes": lambda: ["a", "b"]},
-    "cxr:read_lung_mask": {"shape": lambda: (6, 6)},
     "report:layer_png": {"relevance": lambda: MAPS[0], "size": lambda: (6, 6)},
     "report:write_report": {"path": lambda: Path("made.html")},
     "report:Metric": {"value": lambda: 0.5},
