@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 _INSIDE = ("lrp_plugin", "torch", "captum", "contextlib")
@@ -37,6 +39,17 @@ def told(value: Any) -> str:
     except ValueError:  # an int of more digits than Python prints
         said = f"a {type(value).__name__}"
     return said if len(said) <= 80 else said[:77] + "..."
+
+
+def unknown(what: str, given: str, legal: Iterable[str]) -> str:
+    """One line for a name that does not exist: what came, what was perhaps meant, what is legal."""
+    names = list(legal)
+    folded = {name.lower().replace("-", "_"): name for name in names}
+    near = difflib.get_close_matches(given.lower().replace("-", "_"), folded, 3, 0.6)
+    hint = f"did you mean {' or '.join(folded[one] for one in near)}? " if near else ""
+    listed = ", ".join(names if len(names) <= 40 else names[:8])
+    more = "" if len(names) <= 40 else f" and {len(names) - 8} more"
+    return f"unknown {what} {given!r}; {hint}legal are {listed}{more}"
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import re
+import difflib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -12,10 +13,11 @@ from lrp_plugin.cli.archive import add_archive
 from lrp_plugin.cli.compare import add_compare
 from lrp_plugin.cli.explain import add_explain
 from lrp_plugin.cli.methods import add_methods
+from lrp_plugin.options import said
 from lrp_plugin.version import __version__
 
-# What a user can mend: bad input, an index outside the data, files, a missing extra, a training that diverged.
-_NAMED = (ValueError, IndexError, OSError, RuntimeError, ImportError, FloatingPointError, TypeError)
+# What a user can mend: bad input, an index outside the data, files, a missing extra, a training that diverged, no memory.
+_NAMED = (ValueError, IndexError, OSError, RuntimeError, ImportError, ArithmeticError, TypeError, MemoryError)
 _XRAY = {
     "demo": "train a small model on synthetic radiographs and explain it",
     "cxr": "chest X-ray models: train, evaluate, explain, report",
@@ -27,6 +29,20 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"lrp-plugin: {message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses unknown words where they stand: the command's own help and nearest option are named, not the root's."""
+        parsed, rest = super().parse_known_args(args, namespace)
+        if rest and not getattr(parsed, "missing", None):
+            near = [
+                one
+                for word in rest
+                if word.startswith("--")
+                for one in difflib.get_close_matches(word.partition("=")[0], self._option_string_actions, 1, 0.75)
+            ]
+            hint = f"; did you mean {', '.join(dict.fromkeys(near))}?" if near else ""
+            self.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
+        return parsed, rest
 
 
 def build_parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -67,47 +83,35 @@ def _add_xray(commands: Any) -> None:
     add_cxr(commands)
 
 
+def _one_line(message: Warning | str, *_: Any) -> str:
+    """A warning as the command says everything else: no file, no line of code."""
+    return f"lrp-plugin: note: {' '.join(str(message).split())}\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status (2 for bad input, named on standard error, 130 for Ctrl-C)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that knows no minus sign shows "?" rather than nothing
             stream.reconfigure(errors="replace")
-    parsed = None
+    parsed, format_of_warnings = None, warnings.formatwarning
+    warnings.formatwarning = _one_line
     try:
         import matplotlib
 
         matplotlib.use("agg")  # files only: no window opens
-        parsed, rest = build_parser(given[0] if given else None).parse_known_args(given)
+        parsed, _ = build_parser(given[0] if given else None).parse_known_args(given)
         if getattr(parsed, "missing", None):
             raise ImportError(f'{parsed.command} needs the package {parsed.missing}: pip install "lrp-plugin[cxr]"')
-        if rest:
-            build_parser(given[0]).parse_args(given)
         return parsed.run(parsed) or 0
     except KeyboardInterrupt:
         print("\nlrp-plugin: stopped; every file written so far is whole", file=sys.stderr)
         return 130
     except _NAMED as error:
-        said = str(error) or type(error).__name__
-        if isinstance(error, OSError) and error.strerror:  # without Python's "[Errno 13]"
-            said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        print(f"lrp-plugin: {_in_the_shells_words(said, parsed)}", file=sys.stderr)
+        print(f"lrp-plugin: {said(error, parsed)}", file=sys.stderr)
         return 2
-
-
-def _in_the_shells_words(message: str, options: argparse.Namespace | None) -> str:
-    """One line; options are called what the command calls them: ``resume=True`` becomes ``--resume``."""
-    known = vars(options) if options is not None else {}
-
-    def flag(found: re.Match[str]) -> str:
-        name, value = found[1], found[2].strip("\"'")
-        if name not in known:
-            return found[0]
-        option = f"--{name.replace('_', '-')}"
-        return option if value == "True" else f"{option} {value}"
-
-    line = " ".join(message.split())
-    return re.sub(r"\b([a-z_]+)=(\"[^\"]*\"|'[^']*'|[\w.]+)", flag, line)
+    finally:
+        warnings.formatwarning = format_of_warnings
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lrp_plugin.options import json_object, number, whole
+
 # Everything else is imported when a command runs: building the parser should not cost seconds.
 if TYPE_CHECKING:
     from torch import nn
@@ -29,10 +31,12 @@ def add_archive(commands: Any) -> None:
     status.add_argument("--json", action="store_true", help="as JSON")
     report = _action(actions, "report", _report, "HTML pages: examples, shares by class, worst cases first")
     report.add_argument("--out", help="folder for the pages (default ARCHIVE-report beside it)")
-    report.add_argument("--examples", type=int, default=5000, help="pictures shown, the worst first (default 5000)")
+    report.add_argument(
+        "--examples", type=whole(0), default=5000, help="pictures shown, the worst first (default 5000)"
+    )
     verify = _action(actions, "verify", _verify, "prove that every id is there once and every map is as it was made")
-    verify.add_argument("--sample", type=int, default=20, help="ids explained again and compared (default 20)")
-    verify.add_argument("--seed", type=int, default=0, help="of the sample (default 0)")
+    verify.add_argument("--sample", type=whole(0), default=20, help="ids explained again and compared (default 20)")
+    verify.add_argument("--seed", type=whole(0), default=0, help="of the sample (default 0)")
     verify.add_argument("--sources", action="store_true", help="read every source again and compare its checksum")
     verify.add_argument("--repair", action="store_true", help="delete damaged files; explain makes them again")
     verify.add_argument("--device", default="cpu", help="where the sample is explained (default cpu)")
@@ -56,7 +60,7 @@ def _add_explain(actions: Any) -> None:
     model.add_argument("--model", required=True, help="a torchvision classifier, a run folder of lrp-plugin cxr train, or "
                        "package.module:function, file.py:function, timm:NAME, hf:FOLDER, xrv:NAME")  # fmt: skip
     model.add_argument("--weights", help="a state-dict file, or DEFAULT for torchvision's own")
-    model.add_argument("--model-arguments", type=json.loads, default={}, metavar="JSON", help="for the function")
+    model.add_argument("--model-arguments", type=json_object, default={}, metavar="JSON", help="for the function")
     model.add_argument("--classes", nargs="+", metavar="NAME", help="names of the outputs")
     what = parser.add_argument_group("what is explained")
     what.add_argument("--methods", nargs="+", default=["epsilon_plus_flat"], metavar="METHOD",
@@ -66,7 +70,7 @@ def _add_explain(actions: Any) -> None:
     )
     what.add_argument("--targets", choices=("predicted", "given", "above"), default="predicted",
                       help="the greatest output (default), the list's column target, or all above the threshold")  # fmt: skip
-    what.add_argument("--threshold", type=float, default=0.5, help="for above (default 0.5)")
+    what.add_argument("--threshold", type=number, default=0.5, help="for above (default 0.5)")
     what.add_argument("--scale", choices=("output", "sigmoid", "softmax"), default="sigmoid",
                       help="what is compared with the threshold (default sigmoid)")  # fmt: skip
     what.add_argument(
@@ -74,36 +78,46 @@ def _add_explain(actions: Any) -> None:
     )
     _add_pictures(parser)
     run = parser.add_argument_group("the run")
-    run.add_argument("--max-errors", type=int, help="stop when more items of this run fail (default: never)")
+    run.add_argument("--max-errors", type=whole(0), help="stop when more items of this run fail (default: never)")
     run.add_argument("--retry-errors", action="store_true", help="also do again what failed before")
     run.add_argument("--add", action="store_true", help="take in items that the archive does not have yet")
     run.add_argument("--address", help="of a Ray cluster (auto, HOST:6379); default: this machine, without set-up")
-    run.add_argument("--actors", type=int, help="explainers (default: one a GPU, or all cores but one)")
-    run.add_argument("--gpus", type=float, help="GPUs of each, also a part of one (default 1 where there are any)")
-    run.add_argument("--cpus", type=int, help="cores of this machine to use (default all)")
+    run.add_argument("--actors", type=whole(1), help="explainers (default: one a GPU, or all cores but one)")
+    run.add_argument("--gpus", type=number, help="GPUs of each, also a part of one (default 1 where there are any)")
+    run.add_argument("--cpus", type=whole(1), help="cores of this machine to use (default all)")
     run.add_argument("--no-progress", action="store_true", help="no progress")
 
 
 def _add_pictures(parser: argparse.ArgumentParser) -> None:
     pictures = parser.add_argument_group("pictures and maps (defaults: as the model's own)")
     pictures.add_argument(
-        "--size", type=int, nargs="+", metavar="PIXELS", help="side, or height and width, of the model's input"
+        "--size",
+        type=whole(1, 10_000),
+        nargs="+",
+        metavar="PIXELS",
+        help="side, or height and width, of the model's input",
     )
-    pictures.add_argument("--channels", type=int, choices=(1, 3))
+    pictures.add_argument("--channels", type=whole(1), choices=(1, 3))
     pictures.add_argument(
         "--fit", choices=("squash", "crop"), help="resize both sides, or the shorter and crop the middle"
     )
-    pictures.add_argument("--mean", type=float, nargs="+", help="subtracted from values in [0, 1]")
-    pictures.add_argument("--std", type=float, nargs="+", help="divided into them")
+    pictures.add_argument("--mean", type=number, nargs="+", help="subtracted from values in [0, 1]")
+    pictures.add_argument("--std", type=number, nargs="+", help="divided into them")
     pictures.add_argument("--stretch", action="store_true", help="make a 16-bit file's own extremes black and white")
     pictures.add_argument("--masks", help="a folder with a mask of the same path for each picture that has one")
     pictures.add_argument(
-        "--map-size", type=int, nargs="+", metavar="PIXELS", help="pool maps to this side (their sum is kept)"
+        "--map-size",
+        type=whole(1, 10_000),
+        nargs="+",
+        metavar="PIXELS",
+        help="pool maps to this side (their sum is kept)",
     )
     pictures.add_argument("--map-channels", choices=("sum", "keep"), default="sum")
-    pictures.add_argument("--batch", type=int, default=32, help="pictures in one pass (default 32)")
-    pictures.add_argument("--chunk", type=int, default=128, help="pictures in one file (default 128)")
-    pictures.add_argument("--threads", type=int, default=1, help="of torch in each explainer on the CPU (default 1)")
+    pictures.add_argument("--batch", type=whole(1), default=32, help="pictures in one pass (default 32)")
+    pictures.add_argument("--chunk", type=whole(1), default=128, help="pictures in one file (default 128)")
+    pictures.add_argument(
+        "--threads", type=whole(1, 4096), default=1, help="of torch in each explainer on the CPU (default 1)"
+    )
 
 
 def _explain(options: argparse.Namespace) -> None:

@@ -27,7 +27,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         ImportError: A ``.safetensors`` file without the package.
     """
     if not path.is_file():
-        raise ValueError(f"no such checkpoint: {path}")
+        raise ValueError(
+            f"{path} is a folder; give a file of weights" if path.is_dir() else f"no such checkpoint: {path}"
+        )
     stored = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
     found = stored
     for name in INSIDE:

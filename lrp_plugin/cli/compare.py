@@ -15,6 +15,7 @@ from lrp_plugin.explain import Preprocessing, preprocessing_of
 from lrp_plugin.files import csv_bytes, write_atomically
 from lrp_plugin.images import read_image
 from lrp_plugin.images.reading import is_image_file
+from lrp_plugin.options import folder, number, whole
 
 RUN_SETTINGS = "run.json"
 _DATA = (
@@ -42,7 +43,7 @@ def add_compare(commands: Any) -> None:
     _shared(recommend)
     recommend.add_argument("--metric", default="srg", help="what the rule is chosen by (default srg)")
     recommend.add_argument(
-        "--held-out", type=float, default=0.5, help="share of the pictures for the report (default 0.5)"
+        "--held-out", type=number, default=0.5, help="share of the pictures for the report (default 0.5)"
     )
     recommend.set_defaults(run=run_recommend)
 
@@ -52,16 +53,16 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="resnet18", help=f"{FORMS} (default resnet18; a run folder brings its own)")
     parser.add_argument("--weights", help="DEFAULT or another name of the package's own weights (needs the network)")
     parser.add_argument("--checkpoint", type=Path, help="a state dict: .pt, .pth, .ckpt, .safetensors")
-    parser.add_argument("--num-classes", type=int, help="the number of outputs to build the model with")
-    parser.add_argument("--size", type=int, help="side of the network's input in pixels")
+    parser.add_argument("--num-classes", type=whole(1, 1_000_000), help="the number of outputs to build the model with")
+    parser.add_argument("--size", type=whole(1, 10_000), help="side of the network's input in pixels")
     parser.add_argument(
-        "--patch", type=int, help="side of what is removed together (default: an eighth of the picture)"
+        "--patch", type=whole(1), help="side of what is removed together (default: an eighth of the picture)"
     )
     parser.add_argument("--replacement", default="mean", help="zero, mean (default), blur, noise or road")
-    parser.add_argument("--limit", type=int, help="at most so many pictures, spread over all")
-    parser.add_argument("--batch-size", type=int, default=32, help="pictures in one pass at most (default 32)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("lrp-out"), help="folder for the results (default lrp-out)")
+    parser.add_argument("--limit", type=whole(1), help="at most so many pictures, spread over all")
+    parser.add_argument("--batch-size", type=whole(1), default=32, help="pictures in one pass at most (default 32)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of all that is drawn at random (default 0)")
+    parser.add_argument("--out", type=folder, default=Path("lrp-out"), help="folder for the results (default lrp-out)")
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
 
 

@@ -18,7 +18,9 @@ from lrp_plugin.explain import Explanation, Preprocessing, explain_image, prepro
 from lrp_plugin.explain.methods import check_name
 from lrp_plugin.explain.names import read_labels
 from lrp_plugin.files import file_stem, file_stems
-from lrp_plugin.visualization import number, plot_comparison, save_figure, unshown
+from lrp_plugin.options import folder, number, said, whole
+from lrp_plugin.visualization import number as shown_number
+from lrp_plugin.visualization import plot_comparison, save_figure, unshown
 
 FORMATS = ("png", "npy", "json", "html", "pdf", "svg")
 DEFAULT_FORMATS = "png,npy,json"
@@ -35,40 +37,32 @@ def add_explain(commands: Any) -> None:
     parser.add_argument("--model", default="resnet18", help=f"{FORMS} (default resnet18)")
     parser.add_argument("--weights", help="DEFAULT or another name of the package's own weights (needs the network)")
     parser.add_argument("--checkpoint", type=Path, help="a state dict: .pt, .pth, .ckpt, .safetensors")
-    parser.add_argument("--num-classes", type=_positive, help="the number of outputs to build the model with")
+    parser.add_argument("--num-classes", type=whole(1, 1_000_000), help="the number of outputs to build the model with")
     parser.add_argument("--labels", help="classes' names: a file with one a line, a,b,c, or imagenet")
     parser.add_argument("--method", nargs="+", default=["auto"], metavar="METHOD",
                         help="rules, composites, gradient methods; several also side by side (default auto)")  # fmt: skip
     parser.add_argument("--bias", choices=("absorb", "ignore", "distribute"), default="absorb",
                         help="what becomes of the relevance of biases (default absorb)")  # fmt: skip
     parser.add_argument("--target", help="the class to explain, by number or name (default: the top one)")
-    parser.add_argument("--topk", type=_positive, default=5, help="how many answers to name (default 5)")
+    parser.add_argument("--topk", type=whole(1), default=5, help="how many answers to name (default 5)")
     parser.add_argument(
-        "--size", type=_positive, nargs="+", metavar="PIXELS", help="of the network's input: side, or H W"
+        "--size", type=whole(1, 10_000), nargs="+", metavar="PIXELS", help="of the network's input: side, or H W"
     )
-    parser.add_argument("--mean", type=float, nargs="+", help="of the pixels in [0, 1] that training subtracted")
-    parser.add_argument("--std", type=float, nargs="+", help="by which training divided")
+    parser.add_argument("--mean", type=number, nargs="+", help="of the pixels in [0, 1] that training subtracted")
+    parser.add_argument("--std", type=number, nargs="+", help="by which training divided")
     parser.add_argument("--gray", "--grey", action="store_true", help="the network takes one channel")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps")
     parser.add_argument("--format", default=DEFAULT_FORMATS,
                         help=f"some of {','.join(FORMATS)} (default {DEFAULT_FORMATS})")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("lrp-out"), help="folder for the results (default lrp-out)")
+    parser.add_argument("--out", type=folder, default=Path("lrp-out"), help="folder for the results (default lrp-out)")
     parser.add_argument("--overwrite", action="store_true", help="replace results of the same name")
     parser.add_argument("--no-progress", action="store_true", help="do not count the images on the terminal")
     parser.set_defaults(run=run_explain)
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number, 1 or more")
-    return int(text)
-
-
 def run_explain(options: argparse.Namespace) -> int:
     """Explains each image by each method, writes the results, prints a short account; returns the exit status."""
     formats = _formats(options.format)
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"--out {options.out} is a file; give a folder, which is made where it is missing")
     for method in options.method:
         if method != "auto":
             check_name(method)
@@ -88,7 +82,7 @@ def run_explain(options: argparse.Namespace) -> int:
         except (ValueError, OSError, ImportError, TypeError) as error:
             if len(options.images) == 1:
                 raise
-            print(f"lrp-plugin: {image}: {error}", file=sys.stderr)
+            print(f"lrp-plugin: {image}: {said(error, options)}", file=sys.stderr)
             failed += 1
     return 2 if failed else 0
 
@@ -110,6 +104,8 @@ def _explained(
 
 
 def _picture(image: str) -> Any:
+    if not image:
+        raise ValueError("a picture's name is empty; give a file, or 'sample' for a drawn radiograph")
     if image != "sample" or Path(image).exists():
         return Path(image)
     from lrp_plugin.synthetic import SyntheticCXR
@@ -204,7 +200,7 @@ def _write(
 def _report(image: str, found: list[Explanation], paths: list[Path]) -> None:
     print(f"{image}: {'; '.join(str(guess) for guess in found[0].top)}")
     for one in found:
-        print(f"  {one.method} explains {one.title}, logit {number(one.logit)}: {'; '.join(one.account())}")
+        print(f"  {one.method} explains {one.title}, logit {shown_number(one.logit)}: {'; '.join(one.account())}")
     for note in dict.fromkeys(note for one in found for note in one.notes):
         print(f"  note: {note.replace('give preprocess=', 'give --size, --mean, --std')}")
     for path in paths:

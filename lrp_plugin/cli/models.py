@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lrp_plugin.cli.checkpoints import load_into, read_checkpoint
-from lrp_plugin.explain.methods import unknown
+from lrp_plugin.errors import unknown
 from lrp_plugin.explain.preprocessing import Preprocessing
 
 FORMS = "a torchvision name, timm:NAME, hf:FOLDER, xrv:NAME, package.module:function or file.py:function"
@@ -71,7 +71,9 @@ def load_model(
         raise ValueError("--weights and --checkpoint are both given; give the one that is meant")
     tensors = None if checkpoint is None else read_checkpoint(checkpoint)
     torch.manual_seed(0)  # an untrained network is at least the same one each time
-    kind, _, rest = spec.partition(":")
+    kind, colon, rest = spec.partition(":")
+    if colon and not (kind and rest):
+        raise ValueError(f"--model {spec} is half a name; legal are {FORMS}")
     if kind in _BUILDERS and rest:
         found = _BUILDERS[kind](rest, weights, num_classes)
     elif ":" in spec:
@@ -185,12 +187,27 @@ def _of_users(spec: str, weights: str | None, num_classes: int | None) -> Loaded
         if "num_classes" not in inspect.signature(maker).parameters:
             raise ValueError(f"{name} in {place} takes no num_classes; leave --num-classes away")
         options = {"num_classes": num_classes}
-    network = maker if isinstance(maker, nn.Module) else _built(spec, lambda: maker(**options))
+    if not callable(maker):
+        raise ValueError(
+            f"{name} in {place} is a {type(maker).__name__}; legal is a function that returns an nn.Module"
+        )
+    network = maker if isinstance(maker, nn.Module) else _run(spec, lambda: maker(**options))
     if not isinstance(network, nn.Module):
         raise ValueError(
             f"what {name} in {place} returned is no nn.Module but {type(network).__name__}; it should return an nn.Module"
         )
-    return LoadedModel(network, name, None)
+    return LoadedModel(network, name, place == "lrp_plugin.samples" or None)  # those of the package come trained
+
+
+def _run(spec: str, make: Any) -> Any:
+    """What a user's function returns; what it raises is named as its own."""
+    try:
+        return make()
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{spec} raised {told[:300]}; legal is a function without arguments (or with num_classes) that returns an nn.Module"
+        ) from error
 
 
 def _of_file(path: Path) -> ModuleType:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+from lrp_plugin.files import file_stem
+from lrp_plugin.options import MOST, folder, number, whole
 
 from .runfolder import DEFAULT_METHODS, RunSettings, open_model, open_parts, train_run
 
@@ -16,7 +20,7 @@ from .runfolder import DEFAULT_METHODS, RunSettings, open_model, open_parts, tra
 def add_demo(commands: Any) -> None:
     """Add ``demo`` to the parser."""
     parser = commands.add_parser("demo", help="train a small model on synthetic radiographs and explain it")
-    parser.add_argument("--out", type=Path, help="folder for the results (default lrp-demo, or lrp-demo-quick)")
+    parser.add_argument("--out", type=folder, help="folder for the results (default lrp-demo, or lrp-demo-quick)")
     parser.add_argument("--quick", action="store_true", help="smaller and fewer pictures: a first look")
     parser.add_argument("--no-progress", action="store_true", help="no progress bars")
     parser.set_defaults(run=_demo)
@@ -31,18 +35,21 @@ def add_cxr(commands: Any) -> None:
         _setting(train, name)
     _setting(train, "epochs", "passes over the training pictures")
     _setting(train, "learning_rate", "learning rate", "--lr")
+    _setting(train, "max_grad_norm", "clip the gradient's norm to this, where a training diverges")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, exactly")
     _action(actions, "evaluate", _evaluate, "metrics on the test pictures", opens=True)
     explain = _action(actions, "explain", _explain, "explain single pictures", opens=True, methods=True)
     chosen = explain.add_mutually_exclusive_group()
-    chosen.add_argument("--index", type=int, nargs="+", help="positions in the data (default: a test picture a class)")
+    chosen.add_argument(
+        "--index", type=whole(-MOST), nargs="+", help="positions in the data (default: a test picture a class)"
+    )
     chosen.add_argument("--image", type=Path, nargs="+", help="files of your own: PNG, JPEG, TIFF, DICOM")
     told = "where each method's relevance lies, as a table"
     _action(actions, "evidence", _evidence, told, opens=True, methods=True)
     told = "one HTML page: metrics, examples, evidence, shortcuts"
     report = _action(actions, "report", _report, told, opens=True, methods=True)
-    report.add_argument("--examples", type=_at_least(1), default=2, help="right pictures of each class (default 2)")
-    report.add_argument("--compare", type=_at_least(0), default=24, metavar="N",
+    report.add_argument("--examples", type=whole(1), default=2, help="right pictures of each class (default 2)")
+    report.add_argument("--compare", type=whole(0), default=24, metavar="N",
                         help="measure the methods against each other on N test pictures, 0 on none (default 24)")  # fmt: skip
 
 
@@ -52,7 +59,7 @@ def _action(
 ) -> argparse.ArgumentParser:  # fmt: skip
     """A command; one that ``opens`` a run takes size, model and seed from it, and other data if asked."""
     parser: argparse.ArgumentParser = actions.add_parser(name, help=text, description=text)
-    parser.add_argument("--out", type=Path, default=Path("cxr-run"), help="the run's folder (default cxr-run)")
+    parser.add_argument("--out", type=folder, default=Path("cxr-run"), help="the run's folder (default cxr-run)")
     if opens:
         parser.add_argument("--data", help="a folder of other pictures (default: the run's test pictures)")
     if methods:
@@ -72,22 +79,11 @@ def _setting(parser: argparse.ArgumentParser, name: str, text: str = "", *other:
     if str(field.type) == "bool":
         parser.add_argument(flag, *other, action="store_true", default=None, help=text)
         return
-    kind: Any = float if "float" in str(field.type) else str
+    kind: Any = number if "float" in str(field.type) else str
     if name in RunSettings.least:
-        kind = _at_least(RunSettings.least[name])
+        kind = whole(RunSettings.least[name], RunSettings.most.get(name, MOST))
     told = "" if field.default is None else f" (default {field.default})"
     parser.add_argument(flag, *other, type=kind, help=text + told)
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    """Whole numbers of at least ``least``; argparse names the option and what came."""
-
-    def whole(text: str) -> int:
-        if not text.strip().removeprefix("-").isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least {least}")
-        return int(text)
-
-    return whole
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -99,16 +95,20 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 def _demo(options: argparse.Namespace) -> None:
     from .demo import run_demo
 
-    folder = options.out or Path("lrp-demo-quick" if options.quick else "lrp-demo")
-    run_demo(folder, quick=options.quick, progress=not options.no_progress)
+    out = options.out or Path("lrp-demo-quick" if options.quick else "lrp-demo")
+    run_demo(out, quick=options.quick, progress=not options.no_progress)
 
 
 def _train(options: argparse.Namespace) -> None:
     out, settings = options.out, RunSettings(**_given(options))
     if options.resume:
-        settings = replace(RunSettings.load(out), **_given(options))
+        settings = _resumed(RunSettings.load(out), _given(options))
     elif (out / "last.ckpt").exists():
         raise ValueError(f"{out} holds a run already: continue it with --resume, or choose another --out")
+    if settings.data == "synthetic" and settings.augment:
+        raise ValueError("--augment varies a folder's training pictures; leave it away with --data synthetic")
+    if settings.data != "synthetic" and options.count is not None:
+        raise ValueError("--count is of synthetic pictures; leave it away: all of a folder's are used")
     parts = open_parts(settings, out if options.resume else None)
     _, history = train_run(settings, parts, out, resume=options.resume, progress=not options.no_progress)
     for row in history.rows:
@@ -119,12 +119,29 @@ def _train(options: argparse.Namespace) -> None:
     print(f"best epoch {history.best_epoch}; weights: {out / 'best.safetensors'}")
 
 
+def _resumed(settings: RunSettings, given: dict[str, Any]) -> RunSettings:
+    """The run's own settings; only how pictures are read, and where they lie, may change."""
+    for name in given.keys() - {"workers", "lenient", "data"}:
+        if given[name] != getattr(settings, name):
+            raise ValueError(
+                f"--resume goes on exactly as the run began, with {name}={getattr(settings, name)}; leave the option away, "
+                "or train into another --out"
+            )
+    return replace(settings, **given)
+
+
 def _opened(options: argparse.Namespace) -> tuple[RunSettings, Any, Any, dict[str, Any]]:
     """Settings, data and trained model of the run in ``--out``, what the command line names first; how to go through it."""
     settings = replace(RunSettings.load(options.out), **_given(options))
     parts = open_parts(settings, options.out, training=False)
     how = {"batch_size": settings.batch_size, "progress": not options.no_progress}
     return settings, parts, open_model(options.out, parts.whole.classes), how
+
+
+def _results(options: argparse.Namespace) -> Path:
+    """Where results go; those on other pictures than the run's have a folder of their own in it."""
+    out: Path = options.out
+    return out if options.data is None else out / f"on-{file_stem(str(Path(options.data).resolve()))}"
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -140,7 +157,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if isinstance(value, float):
             print(f"{name:12} {value:.4f}")
     print("confusion matrix, rows true:", *metrics["confusion_matrix"].tolist(), sep="\n  ")
-    print(f"written: {write_metrics(options.out, metrics)}")
+    print(f"written: {write_metrics(_results(options), metrics)}")
 
 
 def _explain(options: argparse.Namespace) -> None:
@@ -155,7 +172,7 @@ def _explain(options: argparse.Namespace) -> None:
         print(f"{identifier}: {example.predicted_class}, {100 * example.probability:.1f} %, logit {example.logit:.3f}")
         if example.true_class is None:
             print(f"  caution: {CAUTION}")
-        for path in save_example(options.out / "explained", example, source, "lungs"):
+        for path in save_example(_results(options) / "explained", example, source, "lungs"):
             print(f"  written: {path}")
 
 
@@ -170,7 +187,7 @@ def _evidence(options: argparse.Namespace) -> None:
         raise ValueError("no test picture has a mask of its lungs or of a finding: nothing to measure")
     for region, rows in tables.items():
         print(evidence_table(rows, region), end="\n\n")
-    path = options.out / "evidence.csv"
+    path = _results(options) / "evidence.csv"
     earlier = path.read_bytes() if path.is_file() else b""
     print(f"written: {write_atomically(path, evidence_csv(tables, earlier))}")
 
@@ -178,17 +195,20 @@ def _evidence(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from lrp_plugin.report import suspicions
 
-    from .reporting import build_report, examine, explain_examples, write_findings
+    from .reporting import build_explainers, build_report, examine, explain_examples, write_findings
 
     settings, parts, model, how = _opened(options)
+    build_explainers(options.methods, model)  # an unknown name is said before the work
     findings = examine(model, parts, options.methods, compared=options.compare, **how)
     examples = explain_examples(model, parts, findings, options.examples)
-    command = " ".join(["lrp-plugin cxr report --out", str(options.out), "--methods", *options.methods])
+    told = {"out": options.out, "data": options.data, "examples": options.examples, "compare": options.compare}
+    named = [word for name, value in told.items() if value is not None for word in (f"--{name}", str(value))]
+    command = shlex.join(["lrp-plugin", "cxr", "report", *named, "--methods", *options.methods])
     report = build_report(model, settings, parts, findings, examples, command)
     for found in suspicions(report):
         print(
             f"suspected shortcut: {found.test.class_name} rests on the {found.test.removed}: accuracy "
             f"{found.test.accuracy_with.mean:.3f} with it, {found.test.accuracy_without.mean:.3f} without"
         )
-    for path in write_findings(options.out, report, findings):
+    for path in write_findings(_results(options), report, findings):
         print(f"written: {path}")

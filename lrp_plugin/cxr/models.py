@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.error import URLError
@@ -12,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lrp_plugin.errors import told
+from lrp_plugin.errors import told, unknown
 from lrp_plugin.kinds import checked
 
 from .reference import ReferenceCNN
@@ -126,13 +125,10 @@ def build_model(
     if num_classes < 2:
         raise ValueError(f"build_model(num_classes={num_classes}): must be at least 2")
     if name not in list_models():
-        close = difflib.get_close_matches(name, list_models(), n=3) or list_models()[:4]
-        raise ValueError(
-            f"no model {told(name)}; did you mean {', '.join(close)}? All names: lrp_plugin.cxr.list_models()"
-        )
+        raise ValueError(unknown("model", name, list_models()))
     own_net, normalization = name in OWN_MODELS, None
     if own_net and weights is not None:
-        raise ValueError(f"{name} has no pretrained weights; got weights={weights!r}. Leave weights=None and train it")
+        raise ValueError(f"{name} has no pretrained weights; got weights={weights!r}. Leave weights out and train it")
     if own_net:
         backbone = OWN_MODELS[name](num_classes)
     else:

@@ -86,8 +86,8 @@ class Classification(pl.LightningModule):
         total: Tensor = self.trainer.strategy.reduce(both, reduce_op="sum").cpu()
         if not bool(torch.isfinite(total[0])):
             raise FloatingPointError(
-                f"the loss became {float(total[0])} in epoch {self.current_epoch + 1}, batch {batch_idx + 1}: lower "
-                f"learning_rate (now {self.settings.learning_rate:g}), set max_grad_norm, or look at the data"
+                f"the loss became {float(total[0])} in epoch {self.current_epoch + 1}, batch {batch_idx + 1}: take a lower "
+                f"rate than learning_rate={self.settings.learning_rate:g}, or max_grad_norm=1, or look at the data"
             )
         self.sums += total
         # DistributedDataParallel averages the gradients over processes; the mean wanted is over samples.

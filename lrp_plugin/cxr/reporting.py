@@ -211,10 +211,12 @@ def write_findings(folder: Path, report: Report, findings: Findings) -> list[Pat
         }
         for found in suspicions(report)
     }
+    table = folder / "evidence.csv"
+    earlier = table.read_bytes() if table.is_file() else b""
     regions = {region: findings.scores.intervals(region) for region in findings.scores.areas}
     return [
         write_report(folder / "report.html", report),
-        write_atomically(folder / "evidence.csv", evidence_csv(regions)),
+        write_atomically(table, evidence_csv(regions, earlier)),
         write_metrics(folder, {**findings.metrics, "suspected_shortcuts": suspected}),
     ]
 

@@ -53,6 +53,7 @@ class RunSettings(TrainSettings):
     least: ClassVar[Mapping[str, int]] = {
         **TrainSettings.least, "size": 8, "count": 1, "seed": 0, "batch_size": 1, "workers": 0,
     }  # fmt: skip
+    most: ClassVar[Mapping[str, float]] = {**TrainSettings.most, "size": 10_000, "count": 1_000_000, "shortcut": 1}
 
     def save(self, folder: Path) -> None:
         """Write the settings into the run folder."""
@@ -160,6 +161,11 @@ def train_run(
 
 def open_model(folder: Path, classes: tuple[str, ...]) -> CXRClassifier:
     """The trained model of a run folder, in evaluation mode, on the CPU; CheckpointError where it does not fit the data."""
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} has no {WEIGHTS_FILE}: its training was stopped in the first epoch, go on with lrp-plugin cxr train "
+            f"--out {folder} --resume; or it diverged, train into another --out"
+        )
     model, _ = load_model(folder / WEIGHTS_FILE)
     if model.num_classes != len(classes):
         raise CheckpointError(

@@ -42,11 +42,14 @@ class TrainSettings:
     load_best: bool = True
 
     least: ClassVar[Mapping[str, int]] = {"epochs": 1, "patience": 1}
+    most: ClassVar[Mapping[str, float]] = {}
 
     def __post_init__(self) -> None:
         for name, value in ((entry.name, getattr(self, entry.name)) for entry in fields(self)):
             if isinstance(value, int) and value < self.least.get(name, value):
                 raise ValueError(f"{name}={value!r}: must be at least {self.least[name]}")
+            if isinstance(value, (int, float)) and value > self.most.get(name, math.inf):
+                raise ValueError(f"{name}={value!r}: must be at most {self.most[name]}")
             positive = name in ("learning_rate", "max_grad_norm")
             if isinstance(value, (int, float)) and not (0 < value < math.inf or (value == 0 and not positive)):
                 raise ValueError(f"{name}={value!r}: must be finite and {'positive' if positive else 'at least 0'}")

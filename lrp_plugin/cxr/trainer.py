@@ -122,8 +122,8 @@ class Trainer:
             if val_loader is not None and history.best_epoch is None:
                 raise FloatingPointError(
                     f"the training diverged: {chosen.monitor} on the validation pictures was a number in none of "
-                    f"{len(history.rows)} epochs, so there are no best weights. Lower learning_rate "
-                    f"(now {chosen.learning_rate:g}), or set max_grad_norm"
+                    f"{len(history.rows)} epochs, so there are no best weights. Train into another folder with a lower "
+                    f"rate than learning_rate={chosen.learning_rate:g}, or with max_grad_norm=1"
                 )
             if chosen.load_best and history.best_epoch is not None and (self.output is not None or self.rank == 0):
                 load_weights(output / "best.safetensors", self.model)

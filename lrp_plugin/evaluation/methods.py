@@ -14,6 +14,7 @@ from lrp_plugin.attribution import RULES, UnifiedLRP
 from lrp_plugin.attribution.reach import leave_out
 from lrp_plugin.composites import Composite, epsilon_gamma_box
 from lrp_plugin.composites.ready import READY
+from lrp_plugin.errors import unknown
 from lrp_plugin.gradients import METHODS, build_method
 
 Explain = Callable[[Tensor, Any], Tensor]
@@ -121,7 +122,7 @@ def _named(name: str, bounds: tuple[Any, Any] | None) -> Builder:
         return lambda model: explaining(UnifiedLRP(model, composite=epsilon_gamma_box(*bounds)))
     if name in RULES:
         return lambda model: explaining(UnifiedLRP(model, name))
-    raise ValueError(f"unknown method {name!r}; legal are {', '.join(method_names())}")
+    raise ValueError(unknown("method", name, method_names()))
 
 
 def _random(inputs: Tensor, target: Any) -> Tensor:

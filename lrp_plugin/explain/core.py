@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from lrp_plugin.attribution.inputs import OUTPUT_NAMES, chosen_output
 from lrp_plugin.attribution.reach import LITTLE, leave_out
 from lrp_plugin.composites import Composite
+from lrp_plugin.errors import unknown
 from lrp_plugin.explain.explanation import IN_WORDS, Explanation, Guess
-from lrp_plugin.explain.methods import GRADIENTS, Bounds, automatic, gradient_for, lrp_for, takes_bias, unknown
+from lrp_plugin.explain.methods import GRADIENTS, Bounds, automatic, gradient_for, lrp_for, takes_bias
 from lrp_plugin.kinds import checked_model
 from lrp_plugin.ledger import ABSORBED
 from lrp_plugin.propagation.quiet import evaluating

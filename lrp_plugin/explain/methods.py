@@ -11,6 +11,7 @@ from torch import nn
 from lrp_plugin.attribution import RULES, UnifiedLRP
 from lrp_plugin.composites import Composite, epsilon_gamma_box, list_composites
 from lrp_plugin.composites.ready import READY
+from lrp_plugin.errors import unknown
 from lrp_plugin.gradients import METHODS, AttributionMethod, build_method
 from lrp_plugin.registry import registry
 
@@ -147,16 +148,3 @@ def check_name(method: str) -> None:
     """Raises ``ValueError`` for a name no method has; says which are nearest."""
     if method not in method_names() and registry.find("linear", method) is None:
         raise ValueError(unknown("method", method, method_names()))
-
-
-def unknown(what: str, given: str, legal: Iterable[str]) -> str:
-    """One line for a name that does not exist: what came, what was perhaps meant, what is legal."""
-    import difflib
-
-    names = list(legal)
-    folded = {name.lower().replace("-", "_"): name for name in names}
-    near = difflib.get_close_matches(given.lower().replace("-", "_"), folded, 3, 0.6)
-    hint = f"did you mean {' or '.join(folded[one] for one in near)}? " if near else ""
-    listed = ", ".join(names if len(names) <= 40 else names[:8])
-    more = "" if len(names) <= 40 else f" and {len(names) - 8} more"
-    return f"unknown {what} {given!r}; {hint}legal are {listed}{more}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrp_plugin.explain.methods import unknown
+from lrp_plugin.errors import unknown
 
 Labels = Sequence[str] | Mapping[int, str] | str | Path | None
 
@@ -40,7 +40,9 @@ def read_labels(labels: Labels) -> list[str] | None:
             return imagenet_names()
         path = Path(labels)
         if not path.is_file():
-            raise ValueError(f"no such file of labels: {path}; give a text file with one name a line, or 'imagenet'")
+            raise ValueError(
+                f"no such file of labels: {str(labels)!r}; give a text file with one name a line, or 'imagenet'"
+            )
         names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         if not names:
             raise ValueError(f"{path} names no class; give one name a line")

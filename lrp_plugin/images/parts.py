@@ -48,7 +48,7 @@ class StoredParts:
         try:
             dealt = split_by_group(dataset.labels, contents, seed=seed)
         except ValueError as error:
-            reason = f"; {error}"
+            reason = f"; {error}" if "n_splits" not in str(error) else ""  # in scikit-learn's own words
         if not all(dealt):
             raise ValueError(
                 f"{len(dataset)} pictures are too few to train, validate and test: each part needs some (about 10 pictures "

@@ -55,7 +55,7 @@ class SyntheticCXR(LabelledImages):
         least_of = {"n": (n, 1), "seed": (seed, 0), "size": (size, 32), "images_per_patient": (images_per_patient, 1)}
         for name, (value, least) in least_of.items():
             if not isinstance(value, int) or value < least:
-                raise ValueError(f"SyntheticCXR({name}={value!r}): must be an integer of at least {least}")
+                raise ValueError(f"SyntheticCXR({name}={value!r}): must be a whole number of at least {least}")
         if mode not in ("L", "RGB"):
             raise ValueError(f"SyntheticCXR(mode={mode!r}): legal are 'L' (one channel) and 'RGB' (three)")
         patients = [index // images_per_patient for index in range(n)]

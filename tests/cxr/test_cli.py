@@ -157,7 +157,7 @@ def test_a_number_of_examples_that_is_none_is_refused(run, capsys, number):
     with pytest.raises(SystemExit) as refused:
         cxr("report", run, "--examples", number)
     assert refused.value.code == 2
-    assert f"argument --examples: '{number}' is no whole number of at least 1" in capsys.readouterr().err
+    assert f"argument --examples: '{number}': give a whole number, 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -196,21 +196,25 @@ def test_report_shows_what_was_measured(run):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--model", "resnet19"], "no model 'resnet19'; did you mean resnet18"),
+        (["--model", "resnet19"], "unknown model 'resnet19'; did you mean resnet18"),
         (["--data", "absent"], "absent is no folder"),
         (["--data", "empty"], "no pictures under empty"),
         (["--count", "4"], "each part needs some"),
-        (["--lr", "-1"], "must be finite and positive"),
-        (["--lr", "nan"], "--learning-rate nan"),
-        (["--shortcut", "1.5"], "strength=1.5"),
+        (["--lr", "-1"], "--learning-rate -1.0: must be finite and positive"),
+        (["--shortcut", "1.5"], "--shortcut 1.5: must be at most 1"),
+        (["--size", "16"], "--size 16: must be a whole number of at least 32"),
+        (["--augment"], "leave it away with --data synthetic"),
+        (["--data", "absent", "--count", "9"], "--count is of synthetic pictures"),
+        (["--weights", "DEFAULT"], "Leave weights out"),
         (["--resume"], "holds no run"),
-        (["--lr", "1e30", "--epochs", "2"], "loss"),
+        (["--lr", "1e30", "--epochs", "2"], "a lower rate than --learning-rate 1e+30, or --max-grad-norm 1"),
     ],
 )
 def test_what_cannot_be_trained_is_named_with_status_2(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    assert main(["cxr", "train", "--out", "run", *TINY, *arguments]) == 2
+    words = TINY if "--data" not in arguments else [*TINY[:2], *TINY[4:]]
+    assert main(["cxr", "train", "--out", "run", *words, *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("lrp-plugin: ")
     assert not list(tmp_path.rglob("*.safetensors"))

