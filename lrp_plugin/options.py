@@ -39,9 +39,25 @@ def number(text: str) -> float:
     return value
 
 
+def above_zero(text: str) -> float:
+    """A finite number above 0."""
+    value = number(text)
+    if value <= 0:
+        raise ArgumentTypeError(f"{text!r}: give a number above 0")
+    return value
+
+
+def no_file(text: str) -> str:
+    """A folder's path or a URL, as it came."""
+    folder(text)
+    return text
+
+
 def folder(text: str) -> Path:
     """A folder that is there, or can be made."""
     path = Path(text)
+    if not text:
+        raise ArgumentTypeError("an empty name; give a folder")
     if path.exists() and not path.is_dir():
         raise ArgumentTypeError(f"{text} is a file; give a folder, which is made where it is missing")
     return path

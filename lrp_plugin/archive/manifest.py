@@ -128,8 +128,8 @@ class Manifest:
         if differing:
             raise ManifestError(
                 f"{url} holds an archive of another model or other settings; nothing was changed:\n"
-                + "\n".join(differing)
-                + "\nGive the same ones to go on, or another folder"
+                + ";\n".join(differing)
+                + ".\nGive the same ones to go on, or another folder"
             )
 
     def other_versions(self) -> list[str]:

@@ -14,6 +14,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lrp_plugin.errors import unknown
+
 
 @dataclass(frozen=True)
 class ModelSource:
@@ -65,11 +67,7 @@ class ModelSource:
             return load_model(run / WEIGHTS_FILE)[0]
         if ":" in self.maker:
             return _function(self.maker)(**self.arguments)
-        if self.maker not in torchvision.models.list_models(module=torchvision.models):
-            raise ValueError(
-                f"no model {self.maker!r}: give a torchvision classifier, a run folder of lrp-plugin cxr train, "
-                "or package.module:function"
-            )
+        _check_named(self.maker)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return torchvision.models.get_model(self.maker, weights="DEFAULT" if self.weights == "DEFAULT" else None)
@@ -121,6 +119,13 @@ def model_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _check_named(maker: str) -> None:
+    classifiers = torchvision.models.list_models(module=torchvision.models)
+    if maker not in classifiers:
+        told = unknown("model", maker, classifiers)
+        raise ValueError(f"{told}; or a run folder of lrp-plugin cxr train, or package.module:function")
+
+
 def defaults_of(source: ModelSource) -> tuple[dict[str, Any], list[str] | None]:
     """What a model's pictures are like, as keywords of `lrp_plugin.archive.Picture`, and its classes' names if known.
 
@@ -135,6 +140,7 @@ def defaults_of(source: ModelSource) -> tuple[dict[str, Any], list[str] | None]:
         return {"size": (settings.size, settings.size), "channels": channels}, _classes_of(settings)
     if not isinstance(source.maker, str) or ":" in source.maker:
         return {}, None
+    _check_named(source.maker)
     weights = torchvision.models.get_model_weights(source.maker).DEFAULT
     chosen = weights.transforms()
     (side,), (resized,) = chosen.crop_size, chosen.resize_size

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal that knows no minus sign shows "?" rather than nothing
             stream.reconfigure(errors="replace")
     parsed, format_of_warnings = None, warnings.formatwarning
-    warnings.formatwarning = _one_line
+    warnings.formatwarning = _one_line  # type: ignore[assignment]  # it leaves file and line out
     try:
         import matplotlib
 

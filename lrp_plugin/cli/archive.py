@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from lrp_plugin.options import json_object, number, whole
+from lrp_plugin.options import above_zero, json_object, no_file, number, whole
 
 # Everything else is imported when a command runs: building the parser should not cost seconds.
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from lrp_plugin.archive import Method, ModelSource, Picture, Progress, Settings
 
+_NO_OPTIONS = ("model", "rule", "composite", "registry", "output", "compile")  # said otherwise, or no text says them
 _EVERY = 10.0  # Seconds between lines of progress where the output is no terminal.
 
 
@@ -30,7 +32,7 @@ def add_archive(commands: Any) -> None:
     status = _action(actions, "status", _status, "what is done, failed and left")
     status.add_argument("--json", action="store_true", help="as JSON")
     report = _action(actions, "report", _report, "HTML pages: examples, shares by class, worst cases first")
-    report.add_argument("--out", help="folder for the pages (default ARCHIVE-report beside it)")
+    report.add_argument("--out", type=no_file, help="folder for the pages (default ARCHIVE-report beside it)")
     report.add_argument(
         "--examples", type=whole(0), default=5000, help="pictures shown, the worst first (default 5000)"
     )
@@ -49,7 +51,7 @@ def _action(
     if name == "explain":
         parser.add_argument("source", help="a folder of pictures, or a .csv or .parquet with a column path (and id, label, "
                             "target, mask); a path or a URL")  # fmt: skip
-    parser.add_argument("archive", help="the archive's folder or URL")
+    parser.add_argument("archive", type=no_file, help="the archive's folder or URL")
     parser.set_defaults(run=run)
     return parser
 
@@ -83,7 +85,7 @@ def _add_explain(actions: Any) -> None:
     run.add_argument("--add", action="store_true", help="take in items that the archive does not have yet")
     run.add_argument("--address", help="of a Ray cluster (auto, HOST:6379); default: this machine, without set-up")
     run.add_argument("--actors", type=whole(1), help="explainers (default: one a GPU, or all cores but one)")
-    run.add_argument("--gpus", type=number, help="GPUs of each, also a part of one (default 1 where there are any)")
+    run.add_argument("--gpus", type=above_zero, help="GPUs of each, also a part of one (default 1 where there are any)")
     run.add_argument("--cpus", type=whole(1), help="cores of this machine to use (default all)")
     run.add_argument("--no-progress", action="store_true", help="no progress")
 
@@ -215,13 +217,18 @@ def _sides(given: list[int] | None) -> tuple[int, int] | None:
 
 def _methods(options: argparse.Namespace) -> tuple[Method, ...]:
     from lrp_plugin.archive import Method
+    from lrp_plugin.attribution import UnifiedLRP
+    from lrp_plugin.errors import unknown
     from lrp_plugin.gradients import METHODS
 
+    legal = [name for name in inspect.signature(UnifiedLRP).parameters if name not in _NO_OPTIONS]
     given: dict[str, Any] = {}
     for text in options.option:
         name, mark, value = text.partition("=")
         if not mark:
             raise ValueError(f"--option {text}: give KEY=VALUE, such as bias=distribute")
+        if name not in legal:
+            raise ValueError(unknown("--option", name, legal))
         try:
             given[name] = json.loads(value)
         except json.JSONDecodeError:

@@ -50,7 +50,7 @@ def add_compare(commands: Any) -> None:
 
 def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("data", help=_DATA)
-    parser.add_argument("--model", default="resnet18", help=f"{FORMS} (default resnet18; a run folder brings its own)")
+    parser.add_argument("--model", help=f"{FORMS} (default resnet18; a run folder brings its own)")
     parser.add_argument("--weights", help="DEFAULT or another name of the package's own weights (needs the network)")
     parser.add_argument("--checkpoint", type=Path, help="a state dict: .pt, .pth, .ckpt, .safetensors")
     parser.add_argument("--num-classes", type=whole(1, 1_000_000), help="the number of outputs to build the model with")
@@ -125,11 +125,11 @@ class _Chosen:
 def _opened(options: argparse.Namespace) -> tuple[Any, Any, tuple[Any, Any]]:
     """Model, examples, and the range of the first map's input."""
     folder = Path(options.data)
-    if (folder / RUN_SETTINGS).exists():
+    if options.data and (folder / RUN_SETTINGS).exists():
         return _xray(options, folder)
-    if not folder.is_dir():
-        raise ValueError(f"{options.data} is no folder; give {_DATA}")
-    loaded = load_model(options.model, weights=options.weights, checkpoint=options.checkpoint,
+    if not options.data or not folder.is_dir():
+        raise ValueError(f"{options.data or 'an empty name'} is no folder; give {_DATA}")
+    loaded = load_model(options.model or "resnet18", weights=options.weights, checkpoint=options.checkpoint,
                         num_classes=options.num_classes)  # fmt: skip
     preprocess = _preprocessing(options, loaded)
     pictures = Pictures(folder, preprocess, options.limit)
@@ -149,6 +149,9 @@ def _xray(options: argparse.Namespace, folder: Path) -> tuple[Any, Any, tuple[An
     """A run's model and its test pictures."""
     from lrp_plugin.cxr.runfolder import RunSettings, open_model, open_parts
 
+    for name in ("model", "weights", "checkpoint", "num_classes", "size"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"a run brings its own network and pictures: leave --{name.replace('_', '-')} away")
     settings = RunSettings.load(folder)
     parts = open_parts(settings, folder, training=False)
     model = open_model(folder, parts.whole.classes).eval()
@@ -168,6 +171,7 @@ def run_compare(options: argparse.Namespace) -> None:
     """Measures, prints the table, writes page, table and pictures."""
     from lrp_plugin.evaluation import compare
     from lrp_plugin.evaluation.comparing import DEFAULT_METHODS
+    from lrp_plugin.evaluation.methods import RANDOM
     from lrp_plugin.visualization import save_figure
 
     model, data, bounds = _opened(options)
@@ -175,6 +179,8 @@ def run_compare(options: argparse.Namespace) -> None:
         model, data, options.methods or DEFAULT_METHODS, options.metrics, bounds=bounds, sort_by=options.sort_by,
         folder=options.out / "values", **_settings(options),
     )  # fmt: skip
+    if all(method in found.failures for method in found.methods if method != RANDOM):
+        raise ValueError(f"no method could be measured: {found.failures[found.methods[0]].partition(': ')[2]}")
     print(found)
     rows = found.rows()
     paths = [

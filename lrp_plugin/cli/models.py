@@ -182,15 +182,15 @@ def _of_users(spec: str, weights: str | None, num_classes: int | None) -> Loaded
         public = [one for one, value in vars(module).items() if callable(value) and not one.startswith("_")]
         raise ValueError(unknown(f"function in {place}", name, public))
     maker = getattr(module, name)
+    if not callable(maker):
+        raise ValueError(
+            f"{name} in {place} is a {type(maker).__name__}; legal is a function that returns an nn.Module"
+        )
     options = {}
     if num_classes is not None and not isinstance(maker, nn.Module):
         if "num_classes" not in inspect.signature(maker).parameters:
             raise ValueError(f"{name} in {place} takes no num_classes; leave --num-classes away")
         options = {"num_classes": num_classes}
-    if not callable(maker):
-        raise ValueError(
-            f"{name} in {place} is a {type(maker).__name__}; legal is a function that returns an nn.Module"
-        )
     network = maker if isinstance(maker, nn.Module) else _run(spec, lambda: maker(**options))
     if not isinstance(network, nn.Module):
         raise ValueError(

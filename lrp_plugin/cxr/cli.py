@@ -81,7 +81,7 @@ def _setting(parser: argparse.ArgumentParser, name: str, text: str = "", *other:
         return
     kind: Any = number if "float" in str(field.type) else str
     if name in RunSettings.least:
-        kind = whole(RunSettings.least[name], RunSettings.most.get(name, MOST))
+        kind = whole(RunSettings.least[name], int(RunSettings.most.get(name, MOST)))
     told = "" if field.default is None else f" (default {field.default})"
     parser.add_argument(flag, *other, type=kind, help=text + told)
 

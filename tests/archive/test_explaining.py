@@ -185,7 +185,7 @@ def test_a_model_with_one_number_for_each_example() -> None:
 def test_a_function_makes_the_model_on_every_machine(weights: str) -> None:
     with pytest.raises(ValueError, match="no function Nothing"):
         ModelSource("lrp_plugin.cxr.reference:Nothing").make()
-    with pytest.raises(ValueError, match="no model 'resnet181'"):
+    with pytest.raises(ValueError, match="unknown model 'resnet181'; did you mean resnet18"):
         ModelSource("resnet181").make()
     first, second = (ModelSource("lrp_plugin.cxr.reference:ReferenceCNN", weights).make() for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))

@@ -71,8 +71,7 @@ def test_recommend_prints_a_composite_as_code(place: Path, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(("compare", "--metrics", "best"), "legal are srg"), (("compare", "--methods", "magic"), "unknown method"),
-     (("recommend", "--held-out", "2"), "held-out 2"), (("compare", "--replacement", "black"), "legal are zero"),
-     (("compare", "--limit", "0"), "give 1 or more")],
+     (("recommend", "--held-out", "2"), "held-out 2"), (("compare", "--replacement", "black"), "legal are zero")],
 )  # fmt: skip
 def test_bad_options_are_named(
     place: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
@@ -99,3 +98,67 @@ def test_an_x_ray_run_brings_model_pictures_and_masks(tmp_path: Path, capsys: py
         == 0
     )
     assert "mass inside" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["compare", ""], "an empty name is no folder"),
+        (["compare", "run", "--model", "resnet18"], "a run brings its own network and pictures: leave --model away"),
+        (["recommend", "run", "--size", "64"], "leave --size away"),
+        (["archive", "explain", "pictures", "maps", "--model", "resnet99"], "did you mean resnet"),
+        (
+            ["archive", "explain", "pictures", "maps", "--model", "resnet18", "--option", "epsilom=1"],
+            "unknown --option 'epsilom'; did you mean epsilon",
+        ),
+    ],
+)
+def test_what_would_be_ignored_or_is_nothing_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "run").mkdir()
+    (place / "run" / "run.json").write_text("{}")
+    assert main(words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("lrp-plugin: ") and message in error
+    assert not (place / "maps").exists() and not (place / "lrp-out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["archive", "explain", "pictures", "net.py", "--model", "resnet18"], "net.py is a file; give a folder"),
+        (["archive", "status", "net.py"], "net.py is a file; give a folder"),
+        (
+            ["archive", "explain", "pictures", "maps", "--model", "resnet18", "--gpus", "-1"],
+            "'-1': give a number above 0",
+        ),
+        (
+            ["archive", "explain", "pictures", "maps", "--model", "resnet18", "--model-arguments", "x"],
+            "give names and values in JSON",
+        ),
+        (["archive", "verify", "maps", "--sample", "-1"], "'-1': give a whole number, 0 or more"),
+        (["compare", "pictures", "--limit", "0"], "'0': give a whole number, 1 or more"),
+        (["recommend", "pictures", "--held-out", "half"], "'half': give a number"),
+    ],
+)
+def test_words_of_the_wrong_kind_are_refused_before_anything_is_opened(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(place)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+
+
+def test_more_classes_than_outputs_is_no_comparison(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every method failed: a table of dashes was written, with exit status 0."""
+    for number in (1, 2, 3):
+        target = place / "pictures" / f"more{number}"
+        target.mkdir()
+        (target / "1.png").write_bytes((place / "pictures" / "cat" / "0.png").read_bytes())
+    assert run(place, "compare", "--methods", "saliency", "--metrics", "srg") == 2
+    assert "no method could be measured: target 2 is outside 0..1" in capsys.readouterr().err
+    assert not (place / "out" / "comparison.csv").exists()
