@@ -22,6 +22,7 @@ from lrp_plugin.visualization import (
     relevance_map,
 )
 from lrp_plugin.visualization.arrays import ArrayLike
+from lrp_plugin.visualization.grids import comparison_layout
 from lrp_plugin.visualization.style import NEGATIVE, PAGE, POSITIVE
 
 
@@ -87,10 +88,8 @@ class SaliencyVisualizer:
         if unknown:
             raise ValueError(f"method_names {', '.join(unknown)} have no map; given are {', '.join(attributions)}")
         maps = {name: attributions[name] for name in names}
-        height, width = display_image(image).shape[:2]
-        across = min(int(options.get("columns", 5)), len(maps) + 1)
-        rows = -(-(len(maps) + 1) // across)
-        size = (PAGE, rows * (PAGE * 0.92 / across * height / width + 0.36) + (0.25 if options.get("title") else 0))
+        told = {name: options[name] for name in ("columns", "title", "signless") if name in options}
+        size = PAGE, comparison_layout(maps, display_image(image).shape[:2], **told)[-1]  # type: ignore[arg-type]
         return self._drawn(plt, partial(plot_comparison, image, maps), list(maps.values()), size, **options)
 
     def plot_attribution_distribution(

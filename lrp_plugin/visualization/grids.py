@@ -37,6 +37,17 @@ def _total(relevance: ArrayLike, logit: float | None) -> str:
     return f"{percent(total / logit)} of the logit" if logit else f"total {number(total)}"
 
 
+def comparison_layout(
+    names: Collection[str], size: tuple[int, int], columns: int = 4, title: str | None = None,
+    signless: Collection[str] = SIGNLESS,
+) -> tuple[int, int, float]:  # fmt: skip
+    """Columns, rows, and the height in inches of a page-wide `plot_comparison` of a picture of ``size`` pixels."""
+    across = min(columns, len(names) + 1)
+    down = -(-(len(names) + 1) // across)
+    below = 0.42 if any(name in signless for name in names) else 0.0
+    return across, down, down * (PAGE * 0.92 / across * size[0] / size[1] + 0.36 + below) + (0.25 if title else 0)
+
+
 @checked
 def plot_comparison(
     image: ArrayLike,
@@ -78,11 +89,8 @@ def plot_comparison(
     style = Look.of(look, normalize=True)
     picture = style.picture(image)
     height, width = shape_of(picture)
-    across = min(columns, len(relevances) + 1)
-    down = -(-(len(relevances) + 1) // across)
+    across, down, inches = comparison_layout(relevances, (height, width), columns, title, signless)
     with figure_style():
-        below = 0.42 if any(name in signless for name in relevances) else 0.0
-        inches = down * (PAGE * 0.92 / across * height / width + 0.36 + below) + (0.25 if title else 0)
         figure = canvas(ax, PAGE, inches)
         panels = list(figure.subplots(down, across, squeeze=False).ravel())
         draw_image(panels[0], picture)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lrp_plugin.pyhealth import BasicGradientSaliencyMaps, SaliencyVisualizer, visualize_attribution
+from lrp_plugin.visualization import plot_comparison
 
 
 @pytest.fixture(autouse=True)
@@ -203,6 +204,17 @@ def test_comparison_takes_names_in_order_and_shows_the_image_first() -> None:
     assert [ax.get_title().split("\n")[0] for ax in panels] == ["image", "c", "a"]
     with pytest.raises(ValueError, match="given are a, b, c"):
         visualizer.plot_multiple_attributions(None, IMAGE, maps, method_names=["d"])
+
+
+@pytest.mark.parametrize(
+    ("names", "options"), [("abc", {}), ("abcd", {}), ("abcd", {"columns": 2}), (["saliency"], {})]
+)
+def test_a_comparison_is_as_large_as_the_packages_own(names: Any, options: dict[str, Any]) -> None:
+    """Four methods and the image take two rows of four: on a page for one row they were squeezed."""
+    maps = dict.fromkeys(names, MAP)
+    figure = SaliencyVisualizer().plot_multiple_attributions(None, IMAGE, maps, title="T", **options)
+    own = plot_comparison(IMAGE, maps, title="T", **options)
+    assert tuple(figure.get_size_inches()) == pytest.approx(tuple(own.get_size_inches()))
 
 
 def test_top_k_rings_the_pixels_of_greatest_magnitude() -> None:
