@@ -198,9 +198,9 @@ def interval_text(interval: Interval | None) -> str:
     """``0.312 [0.290, 0.334]``, a dash for none."""
     if interval is None or math.isnan(interval.mean):
         return "-"
-    if math.isnan(interval.low):
-        return f"{interval.mean:.3f}"
-    return f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+    # + 0.0: no "-0.000"
+    mean, low, high = (f"{round(value, 3) + 0.0:.3f}" for value in (interval.mean, interval.low, interval.high))
+    return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
 
 
 def _has_zero(interval: Interval) -> bool:

@@ -27,6 +27,14 @@ STYLE = """
 .lrp-comparison img { max-width: 100%; height: auto; display: block; margin: 12px 0; background: #fff;
   border-radius: 6px; padding: 6px; box-sizing: border-box; }
 .lrp-comparison p.note { color: var(--soft, #5f6b7a); font-size: 13px; max-width: 70em; }
+@media screen and (max-width: 760px) {
+  .lrp-comparison table, .lrp-comparison tbody, .lrp-comparison tr, .lrp-comparison th { display: block; }
+  .lrp-comparison tr:first-child { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  .lrp-comparison td { display: flex; gap: .5em; justify-content: flex-end; border: 0; white-space: normal; }
+  .lrp-comparison td::before { content: attr(data-head); margin-right: auto; color: var(--soft, #5f6b7a); font-weight: 400; }
+  .lrp-comparison td:first-child { position: static; justify-content: flex-start; font-weight: 650; padding-top: 10px; }
+  .lrp-comparison td:first-child::before { content: none; }
+}
 @media print {
   .lrp-comparison .scroll { overflow: visible; }
   .lrp-comparison table { font-size: 8.5px; white-space: normal; }
@@ -80,14 +88,17 @@ def _table(comparison: Comparison) -> str:
     lines = [f"<tr><th>method</th>{''.join(heads)}<th>ms</th><th>MiB</th></tr>"]
     for name in comparison.ordered():
         cells = []
-        for metric in comparison.metrics:
+        for metric, measure in comparison.metrics.items():
             mean, _, rest = interval_text(comparison.interval(name, metric)).partition(" ")
             kind = ' class="leads"' if name in leaders[metric] else ""
-            cells.append(f"<td{kind}>{mean} <small>{rest}</small></td>")
+            head = f' data-head="{escape(measure.title)} {ARROWS[measure.higher]}"'
+            cells.append(f"<td{kind}{head}>{mean} <small>{rest}</small></td>")
         cost, reason = comparison.costs.get(name), comparison.reason(name)
         if name in comparison.failures:
             cells = [f'<td class="reason" colspan="{len(comparison.metrics)}">{escape(reason or "")}</td>']
-        figures = f"<td>{1000 * cost.seconds:.1f}</td><td>{cost.mebibytes:.1f}</td>" if cost else "<td></td><td></td>"
+        figures = "<td></td><td></td>"
+        if cost:
+            figures = f'<td data-head="ms">{1000 * cost.seconds:.1f}</td><td data-head="MiB">{cost.mebibytes:.1f}</td>'
         lines.append(f"<tr><td>{escape(name)}</td>{''.join(cells)}{figures}</tr>")
     around = '<div class="scroll" tabindex="0" role="region" aria-label="Methods and measures">'
     return f"{around}<table>{''.join(lines)}</table></div>"

@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 
 from test_report import report
 
+from lrp_plugin.evaluation import compare
+from lrp_plugin.evaluation.comparison import interval_text
 from lrp_plugin.evaluation.page import STYLE
+from lrp_plugin.evidence import Interval
 from lrp_plugin.report import write_report
 
 TAB, ENTER, LEFT, END, HOME = "\ue004", "\ue007", "\ue012", "\ue010", "\ue011"
@@ -101,3 +106,19 @@ def test_every_number_is_on_paper(tmp_path: Path, cut_off: Callable[..., list[st
     page = write_report(tmp_path / "report.html", report())
     page.write_text(page.read_text().replace("</main>", f"{comparison}</main>"))
     assert not cut_off(page.as_uri(), 718, "print")
+
+
+def test_every_measure_of_a_comparison_is_on_a_telephone(tmp_path: Path, cut_off: Callable[..., list[str]]) -> None:
+    """Its nine measures stood in one row, which a screen of 400 pixels cut after the first."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 2)).eval()
+    examples = (torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 0, 1]))
+    found = compare(network, examples, ["saliency", "epsilon"], ["srg", "morf", "lerf", "entropy"], progress=False)
+    page = tmp_path / "comparison.html"
+    found.to_html(page)
+    assert not cut_off(page.as_uri(), 400, "screen")
+    assert page.read_text().count('data-head="SRG') == 3
+
+
+def test_a_number_that_rounds_to_nothing_has_no_sign() -> None:
+    assert interval_text(Interval(-0.0001, -0.0002, 0.0003, 4)) == "0.000 [0.000, 0.000]"
