@@ -24,6 +24,56 @@ def _always(*_: Any) -> bool:
 
 
 @dataclass(frozen=True)
+class Output:
+    """What becomes of an operation's output under a rule.
+
+    Args:
+        sign: What its sign is known to be: ``"any"``, ``"keeps"`` (non-negative when all signals are) or
+            ``"nonnegative"``.
+        port: What becomes of a port: it ``"ends"``, passes unchanged (``"keeps"``), ``"routes"`` through the same
+            operation, or a function of the call and of a function from a signal to its port.
+        affine: The operation adds constants (its value at zero signals is not zero): a routed port leaves them out.
+        gate: It is a gate (a sigmoid-like function), for the products' rule ``signal``.
+    """
+
+    sign: Sign = "any"
+    port: Port = "ends"
+    affine: bool = False
+    gate: bool = False
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Whether a rule waits for the operation that reads its value, and which is folded into it.
+
+    Args:
+        folds: The rule looks at weight signs (given its parameters, where it is a function): a following BatchNorm is
+            folded into the map, and the rule runs when the next operation is known.
+        defers: For ``folds``: given the arguments by name and the signals, whether this call is such a map.
+        follows: Given the arguments by name and the operation of the map before, whether the call may be folded into it.
+    """
+
+    folds: bool | Callable[[Mapping[str, Any]], bool] = False
+    defers: Callable[..., bool] = _always
+    follows: Callable[..., bool] | None = None
+
+
+@dataclass(frozen=True)
+class Asks:
+    """What a rule asks of the pass.
+
+    Args:
+        ports: It sends relevance to the input's port, so the pass must carry ports.
+        lineage: It looks at what a signal was computed from, so the pass must remember it.
+        tokens: It takes integer signals, whose relevance their port carries (an embedding).
+    """
+
+    ports: bool = False
+    lineage: bool = False
+    tokens: bool = False
+
+
+@dataclass(frozen=True)
 class Rule:
     """How one operation turns the multiplier of its output into multipliers of its inputs.
 
@@ -31,48 +81,48 @@ class Rule:
         operation: The operation's name (``"conv2d"``), or a module type (or its qualified name) whose call is atomic.
         name: The rule's name (``"zplus"``).
         formula: Called as ``formula(call, **parameters)``; returns the operation's value.
-        sign: What the output's sign is known to be: ``"any"``, ``"keeps"`` (non-negative when all signals are) or
-            ``"nonnegative"``.
-        port: What becomes of a port: it ``"ends"``, passes unchanged (``"keeps"``), ``"routes"`` through the same
-            operation, or a function of the call and of a function from a signal to its port.
-        affine: The operation adds constants (its value at zero signals is not zero): a routed port leaves them out.
-        gate: The output is a gate (a sigmoid-like function), for the products' rule ``signal``.
-        folds: The rule looks at weight signs (given its parameters, where it is a function): a following BatchNorm is
-            folded into the map, and the rule runs when the next operation is known.
-        defers: For ``folds``: given the arguments by name and the signals, whether this call is such a map.
-        follows: Given the arguments by name and the operation of the map before, whether the call may be folded into it.
+        output: What becomes of the output.
+        waits: Whether the rule waits for the next operation.
+        asks: What the rule asks of the pass.
         transparent: Given the arguments by name, whether the call returns its first argument (dropout, evaluating).
         form: What the specialisations may take the formula for: ``"rectifier"`` (only positive entries of the input
             matter, and the multiplier passes there), ``"scale"``, ``"sum"``, ``"curve"``, ``"held_attention"``. None: the
             formula runs as it is written.
-        ports: The rule sends relevance to the input's port, so the pass must carry ports.
-        lineage: The rule looks at what a signal was computed from, so the pass must remember it.
-        tokens: The rule takes integer signals, whose relevance their port carries (an embedding).
         function: The operation is the class of a custom autograd Function, by qualified name, and no module's.
+        parameters: The formula's keyword arguments with their defaults.
     """
 
     operation: Operation
     name: str
     formula: Callable[..., Any] | None
-    sign: Sign = "any"
-    port: Port = "ends"
-    affine: bool = False
-    gate: bool = False
-    folds: bool | Callable[[Mapping[str, Any]], bool] = False
-    defers: Callable[..., bool] = _always
-    follows: Callable[..., bool] | None = None
+    output: Output = Output()
+    waits: Waits = Waits()
+    asks: Asks = Asks()
     transparent: Callable[..., bool] | None = None
     form: Form | None = None
-    ports: bool = False
-    lineage: bool = False
-    tokens: bool = False
     function: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(cls, operation: Operation, name: str, formula: Any, parameters: Mapping[str, Any], **traits: Any) -> Rule:
+        """A rule whose traits are given one by one, as `Registry.register` takes them."""
+        groups = {
+            group: {key: traits.pop(key) for key in _names_in(kind) & set(traits)} for group, kind in _GROUPS.items()
+        }
+        made = {group: _GROUPS[group](**given) for group, given in groups.items()}
+        return cls(operation, name, formula, parameters=parameters, **made, **traits)
 
     @property
     def summary(self) -> str:
         """The first line of the formula's docstring."""
         return (inspect.getdoc(self.formula) or "").split("\n")[0]
+
+
+_GROUPS: dict[str, type] = {"output": Output, "waits": Waits, "asks": Asks}
+
+
+def _names_in(kind: type) -> set[str]:
+    return {known.name for known in fields(kind)}
 
 
 class Registry:
@@ -101,7 +151,7 @@ class Registry:
                 types, or their qualified names.
             override: Replace what is registered already.
             default: Make it the operations' default, before the rules registered earlier.
-            traits: ``sign``, ``port``, ``gate``, ``folds``, ...: see `Rule`.
+            traits: ``sign``, ``port``, ``gate``, ``folds``, ...: see `Rule`, `Output`, `Waits` and `Asks`.
 
         Raises:
             ValueError: Without an operation, where the pair is registered and ``override`` is not set, for a trait that
@@ -124,7 +174,7 @@ class Registry:
                         f"rule {name!r} for operation {operation!r} is registered already; pass override=True to "
                         f"replace it, or choose another name"
                     )
-                rule = Rule(operation, name, formula, parameters=defaults, **traits)
+                rule = Rule.of(operation, name, formula, defaults, **traits)
                 self._atomic = None
                 self._rules[operation, name] = rule
                 if default:
@@ -191,7 +241,7 @@ registry = Registry()
 register_rule = registry.register
 _SIGNS = ("any", "keeps", "nonnegative")
 _PORTS = ("ends", "keeps", "routes")
-_SET_HERE = ("operation", "name", "formula", "parameters")
+_TRAITS = sorted({"transparent", "form", "function"}.union(*map(_names_in, _GROUPS.values())))
 
 
 def _restored(rules: Mapping[tuple[Operation, str], Rule | None]) -> Registry:
@@ -206,10 +256,9 @@ def _check_traits(name: Any, operations: tuple[Any, ...], traits: Mapping[str, A
     for operation in operations:
         if not isinstance(operation, (str, type)):
             raise TypeError(f"rule {name!r}: an operation is a name ('relu') or a module type, got {told(operation)}")
-    legal = [known.name for known in fields(Rule) if known.name not in _SET_HERE]
-    unknown = sorted(set(traits) - set(legal))
+    unknown = sorted(set(traits) - set(_TRAITS))
     if unknown:
-        raise ValueError(f"rule {name!r} has no trait {', '.join(unknown)}; legal are {', '.join(legal)}")
+        raise ValueError(f"rule {name!r} has no trait {', '.join(unknown)}; legal are {', '.join(_TRAITS)}")
     sign, port = traits.get("sign", "any"), traits.get("port", "ends")
     if not isinstance(sign, str) or sign not in _SIGNS:
         raise ValueError(f"rule {name!r}: sign={told(sign)}; legal are {', '.join(map(repr, _SIGNS))}")

@@ -106,20 +106,18 @@ vmap_parts = _vmap_parts()
 
 def traced() -> bool:
     """Whether a tracer looks on (a dispatch mode); where torch cannot tell, only what says so in public."""
-    return _tracers() if _dispatch_modes is not None else torch.compiler.is_compiling()
+    return (_dispatch_modes() > 0 and _tracers()) if _dispatch_modes is not None else torch.compiler.is_compiling()
 
 
 def observed() -> bool:
     """Whether a tracer or a function transform (vmap) looks on: it wants one plain formula. Where torch cannot tell: yes."""
     if _dispatch_modes is None or _interpreter is None:
         return True
-    return _tracers() or _interpreter() is not None
+    return (_dispatch_modes() > 0 and _tracers()) or _interpreter() is not None
 
 
 def _tracers() -> bool:
     """Whether a dispatch mode is on that may be a tracer: one that only counts says so, by ``only_counts = True``."""
-    if _dispatch_modes is None or not _dispatch_modes():
-        return False
     return _mode_stack is None or not all(getattr(mode, "only_counts", False) for mode in _mode_stack())
 
 

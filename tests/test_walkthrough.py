@@ -65,6 +65,7 @@ def test_cells_are_read_from_markers() -> None:
     assert cells == [("markdown", "# Title\n\ntext"), ("code", "a = 1  # %% no marker"), ("code", "# b\nb = 2")]
 
 
+@pytest.mark.ci
 def test_the_script_runs_quickly_offline_and_writes_nothing(tmp_path: Path) -> None:
     before, start = _cpu_seconds(), time.perf_counter()
     done = subprocess.run(

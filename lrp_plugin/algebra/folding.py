@@ -60,10 +60,12 @@ def folded_weights(
     cache: Cache, operation: str, weight: Tensor, bias: Tensor | None, followers: tuple[Call, ...], groups: int
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
     """Weight and bias of the map followed by its BatchNorms, and the tensors they were made from."""
-    parts = [weight, bias]
+    parts, eps = [weight, bias], []
     for follower in followers:
-        parts += [follower.get(name) for name in _AFFINE_NAMES]
-    sources = tuple(part.detach() for part in parts if part is not None)
+        names = follower.names
+        parts += map(names.get, _AFFINE_NAMES)
+        eps.append(str(names.get("eps", 1e-5)))
+    sources = [part.detach() for part in parts if part is not None]
 
     def make() -> tuple[Tensor, Tensor]:
         folded, shift = weight, bias
@@ -74,8 +76,8 @@ def folded_weights(
         assert shift is not None
         return folded, shift.to(weight.dtype)
 
-    eps = ",".join(str(follower.get("eps", 1e-5)) for follower in followers)
-    folded, shift = cache.get(sources, f"folded/{operation}/{groups}/{eps}/{bias is None}", make)
+    variant = "folded", operation, groups, *eps, bias is None
+    folded, shift = cache.get(sources, variant, make)
     return folded, shift, (folded, shift)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LEAVES = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))  # no call is spent on these
+_LEAVES = frozenset(
+    (int, float, bool, str, type(None), torch.dtype, torch.device)
+)  # no call is spent on these, nor on a tuple of them (a stride)
 _TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 
@@ -22,7 +24,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
             kind = type(item)
             if kind in _TENSORS:
                 item = change(item)
-            elif kind not in _LEAVES:
+            elif kind not in _LEAVES and not (kind is tuple and _LEAVES.issuperset(map(type, item))):
                 item = map_tensors(item, change)
             changed.append(item)
         return tuple(changed) if type(value) is tuple else _rebuilt(value, changed)
@@ -49,7 +51,7 @@ def replaced(value: Any, given: dict[int, Tensor]) -> Any:
         kind = type(item)
         if kind in _TENSORS:
             item = given[id(item)]
-        elif kind not in _LEAVES:
+        elif kind not in _LEAVES and not (kind is tuple and _LEAVES.issuperset(map(type, item))):
             item = map_tensors(item, lambda tensor: given[id(tensor)])
         changed.append(item)
     return tuple(changed)
@@ -64,6 +66,6 @@ def tensors_in(value: Any, found: list[Tensor]) -> list[Tensor]:
             kind = type(item)
             if kind in _TENSORS:
                 found.append(item)
-            elif kind not in _LEAVES:
+            elif kind not in _LEAVES and not (kind is tuple and _LEAVES.issuperset(map(type, item))):
                 tensors_in(item, found)
     return found

@@ -41,13 +41,10 @@ class Memory:
         reads: How many calls were given it.
     """
 
-    __slots__ = ("free", "reads", "root", "viewed")
-
-    def __init__(self) -> None:
-        self.viewed = False
-        self.root: Tensor | None = None
-        self.free = False
-        self.reads = 0
+    viewed = False
+    root: Tensor | None = None
+    free = False
+    reads = 0
 
 
 class Signal:

@@ -42,6 +42,8 @@ class Arguments(NamedTuple):
 
         What is neither (a tokenizer's vocabulary, a module, a function) stays the caller's.
         """
+        if not self.positional and not self.keywords:
+            return self
         seen: dict[int, Any] = {}
         return Arguments(self.names, _copied(self.positional, seen), _copied(dict(self.keywords), seen))
 

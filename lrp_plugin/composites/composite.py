@@ -61,7 +61,7 @@ class Choice:
     @property
     def folds(self) -> bool:
         """The rule, with these parameters, waits for the next operation."""
-        wanted = self.rule.folds
+        wanted = self.rule.waits.folds
         return wanted(self.parameters) if callable(wanted) else wanted
 
     @classmethod
@@ -136,7 +136,7 @@ class Chooser:
         self.registry = registry
         self.linear_maps: int | None = None
         self.defaults = registry.defaults()
-        self._known: dict[tuple[Operation, bool], Choice] = {}
+        self._known: dict[Any, Choice] = {}
         self._located = any(selector.located for selector, _ in composite.pairs)
         self._idle = {place for place, (selector, _) in enumerate(composite.pairs) if selector.pattern is not None}
         self._fitting: set[int] = set()
@@ -149,6 +149,11 @@ class Chooser:
     def counts(self) -> bool:
         """Some selector needs to know how many linear maps there are."""
         return any(selector.counted for selector, _ in self.composite.pairs)
+
+    @cached_property
+    def _numbered(self) -> bool:
+        """Some selector looks at a linear map's number."""
+        return any(selector.numbered for selector, _ in self.composite.pairs)
 
     def counting(self, linear_maps: int | None) -> Chooser:
         """The same choices where a pass executes so many linear maps."""
@@ -176,7 +181,7 @@ class Chooser:
 
     @cached_property
     def _asking(self) -> list[Selector]:
-        asking = {known.name for known in self.registry if known.ports}
+        asking = {known.name for known in self.registry if known.asks.ports}
         return [
             selector
             for selector, spec in self.composite.pairs
@@ -187,7 +192,7 @@ class Chooser:
     def lineage(self) -> bool:
         """Some rule in the composite looks at what a signal was computed from."""
         named = {spec.name for _, spec in self.composite.pairs}
-        return any(known.lineage for known in self.registry if known.name in named)
+        return any(known.asks.lineage for known in self.registry if known.name in named)
 
     def default(self, operation: Operation) -> Rule | None:
         """The operation's default rule, None where the registry does not know the operation."""
@@ -197,7 +202,9 @@ class Chooser:
         """The rule for a site whose operation the registry knows."""
         if self._located:
             return self._search(site)
-        key = site.operation, site.linear  # a product of two signals is no linear map
+        key: Any = site.operation, site.linear  # a product of two signals is no linear map
+        if self._numbered and site.linear:
+            key = *key, site.index, site.count
         choice = self._known.get(key)
         if choice is None:
             choice = self._known[key] = self._search(site)

@@ -35,7 +35,8 @@ class Selector:
     Args:
         text: How it prints; two selectors with one text are equal.
         matches: The test.
-        located: It looks at more than the operation's name.
+        located: It looks at the module that runs the operation.
+        numbered: It looks at the operation's number among the linear maps.
         counted: It needs the number of linear maps of the whole pass, so a forward pass is made first.
         final: The number of the last linear map that it may match, counted from 0; None where that is not known.
         made: The function and the arguments that make it again.
@@ -45,6 +46,7 @@ class Selector:
     text: str
     matches: Callable[[Site], bool] = field(compare=False)
     located: bool = True
+    numbered: bool = False
     counted: bool = False
     final: int | None = field(default=None, compare=False)
     made: tuple[Any, ...] | None = field(default=None, compare=False, repr=False)
@@ -58,7 +60,7 @@ class Selector:
     def __and__(self, other: Selector) -> Selector:
         return Selector(
             f"{self} and {other}", lambda site: self.matches(site) and other.matches(site),
-            self.located or other.located, self.counted or other.counted,
+            self.located or other.located, self.numbered or other.numbered, self.counted or other.counted,
             min((end for end in (self.final, other.final) if end is not None), default=None),
             pattern=self.pattern or other.pattern,
         )  # fmt: skip
@@ -67,14 +69,14 @@ class Selector:
     def __or__(self, other: Selector) -> Selector:
         return Selector(
             f"({self} or {other})", lambda site: self.matches(site) or other.matches(site),
-            self.located or other.located, self.counted or other.counted,
+            self.located or other.located, self.numbered or other.numbered, self.counted or other.counted,
             None if self.final is None or other.final is None else max(self.final, other.final),
             pattern=self.pattern or other.pattern,
         )  # fmt: skip
 
     @remembered
     def __invert__(self) -> Selector:
-        return Selector(f"not {self}", lambda site: not self.matches(site), self.located, self.counted)
+        return Selector(f"not {self}", lambda site: not self.matches(site), self.located, self.numbered, self.counted)
 
     def __str__(self) -> str:
         return self.text
@@ -148,7 +150,8 @@ def nth(index: int) -> Selector:
             return False
         return site.index == (index if index >= 0 else index + (site.count or 0))
 
-    return Selector(f"linear map {index}", matches, counted=index < 0, final=index if index >= 0 else None)
+    final = index if index >= 0 else None
+    return Selector(f"linear map {index}", matches, False, numbered=True, counted=index < 0, final=final)
 
 
 @remembered
@@ -176,7 +179,7 @@ def depth(start: float, stop: float) -> Selector:
     def matches(site: Site) -> bool:
         return site.index is not None and start <= site.index / max(site.count or 1, 1) < stop
 
-    return Selector(f"depth [{start:g}, {stop:g})", matches, counted=True)
+    return Selector(f"depth [{start:g}, {stop:g})", matches, False, numbered=True, counted=True)
 
 
 @remembered

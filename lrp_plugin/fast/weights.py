@@ -30,9 +30,8 @@ class _Looked:
 
     __slots__ = ("at", "content", "stamp", "version")
 
-    def __init__(self, at: int, version: int, content: Tensor, stamp: int) -> None:
-        self.at = at
-        self.version = version
+    def __init__(self, content: Tensor, stamp: int) -> None:
+        self.at = self.version = -1
         self.content = content
         self.stamp = stamp
 
@@ -83,13 +82,13 @@ class WeightCache:
                 made = self.get(sources, variant, make)
             self._constants.update(tensor.data_ptr() for tensor in tensors_in(made, []))
             return made
-        places = [_place(source) for source in sources]
+        places = _places(sources)
         key = (variant, *places)
         entry = self._entries.get(key)
         if entry is None and not all(map(self._is_kept, sources, places)):
             with torch.no_grad():
                 return make()
-        stamps = tuple(map(self._stamp, sources, places))
+        stamps = self._stamps_of(sources, places)
         if entry is not None and entry.stamps == stamps:
             return entry.made
         with torch.no_grad():
@@ -97,7 +96,7 @@ class WeightCache:
         if entry is not None:
             self._forget(entry.made)
         self._entries[key] = _Entry(stamps, tuple(source.detach() for source in sources), made)
-        self._made.update(map(_place, tensors_in(made, [])))
+        self._made.update(_places(tensors_in(made, [])))
         return made
 
     def stamps(self, state: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
@@ -106,12 +105,10 @@ class WeightCache:
         On other devices than the CPU the number is its version, which an edit through ``data`` does not change.
         """
         self._passes += 1
+        here = [t for t in state if t.device.type == "cpu"]
+        known = dict(zip(map(id, here), self._stamps_of(here, _places(here))))
         return tuple(
-            (
-                t.data_ptr(),
-                self._stamp(t, _place(t)) if t.device.type == "cpu" else 0 if t.is_inference() else t._version,
-            )
-            for t in state
+            (t.data_ptr(), known[id(t)] if id(t) in known else 0 if t.is_inference() else t._version) for t in state
         )
 
     def _is_kept(self, source: Tensor, place: Any) -> bool:
@@ -120,26 +117,28 @@ class WeightCache:
             return True
         return source.untyped_storage()._cdata in self._storages()
 
-    def _stamp(self, source: Tensor, place: Any) -> int:
-        """A number that is another one when the source's content is."""
-        if place in self._made:
-            return 0
-        if source.device.type != "cpu":
-            return self._passes
-        known, version = self._contents.get(place), 0 if source.is_inference() else source._version
-        if known is not None:
-            if known.version == version and known.at == self._passes:
-                return known.stamp
-            if torch.equal(_content(source), known.content):
+    def _stamps_of(self, sources: Sequence[Tensor], places: Sequence[Any]) -> tuple[int, ...]:
+        """For each source a number that is another one when its content is."""
+        found = []
+        for source, place in zip(sources, places):
+            if place in self._made:
+                found.append(0)
+                continue
+            if source.device.type != "cpu":
+                found.append(self._passes)
+                continue
+            known, version = self._contents.get(place), 0 if source.is_inference() else source._version
+            if known is None or known.version != version or known.at != self._passes:
+                content = _content(source)
+                if known is None or not torch.equal(content, known.content):
+                    known = self._contents[place] = _Looked(content.clone(), next(self._stamps))
                 known.at, known.version = self._passes, version
-                return known.stamp
-        found = _content(source)
-        self._contents[place] = _Looked(self._passes, version, found.clone(), next(self._stamps))
-        return self._contents[place].stamp
+            found.append(known.stamp)
+        return tuple(found)
 
     def _forget(self, outdated: Any) -> None:
         """Drops what was made from a result that is made anew: its address will not come again."""
-        gone = set(map(_place, tensors_in(outdated, [])))
+        gone = set(_places(tensors_in(outdated, [])))
         self._made -= gone
         for key in list(self._entries):
             if not gone.isdisjoint(key[1:]):
@@ -152,9 +151,9 @@ class WeightCache:
         self._made.clear()
 
 
-def _place(tensor: Tensor) -> Any:
-    """Where a tensor lies, and how: a square weight and its transpose lie in one memory."""
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.get_device()
+def _places(tensors: Sequence[Tensor]) -> list[Any]:
+    """Where each tensor lies, and how: a square weight and its transpose lie in one memory."""
+    return [(t.data_ptr(), t.shape, t.stride(), t.dtype, t.get_device()) for t in tensors]
 
 
 def _content(source: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ from lrp_plugin.propagation.steps import constant_of, defer, follow_on, follows,
 from lrp_plugin.propagation.tokens import propagate
 from lrp_plugin.propagation.unruled import handed_on, shown, unregistered, unseen_signal
 from lrp_plugin.propagation.unseen import HANDED_ON, is_handed_on
-from lrp_plugin.propagation.writes import booking_constants, current, is_spare, is_state, views, write
+from lrp_plugin.propagation.writes import current, is_spare, is_state, views, write, written_signal
 from lrp_plugin.propagation.written_out import WITH_SIGNAL_ADDED
 from lrp_plugin.registry import Operation, Rule
 from lrp_plugin.torch_private import refuse_vmap, saved_hooks
@@ -117,12 +117,10 @@ class Propagation(TorchFunctionMode):
         tensors = tensors_in(args, [])
         if kwargs:
             tensors_in(kwargs, tensors)
-        found: dict[int, Signal] = {}
+        found = self.signals_among(tensors)
         act: Any = self.dispatch
-        for tensor in tensors:
-            if (signal := self.find(tensor)) is not None:
-                found[id(tensor)] = signal
-                act = partial(propagate, self) if signal.token else act
+        for signal in found.values():
+            act = partial(propagate, self) if signal.token else act
         spelling = spelling_of(func)
         if self.remembered.follows or spelling.operation in MAKES:
             act = partial(follow, self, act)
@@ -156,7 +154,7 @@ class Propagation(TorchFunctionMode):
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
             spelling = writing(spelling)
-        if self.storages.contents and rule.port == "routes" and not spelling.writes:
+        if self.storages.contents and rule.output.port == "routes" and not spelling.writes:
             seen = views(self, func, args, kwargs, tensors, found)
             if seen is not None:
                 return seen
@@ -175,31 +173,35 @@ class Propagation(TorchFunctionMode):
     def carry_out(self, spelling: Spelling, args: Any, kwargs: Any) -> Any:
         """Carries out an operation that is no torch call (an atomic module's); None where no argument is a signal."""
         tensors = tensors_in(kwargs, tensors_in(args, []))
-        found = {id(tensor): signal for tensor in tensors if (signal := self.find(tensor)) is not None}
+        found = self.signals_among(tensors)
         rule = self.setup.chooser.default(spelling.operation)
         return self._apply(spelling, rule, args, kwargs, tensors, found) if found else None
 
+    def signals_among(self, tensors: list[Tensor]) -> dict[int, Signal]:
+        """What is known now, by ``id``, of those of the tensors that depend on the input."""
+        found = {}
+        for tensor in tensors:
+            entry = self.signals.records.get(id(tensor))
+            signal = entry[1] if entry is not None and entry[0]() is tensor else None
+            if self.storages.contents or (signal is None and tensor.grad_fn is not None):  # seldom
+                signal = self._looked_for(tensor, signal)
+            if signal is not None:
+                found[id(tensor)] = signal
+        return found
+
     def find(self, tensor: Tensor) -> Signal | None:
         """What is known of a tensor now; None where it does not depend on the input."""
-        entry = self.signals.records.get(id(tensor))
-        signal = entry[1] if entry is not None and entry[0]() is tensor else None
+        return self.signals_among([tensor]).get(id(tensor))
+
+    def _looked_for(self, tensor: Tensor, signal: Signal | None) -> Signal | None:
+        """What is known where memory was written to, or a graph was made by what was not seen."""
         written = self.storages.contents
-        if not written and (signal is not None or tensor.grad_fn is None):  # the usual case
-            return signal
         place = tensor if signal is None or signal.value is None else signal.value
         if written and self.storages.holds(place):
-            return self._written(tensor, place)
+            return written_signal(self, tensor, place)
         if signal is not None or tensor.grad_fn is None or self.remembered.constants.get(tensor) is not None:
             return signal
         return unseen_signal(self, tensor)
-
-    def _written(self, tensor: Tensor, place: Tensor) -> Signal | None:
-        held, port = self.storages.read(place), self.storages.port(place)
-        if self.recorder is not None and held.requires_grad:
-            held = booking_constants(self, held, self.storages.constants(place))
-        written = Signal(held)
-        written.port, written.token = port, port is not None and not tensor.is_floating_point()
-        return written if written.token or held.requires_grad else None
 
     def _constant(self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         target = (
@@ -244,12 +246,12 @@ class Propagation(TorchFunctionMode):
             self.ports = self.setup.ports and (chooser.final_port is None or self.count.maps <= chooser.final_port)
         site = Site(operation, self.paths.current, linear=linear, index=index, count=chooser.linear_maps)
         choice = chooser.choose(site)
-        before = found.get(id(args[0])) if default.follows is not None and args else None
+        before = found.get(id(args[0])) if default.waits.follows is not None and args else None
         if before is not None and follows(default, spelling, args, kwargs, before):
             return follow_on(self, spelling, args, kwargs, before, site, choice)
         if self.plan is not None:
             self.plan.append((site.located(), choice))
-        if choice.folds and choice.rule.defers(bind(spelling.function, args, kwargs), found):
+        if choice.folds and choice.rule.waits.defers(bind(spelling.function, args, kwargs), found):
             return defer(self, choice, spelling, args, kwargs, tensors, found, site)
         row = None
         if self.recorder is not None:  # a map that waits opens its row when it is settled: before its reader's

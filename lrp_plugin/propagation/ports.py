@@ -17,7 +17,7 @@ from lrp_plugin.torch_private import observed
 if TYPE_CHECKING:
     from lrp_plugin.ledger import Row
     from lrp_plugin.propagation.mode import Propagation
-    from lrp_plugin.registry import Rule
+    from lrp_plugin.registry import Output
 
 
 def port_of(mode: Propagation, tensor: Tensor, signal: Signal, row: Row | None) -> Tensor:
@@ -44,36 +44,37 @@ def _ended(mode: Propagation, tensor: Tensor, row: Row | None) -> Tensor:
     return tap(end_port(source, bound), mode.recorder.output_sink(ended, 0, port=True))
 
 
-def out_ports(mode: Propagation, count: int, call: Call, rule: Rule, given: Port | None) -> list[Port | None]:
+def out_ports(mode: Propagation, count: int, call: Call, output: Output, given: Port | None) -> list[Port | None]:
     """The ports of an operation's outputs; without a ledger those of a routing operation are made when asked for.
 
     Args:
-        mode: The pass. count: How many outputs there are. call: The operation's. rule: Its rule.
+        mode: The pass. count: How many outputs there are. call: The operation's. output: What its rule
+            makes of it.
         given: The port that the rule itself gave to its only output.
     """
-    if mode.recorder is not None or given is not None or rule.port in ("ends", "keeps"):
-        return _out_ports(mode, count, call, rule, given)
+    if mode.recorder is not None or given is not None or output.port in ("ends", "keeps"):
+        return _out_ports(mode, count, call, output, given)
     if not any(signal.ported for signal in call.signals.values()):
         return [None] * count
     if any(signal.token for signal in call.signals.values()):
-        return _out_ports(mode, count, call, rule, None)
+        return _out_ports(mode, count, call, output, None)
     made: list[Port | None] = []
 
     def make(place: int) -> Tensor | None:  # it must not hold the value: it would for ever
         if not made:
-            made.extend(_out_ports(mode, count, call, rule, None))
+            made.extend(_out_ports(mode, count, call, output, None))
         port = made[place]
         return port if port is None or isinstance(port, Tensor) else port()
 
     return [partial(make, place) for place in range(count)]
 
 
-def _out_ports(mode: Propagation, count: int, call: Call, rule: Rule, given: Port | None) -> list[Port | None]:
+def _out_ports(mode: Propagation, count: int, call: Call, output: Output, given: Port | None) -> list[Port | None]:
     if given is not None:
         return [tapped_port(mode, given, call)] + [None] * (count - 1)
-    if rule.port == "ends" or not any(signal.ported for signal in call.signals.values()):
+    if output.port == "ends" or not any(signal.ported for signal in call.signals.values()):
         return [None] * count
-    if rule.port == "keeps":
+    if output.port == "keeps":
         return [_passed(mode, next(iter(call.signals.values()))._port, call)] + [None] * (count - 1)
     known = [port for signal in call.signals.values() if (port := signal.port) is not None]
     if not known:
@@ -93,8 +94,8 @@ def _out_ports(mode: Propagation, count: int, call: Call, rule: Rule, given: Por
     def emptied(tensor: Tensor) -> Tensor:
         return torch.zeros_like(call.port(tensor)) if id(tensor) in call.signals else constant(tensor)
 
-    found = tensors_in(rule.port(call, routed) if callable(rule.port) else call.replaced(routed), [])
-    if rule.affine:  # what a constant adds (the value of padding) is not relevance's way
+    found = tensors_in(output.port(call, routed) if callable(output.port) else call.replaced(routed), [])
+    if output.affine:  # what a constant adds (the value of padding) is not relevance's way
         with torch.no_grad():
             added = tensors_in(call.replaced(emptied), [])
         found = [torch.where(zero.isfinite(), port - zero, 0) for port, zero in zip(found, added)]

@@ -90,11 +90,11 @@ class _State:
 
     def put_back(self) -> None:
         """Gives every attribute, buffer and generator what it held."""
+        held = list(self.held)
         for module, kind, before in self.attributes:
             if type(module) is kind:  # a lazy module that has become another has its parameters now
-                _put_back(module.__dict__, before)
-        for buffers, held in self.held:
-            _put_back(buffers, held)
+                held.append((module.__dict__, before))
+        _put_back(held)
         for generator, state in self.generators:
             generator.set_state(state)
         if not torch.equal(torch.get_rng_state(), self.random):
@@ -129,20 +129,20 @@ def _void(written: list[Tensor]) -> None:
         raise BuffersWritten(written)
 
 
-def _put_back(now: dict[str, Any], before: dict[str, Any]) -> None:
-    changed = []
-    for name, value in now.items():
-        if before.get(name, now) is not value:
-            changed.append(name)
-    for name in changed:
-        if name == _OWN:
-            continue
-        if name in before:
-            now[name] = before[name]
-        else:
-            del now[name]
-    if len(now) != len(before):
-        now.update({name: value for name, value in before.items() if name not in now})
+def _put_back(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
+    """Gives each of these, of a module's attributes or buffers, what it held before."""
+    for now, before in held:
+        changed = []
+        for name, value in now.items():
+            if before.get(name, now) is not value and name != _OWN:
+                changed.append(name)
+        for name in changed:
+            if name in before:
+                now[name] = before[name]
+            else:
+                del now[name]
+        if len(now) != len(before):
+            now.update({name: value for name, value in before.items() if name not in now})
 
 
 def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:

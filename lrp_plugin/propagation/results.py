@@ -34,7 +34,7 @@ def register(
     carried = (call.ports or result.port is not None) and not is_constant(value)  # ids ask for theirs
     ports = _ports_of(mode, count, result, call, choice) if carried else [None] * count
     places = iter(range(count))
-    routes = choice.rule.port == "routes"
+    routes = choice.rule.output.port == "routes"
 
     def record(tensor: Tensor) -> Tensor:
         if not tensor.requires_grad:
@@ -46,18 +46,18 @@ def register(
 
 
 def _ports_of(mode: Propagation, count: int, result: Result, call: Call, choice: Choice) -> list[Port | None]:
-    return out_ports(mode, count, call, choice.rule, result.port)
+    return out_ports(mode, count, call, choice.rule.output, result.port)
 
 
 def _record(
     mode: Propagation, tensor: Tensor, place: int, port: Port | None, result: Result, call: Call, choice: Choice,
     tensors: list[Tensor], found: dict[int, Signal],
 ) -> Tensor:  # fmt: skip
-    rule = choice.rule
+    output = choice.rule.output
     out = tapped(mode, tensor, call, place)
-    nonnegative, gate = rule.sign == "nonnegative", rule.gate or result.gate
-    if rule.sign == "keeps":
-        nonnegative, routes = True, rule.port == "routes"
+    nonnegative, gate = output.sign == "nonnegative", output.gate or result.gate
+    if output.sign == "keeps":
+        nonnegative, routes = True, output.port == "routes"
         for known in call.signals.values():
             nonnegative = nonnegative and known.nonnegative
             gate = gate or (routes and known.gate)
@@ -70,7 +70,7 @@ def _record(
             _let_go(result.pull.sources, call)
     if mode.setup.chooser.lineage:
         signal.lineage = Lineage.of(tuple(found[id(t)] for t in tensors if id(t) in found))
-    if rule.port == "routes" or tensor._is_view():
+    if output.port == "routes" or tensor._is_view():
         note_view(mode, out, signal, [(t, found[id(t)]) for t in tensors if id(t) in found])
     mode.signals.set(out, signal)
     if mode.recorder is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy
@@ -34,14 +35,8 @@ class Records(Generic[Known]):
     def set(self, tensor: Tensor, known: Known) -> None:
         """Records the tensor, replacing what was known."""
         key = id(tensor)
-        records = self.records
-
-        def forget(reference: weakref.ref[Tensor]) -> None:
-            entry = records.get(key)
-            if entry is not None and entry[0] is reference:
-                del records[key]
-
-        records[key] = (weakref.ref(tensor, forget), known)
+        # Called with the dead reference, which is pop's default; one that was replaced is never called.
+        self.records[key] = (weakref.ref(tensor, partial(self.records.pop, key)), known)  # type: ignore[arg-type]
 
     def drop(self, tensor: Tensor) -> None:
         """Forgets what is known of the tensor."""

@@ -122,9 +122,9 @@ def _detached(value: Any, signals: dict[int, Signal]) -> Any:
 def follows(rule: Rule, spelling: Spelling, args: Any, kwargs: Any, before: Signal) -> bool:
     """Whether a call is folded into the map that made its input, whose rule waits."""
     step = before.step
-    if step is None or not step.waits or before.watched or rule.follows is None:
+    if step is None or not step.waits or before.watched or rule.waits.follows is None:
         return False
-    return rule.follows(bind(spelling.function, args, kwargs), step.operation)
+    return rule.waits.follows(bind(spelling.function, args, kwargs), step.operation)
 
 
 def follow_on(

@@ -43,7 +43,7 @@ def propagate(
     for every other (a comparison, a position, an index into another signal) tokens are constants.
     """
     rule = mode.setup.chooser.default(spelling.operation)
-    if (rule is not None and rule.tokens) or (rule is None and opened(func) is not None):
+    if (rule is not None and rule.asks.tokens) or (rule is None and opened(func) is not None):
         return mode.dispatch(func, spelling, args, kwargs, tensors, found)
     if spelling.operation in _LOOKUPS and args and isinstance(args[0], Tensor) and _is_table(args[0], found):
         return mode.dispatch(func, spelling._replace(operation="lookup"), args, kwargs, tensors, found)
@@ -51,7 +51,7 @@ def propagate(
         shifted = _shifted(mode, func, args, kwargs, found)
         if shifted is not None:
             return shifted
-    if rule is not None and rule.port in ("routes", "keeps") and all(signal.token for signal in found.values()):
+    if rule is not None and rule.output.port in ("routes", "keeps") and all(signal.token for signal in found.values()):
         return _routed(mode, spelling, args, kwargs, tensors, found)
 
     def plain(tensor: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def _routed(
     """Entries of tokens are moved: so are their ports. Tokens made floating point become ordinary signals."""
     rule = mode.setup.chooser.default(spelling.operation)
     assert rule is not None
-    if mode.storages.contents and rule.port == "routes" and not spelling.writes:
+    if mode.storages.contents and rule.output.port == "routes" and not spelling.writes:
         seen = views(mode, spelling.function, args, kwargs, tensors, found)
         if seen is not None:
             return seen
@@ -138,11 +138,11 @@ def _routed(
     recorder = mode.recorder
     row = recorder.open_row(mode.paths.current()[0], str(spelling.operation), choice.text) if recorder else None
     call = mode.make_call(choice, spelling, args, kwargs, tensors, found, row)
-    value = call.native()
+    value, output = call.native(), rule.output
     # The port of a cast must not be cast.
     if isinstance(value, Tensor) and tensors[0] is args[0] and value.dtype != args[0].dtype:
-        rule = dataclasses.replace(rule, port="keeps")
-    ports = map(made, out_ports(mode, len(tensors_in(value, [])), call, rule, None))
+        output = dataclasses.replace(output, port="keeps")
+    ports = map(made, out_ports(mode, len(tensors_in(value, [])), call, output, None))
 
     def record(tensor: Tensor) -> Tensor:
         port = next(ports)

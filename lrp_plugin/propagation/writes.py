@@ -72,6 +72,16 @@ def booking_constants(mode: Propagation, written: Tensor, constants: Tensor | No
     return tap(signals + torch.where(constants, held, 0), mode.recorder.output_sink(row, 0))
 
 
+def written_signal(mode: Propagation, tensor: Tensor, place: Tensor) -> Signal | None:
+    """What is known of a tensor whose memory was written to; ``place``: the tensor that lies there."""
+    held, port = mode.storages.read(place), mode.storages.port(place)
+    if mode.recorder is not None and held.requires_grad:
+        held = booking_constants(mode, held, mode.storages.constants(place))
+    written = Signal(held)
+    written.port, written.token = port, port is not None and not tensor.is_floating_point()
+    return written if written.token or held.requires_grad else None
+
+
 def is_spare(mode: Propagation, tensor: Tensor, signal: Signal) -> bool:
     """Whether a call that asks to write there may: the memory is a rule's own, and this call is its first reader."""
     memory, step = signal.memory, signal.step

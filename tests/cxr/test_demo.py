@@ -52,6 +52,7 @@ def test_the_demo_writes_what_it_names_and_nothing_else(tiny, tmp_path, capsys):
     assert all(method in page for method in METHODS) and "lrp-plugin demo --out" in page
 
 
+@pytest.mark.ci
 def test_a_demo_stopped_while_explaining_does_not_train_again(tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "demo"
 

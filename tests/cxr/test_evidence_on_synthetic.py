@@ -59,6 +59,7 @@ def test_the_csv_holds_the_shares_that_were_measured():
     assert lines[1].startswith("evidence,sick,saliency,0.150000,") and lines[1].endswith(",4,0.030000")
 
 
+@pytest.mark.ci
 def test_composites_put_more_relevance_on_the_opacities_than_saliency(tmp_path: Path):
     """The claim of the README, on smaller data; at full size (the demo) it holds for each class alone as well."""
     parts = open_parts(RunSettings(size=96, count=800, epochs=6))
@@ -71,7 +72,7 @@ def test_composites_put_more_relevance_on_the_opacities_than_saliency(tmp_path: 
     assert 0.02 < chance.pop() < 0.04
 
 
-@pytest.mark.parametrize("strength", [1.0, 0.0])
+@pytest.mark.parametrize("strength", [1.0, pytest.param(0.0, marks=pytest.mark.ci)])
 def test_a_planted_shortcut_is_named_and_an_idle_marker_is_not(tmp_path: Path, strength: float):
     settings = RunSettings(size=64, count=400, epochs=8, shortcut=strength)
     parts = open_parts(settings)

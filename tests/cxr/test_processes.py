@@ -44,6 +44,7 @@ def two_processes(output: Path, kind: str) -> list[dict[str, Any]]:
     return json.loads((output / "2.json").read_text())
 
 
+@pytest.mark.ci
 def test_two_processes_train_to_the_same_weights_and_metrics(tmp_path: Path) -> None:
     one, two = one_process(tmp_path, "plain"), two_processes(tmp_path, "plain")
     # The sums of a batch are formed in another order: float32 rounding, amplified by nine steps of AdamW,
@@ -80,6 +81,7 @@ def test_loader_made_before_the_processes_met_is_refused() -> None:
         Trainer(build_model("reference_cnn"), progress=False).evaluate(stale)
 
 
+@pytest.mark.ci
 def test_a_full_disk_in_one_process_ends_all(tmp_path: Path) -> None:
     """Nobody waits for ever for the process that failed."""
     (tmp_path / "run2").write_text("a file where the run's folder should be")

@@ -59,7 +59,12 @@ ELSEWHERE = {"docs/language-models.md", "docs/graphs-tables-modalities.md"}  # r
 RUN = [page for page in PAGES if name(page) not in ELSEWHERE and any(kind != "sh" for kind, _ in blocks(page))]
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
+LONG = ("docs/what-is-lrp.md", "docs/start/photographs.md", "docs/start/ecg.md")
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.ci] if name(page) in LONG else [], id=name(page)) for page in RUN]
+)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     needed(page.read_text())

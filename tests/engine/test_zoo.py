@@ -16,6 +16,7 @@ from lrp_plugin.testing.laws import (
 
 LARGE = tuple(name for name in BUILDERS if name not in GIANTS)
 SLOW_ORACLE = tuple(name for name in PIECEWISE_LINEAR if name not in ("alexnet", "resnet18", "squeezenet1_1"))
+LONG = ("efficientnet_v2_s", "inception_v3", "maxvit_t", "resnext50_32x4d", "vgg11", "wide_resnet50_2")
 SOFTMAX = ("vit", "swin", "maxvit")
 
 
@@ -37,7 +38,9 @@ def check(name: str, size: int) -> None:
         assert_model_untouched(lrp, inputs, target)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.ci] if name in LONG else []) for name in FAMILIES]
+)
 def test_relevance_is_conserved_in_each_family(name: str) -> None:
     check(name, FAMILIES[name])
 

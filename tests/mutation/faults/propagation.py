@@ -4,8 +4,8 @@ from tests.mutation.fault import fault
 
 FAULTS = [
     fault('propagation/steps.py', 'a watched map is folded',
-          'if step is None or not step.waits or before.watched or rule.follows is None:',
-          'if step is None or not step.waits or rule.follows is None:', 'architectures/test_layer.py'),
+          'if step is None or not step.waits or before.watched or rule.waits.follows is None:',
+          'if step is None or not step.waits or rule.waits.follows is None:', 'architectures/test_layer.py'),
     fault('propagation/steps.py', "the values of a second reader are the first's",
           '    for known in (rectified, False):\n',
           '    for known in (rectified, True, False):\n', 'engine/test_fast_equals_general.py'),
@@ -16,8 +16,8 @@ FAULTS = [
           '            nonnegative = nonnegative and known.nonnegative',
           '            nonnegative = nonnegative or known.nonnegative', 'engine/test_networks.py'),
     fault('propagation/results.py', 'non-negative whatever is added',
-          'nonnegative, gate = rule.sign == "nonnegative", rule.gate or result.gate',
-          'nonnegative, gate = True, rule.gate or result.gate', 'engine/test_networks.py'),
+          'nonnegative, gate = output.sign == "nonnegative", output.gate or result.gate',
+          'nonnegative, gate = True, output.gate or result.gate', 'engine/test_networks.py'),
     fault('propagation/ports.py', "padding's value is relevance's way",
           'found = [torch.where(zero.isfinite(), port - zero, 0) for port, zero in zip(found, added)]',
           'pass', 'engine/test_constant_entries.py::test_the_value_of_padding_is_no_relevances_way'),
