@@ -291,7 +291,7 @@ def test_the_command_line(
     assert "1 files are not there yet" in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_a_full_disk_is_named_and_nothing_is_lost(
     tmp_path: Path, source: Path, weights: str, made: Path, ray: object
 ) -> None:
