@@ -121,6 +121,14 @@ def _tracers() -> bool:
     return _mode_stack is None or not all(getattr(mode, "only_counts", False) for mode in _mode_stack())
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor's entries without a graph and without its class, which autograd's Functions would take for a view."""
+    if type(tensor) is Tensor:
+        return tensor.detach()
+    with torch._C.DisableTorchFunctionSubclass():
+        return tensor.detach()
+
+
 def inside_transform(tensor: Tensor) -> bool:
     """Whether the tensor is a function transform's (vmap), which has no memory of its own; where torch cannot tell: no."""
     return _wrapped is not None and _wrapped(tensor)

@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from lrp_plugin.algebra.formulas import damping, reciprocal, widened
 from lrp_plugin.algebra.looks import Looks
-from lrp_plugin.torch_private import keeps_graph
+from lrp_plugin.torch_private import keeps_graph, plain
 
 
 class Carrier(NamedTuple):
@@ -38,7 +38,7 @@ class _Scale(Function):
         if isinstance(factor, Tensor):
             ctx.save_for_backward(factor)
         ctx.factor = None if isinstance(factor, Tensor) else factor
-        return tensor.detach()
+        return plain(tensor)
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -66,7 +66,7 @@ class _Redistribute(Function):
     def forward(ctx: Any, value: Tensor, factors: list[Tensor], *carriers: Tensor) -> Tensor:
         ctx.save_for_backward(*factors)
         ctx.dtypes = [carrier.dtype for carrier in carriers]
-        return value.detach()
+        return plain(value)
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
@@ -80,7 +80,7 @@ class _RedistributeWithPort(Function):
         ctx.save_for_backward(value, *factors)
         ctx.dtypes = [carrier.dtype for carrier in carriers]
         ctx.set_materialize_grads(False)
-        return value.detach(), value.new_ones(()).expand(value.shape)  # ones that take no memory
+        return plain(value), plain(value).new_ones(()).expand(value.shape)  # ones that take no memory
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor | None, relevance: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
@@ -123,7 +123,7 @@ class _Substitute(Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, pullback: Callable[..., Any], *inputs: Tensor) -> Tensor:
         ctx.pullback = pullback
-        return value.detach()
+        return plain(value)
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
@@ -146,7 +146,7 @@ class _HandOn(Function):
         ctx.save_for_backward(shift, port)
         ctx.pullback = pullback
         ctx.set_materialize_grads(False)
-        return value.detach(), port.detach().clone()
+        return plain(value), plain(port).clone()
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor | None, relevance: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]
@@ -186,7 +186,7 @@ class Mark(Function):
     def forward(ctx: Any, value: Tensor, looks: Looks, *signals: Tensor) -> Tensor:
         """Overridden; see `mark`."""
         ctx.count, ctx.looks = len(signals), looks
-        return value.detach()
+        return plain(value)
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> Any:  # type: ignore[override]
@@ -212,7 +212,7 @@ class _EndPort(Function):
     def forward(ctx: Any, tensor: Tensor, stabilizer: float) -> Tensor:
         ctx.save_for_backward(tensor)
         ctx.stabilizer = stabilizer
-        return torch.ones_like(tensor)
+        return torch.ones_like(plain(tensor))
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
@@ -259,7 +259,7 @@ class _Tap(Function):
     def forward(ctx: Any, tensor: Tensor, sink: Callable[[Tensor, Tensor], None]) -> Tensor:
         ctx.save_for_backward(tensor)
         ctx.sink = sink
-        return tensor.detach()
+        return plain(tensor)
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import secrets
 import sys
-import traceback
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,23 +133,7 @@ def explain_chunks(
         )
         .map(partial(write_chunk, url=url), num_cpus=_WRITER_CPUS)
     )  # fmt: skip
-    try:
-        yield from steps.iter_rows()
-    except BaseException as error:
-        _let_go(error)
-        raise
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Drops what Ray's frames of a failed run hold.
-
-    Among it are its actors, which keep their cores as long as somebody refers to them: in a cluster that stays up, the next
-    run on two cores would wait for one of them for ever.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-    gc.collect()
+    yield from steps.iter_rows()
 
 
 def _read_one(row: dict[str, Any], *, numbers: list[int], **given: Any) -> dict[str, Any]:

@@ -82,8 +82,7 @@ def explain_archive(
     manifest = _manifest(url, settings, model, source, classes)
     plan = _plan(url, manifest, settings, model, source, masks, limits.add)
     state = chunks.look(url, manifest.archive, [plan.size(chunk) for chunk in range(plan.chunks)])
-    for name in chunks.leftovers(places.files_below(url)):
-        places.delete(places.join(url, name))
+    _sweep(url)
     for note in [*manifest.other_versions(), *state.damaged.values()]:
         warnings.warn(f"{url}: {note}" + ("; it is made again" if note in state.damaged.values() else ""), stacklevel=2)
     again = {chunk for chunk, stamp in state.stamps.items() if limits.retry_errors and stamp.failed}
@@ -94,7 +93,15 @@ def explain_archive(
     if not pending:
         return progress
     with _named_errors(url):
-        return _run(url, manifest, plan, pending, settings, machines, limits, progress, report)
+        progress = _run(url, manifest, plan, pending, settings, machines, limits, progress, report)
+    _sweep(url)
+    return progress
+
+
+def _sweep(url: str) -> None:
+    """Deletes what writers that were killed, of a run before or on a machine that is gone, had begun."""
+    for name in chunks.leftovers(places.files_below(url)):
+        places.delete(places.join(url, name))
 
 
 def _run(
@@ -130,10 +137,7 @@ def _named_errors(url: str) -> Iterator[None]:
         yield
     except Exception as error:
         cause = _cause(error)
-        # Ray lets go of a failed run's explainers when nothing refers to them any longer, and the error's frames do: in a
-        # Ray that lives on they would hold their cores for ever.
-        traceback.clear_frames(error.__traceback__)
-        gc.collect()
+        _let_go(error)
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 cause.errno, f"no space left where the archive lies, {url}: every file there is whole; "
@@ -144,6 +148,18 @@ def _named_errors(url: str) -> Iterator[None]:
         raise RuntimeError(
             f"{type(cause).__name__}: {cause}; what is done is kept, the same command goes on"
         ) from error
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drops what the frames of an error, and of those behind it, hold.
+
+    Ray lets go of a failed run's explainers when nothing refers to them any longer. In a Ray that lives on they would hold
+    their cores for ever: on two cores the next run waited for one of them without end.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()
 
 
 def _cause(error: BaseException) -> BaseException:

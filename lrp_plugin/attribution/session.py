@@ -194,12 +194,12 @@ class Session:
         self.weights = WeightCache()
         self.warned: set[tuple[str, str]] = set()
         self.lent: list[Tensor] = []
-        self.looking = False
+        self.looking = self.carries = False
         self._marked: tuple[Any, Chooser] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         kept = dict(self.__dict__)
-        for made in ("chooser", "weights", "warned", "lent", "looking", "_marked"):
+        for made in ("chooser", "weights", "warned", "lent", "looking", "carries", "_marked"):
             del kept[made]
         return kept
 
@@ -257,6 +257,8 @@ class Session:
             UnsupportedOperationError: With ``strict``, for an operation without a rule.
         """
         chooser = self._chooser()
+        if self.carries:
+            chooser = chooser.carrying_ports()
         if chooser.counts:
             chooser = chooser.counting(self.count(inputs, arguments) if maps is None else maps)
         exact = exact or recorder is not None or plan is not None
@@ -264,8 +266,8 @@ class Session:
             try:
                 return self._once(inputs, arguments, target, select, recorder, plan, exact, watch, chooser)
             except (ForgottenSourceError, WronglySupposedError, BuffersWritten, PortsNeededError) as reason:
-                if isinstance(reason, PortsNeededError):  # a column was cast to ids
-                    chooser = chooser.carrying_ports()
+                if isinstance(reason, PortsNeededError):  # a column was cast to ids, the first map runs again
+                    chooser, self.carries = chooser.carrying_ports(), True
                 exact = self._again(reason, exact, recorder, plan)
 
     def _chooser(self) -> Chooser:
@@ -326,6 +328,4 @@ class Session:
         if not self._chooser().counts:
             return None
         counting = Session(self.model, Composite([(anything(), rule("epsilon"))]), self.registry, output=self.output)
-        sites: list[tuple[Site, Choice]] = []
-        counting.using(lambda _: None, inputs, arguments, select=False, plan=sites)
-        return sum(site.linear for site, _ in sites)
+        return counting.using(lambda passed: passed.mode.count.total, inputs, arguments, select=False)

@@ -141,7 +141,10 @@ def anything() -> Selector:
 
 @remembered
 def nth(index: int) -> Selector:
-    """The linear map of that number in the order of execution: 0 the first, -1 the last."""
+    """The linear map of that number in the order of execution: 0 the first, -1 the last.
+
+    A map whose weight is applied again (to the next slice of a volume, at the next step) keeps its number.
+    """
     index = operator.index(index) if hasattr(index, "__index__") else index
     _check(isinstance(index, int), f"nth({told(index)})", "an int: 0 the first linear map, -1 the last")
 

@@ -13,7 +13,7 @@ from torch.nn.functional import threshold
 
 from lrp_plugin.algebra.formulas import HALF, reciprocal, widened
 from lrp_plugin.fast.blockwise import blockwise
-from lrp_plugin.torch_private import keeps_graph, observed
+from lrp_plugin.torch_private import keeps_graph, observed, plain
 
 
 class KnownCarrier(NamedTuple):
@@ -54,7 +54,7 @@ class _Redistribute(Function):
     def forward(ctx: Any, value: Tensor, factors: list[Tensor], *carriers: Tensor) -> Tensor:
         ctx.save_for_backward(*factors)
         ctx.dtypes = [carrier.dtype for carrier in carriers]
-        return value.detach()
+        return plain(value)
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor) -> tuple[Any, ...]:  # type: ignore[override]

@@ -34,7 +34,7 @@ from lrp_plugin.propagation.signals import Signals, Storages
 from lrp_plugin.propagation.softmaxes import MAKES, follow
 from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, on_a_clone, spelling_of, unwritten, writing
 from lrp_plugin.propagation.steps import constant_of, defer, follow_on, follows, settled
-from lrp_plugin.propagation.tokens import propagate
+from lrp_plugin.propagation.tokens import PortsNeededError, propagate
 from lrp_plugin.propagation.unruled import handed_on, shown, unregistered, unseen_signal
 from lrp_plugin.propagation.unseen import HANDED_ON, is_handed_on
 from lrp_plugin.propagation.writes import current, is_spare, is_state, views, write, written_signal
@@ -227,6 +227,19 @@ class Propagation(TorchFunctionMode):
         """What a tensor holds now, also where its memory was written to."""
         return current(self, tensor)
 
+    def _carry_ports(self, index: int) -> None:
+        """Ports are carried up to the last map whose rule may ask for one.
+
+        Raises:
+            PortsNeededError: Where a map that may ask runs again, behind operations that were not asked for theirs.
+        """
+        final = self.setup.chooser.final_port
+        if not self.setup.ports or final is None:
+            return
+        if not self.ports and index <= final:
+            raise PortsNeededError
+        self.ports = self.ports and self.count.maps <= final
+
     # ---- operations on signals ---------------------------------------------------------------------------------
     def _apply(
         self, spelling: Spelling, default: Rule | None, args: Any, kwargs: Any, tensors: list[Tensor],
@@ -242,8 +255,8 @@ class Propagation(TorchFunctionMode):
         chooser = self.setup.chooser
         index = None
         if linear:
-            index = self.count.place(spelling.part)
-            self.ports = self.setup.ports and (chooser.final_port is None or self.count.maps <= chooser.final_port)
+            index = self.count.place(spelling.part, tensors[1] if id(tensors[0]) in found else tensors[0])
+            self._carry_ports(index)
         site = Site(operation, self.paths.current, linear=linear, index=index, count=chooser.linear_maps)
         choice = chooser.choose(site)
         before = found.get(id(args[0])) if default.waits.follows is not None and args else None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lrp_plugin.algebra.folding import NO_CACHE, Cache
@@ -12,6 +14,7 @@ from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.composites.composite import Chooser
 from lrp_plugin.propagation.signals import Records, Signals
 from lrp_plugin.propagation.softmaxes import Image
+from lrp_plugin.torch_private import inside_transform, traced
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,38 @@ class Remembered:
 
 
 class Count:
-    """How many linear maps were executed; the parts of one share their place, which ends with the next map."""
+    """Numbers the linear maps in the order in which they are first executed.
+
+    A weight that is applied again (a backbone's, to the next slice of a volume; a cell's, to the next step) keeps its number,
+    so a loop and one call over the whole batch get the same rules. The parts of one operation share theirs, which ends with
+    the next map.
+    """
 
     def __init__(self) -> None:
         self.maps = 0
         self._parted = False
+        self._known: dict[Any, tuple[int, Tensor]] = {}  # the weight too: its address must stay its own
 
-    def place(self, part: bool) -> int:
-        """Counts one and gives its place."""
+    def place(self, part: bool, weight: Tensor) -> int:
+        """The number of the map with that weight."""
+        plain = type(weight) in (Tensor, torch.nn.Parameter) and weight.layout is torch.strided
+        address = 0 if not plain or traced() or inside_transform(weight) else weight.data_ptr()
+        key = (address or id(weight), weight.shape, weight.stride() if address else None)
+        known = self._known.get(key)
+        if known is not None:
+            return known[0]
         place = self.maps + (self._parted and not part)
         self.maps, self._parted = place + (not part), part
+        self._known[key] = place, weight
         return place
+
+    @property
+    def total(self) -> int:
+        """How many numbers were given."""
+        return self.maps + self._parted
+
+    def branch(self) -> Count:
+        """A count that goes on from here by itself."""
+        other = copy(self)
+        other._known = dict(self._known)
+        return other

@@ -49,16 +49,18 @@ def _looping(original: Callable[..., Any]) -> Callable[..., Any]:
         for mode in function_modes():
             known = getattr(mode, "depends_on_input", None)
             if known is not None and any(map(known, given)):
-                return _loop(vmap_parts, function, in_dims, out_dims, args, kwargs)
+                return _loop(mode, function, in_dims, out_dims, args, kwargs)
         return original(function, in_dims, out_dims, randomness, chunk_size, *args, **kwargs)
 
     return vmap_impl
 
 
-def _loop(parts: Any, function: Any, in_dims: Any, out_dims: Any, args: Any, kwargs: Any) -> Any:
+def _loop(mode: Any, function: Any, in_dims: Any, out_dims: Any, args: Any, kwargs: Any) -> Any:
+    parts: Any = vmap_parts
     size, dims, flat, spec = parts.batched(in_dims, args, function)
-    rows = []
+    rows, count, ports = [], mode.count, mode.ports
     for place in range(size):
+        mode.count, mode.ports = count.branch(), ports  # the maps of all members stand for one another
         taken = [one if dim is None else one.select(dim, place) for one, dim in zip(flat, dims)]
         rows.append(flattened(function(*unflattened(taken, spec), **kwargs)))
     shape = rows[0][1]

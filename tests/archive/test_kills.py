@@ -83,6 +83,13 @@ def assert_same_as_undisturbed(source: Path, archive: Path, whole: Path, weights
     assert not [file for file in archive.rglob("*") if file.name.endswith(".tmp")]
 
 
+def command(one: psutil.Process) -> list[str]:
+    try:
+        return one.cmdline()
+    except psutil.NoSuchProcess:  # killed just now
+        return []
+
+
 def kill_at_random_moments(
     source: Path, archive: Path, weights: str, kill: Callable[..., None], times: int, after: tuple[int, int]
 ) -> list[int]:
@@ -130,7 +137,7 @@ def test_ten_killed_actors_are_made_again(tmp_path: Path, weights: str, ray: obj
         wait_for(process, generator.randint(1, 3))
         time.sleep(generator.uniform(0, 0.3))
         assert process.poll() is None, f"the run ended after {killed} kills"
-        actors = [one for one in descendants(process) if "ExplainChunks" in " ".join(one.cmdline())]
+        actors = [one for one in descendants(process) if "ExplainChunks" in " ".join(command(one))]
         for one in actors[:1]:
             one.send_signal(signal.SIGKILL)
             killed += 1

@@ -44,7 +44,8 @@ class Several(nn.Module):
         return torch.cat([part.entries() for part in self.parts], 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([part(piece) for part, piece in zip(self.parts, x.split(self.sizes, 1))], 1)
+        # Each piece in memory of its own: complex numbers begin at an even place.
+        return torch.cat([part(piece.clone()) for part, piece in zip(self.parts, x.split(self.sizes, 1))], 1)
 
 
 def exported(network: nn.Module, x: Tensor) -> nn.Module:
