@@ -24,9 +24,9 @@ from lrp_plugin.ledger import Recorder
 from lrp_plugin.propagation import Propagation, Setup
 from lrp_plugin.propagation.atomic import atomic_modules
 from lrp_plugin.propagation.nans import FirstNan
+from lrp_plugin.propagation.ports import PortsNeededError
 from lrp_plugin.propagation.quiet import evaluating, uncompiled
 from lrp_plugin.propagation.restored import BuffersWritten, restored
-from lrp_plugin.propagation.tokens import PortsNeededError
 from lrp_plugin.propagation.transforms import vmap_as_loop
 from lrp_plugin.registry import Registry
 

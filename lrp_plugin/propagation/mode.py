@@ -27,14 +27,15 @@ from lrp_plugin.fast import maps, operations
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
 from lrp_plugin.propagation.paths import ModulePaths
-from lrp_plugin.propagation.ports import port_of
+from lrp_plugin.propagation.ports import carry_on, port_of
 from lrp_plugin.propagation.results import register
 from lrp_plugin.propagation.setup import Count, Remembered, Setup
 from lrp_plugin.propagation.signals import Signals, Storages
 from lrp_plugin.propagation.softmaxes import MAKES, follow
 from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, on_a_clone, spelling_of, unwritten, writing
 from lrp_plugin.propagation.steps import constant_of, defer, follow_on, follows, settled
-from lrp_plugin.propagation.tokens import PortsNeededError, propagate
+from lrp_plugin.propagation.tokens import propagate
+from lrp_plugin.propagation.transforms import SignalInVmapError
 from lrp_plugin.propagation.unruled import handed_on, shown, unregistered, unseen_signal
 from lrp_plugin.propagation.unseen import HANDED_ON, is_handed_on
 from lrp_plugin.propagation.writes import current, is_spare, is_state, views, write, written_signal
@@ -134,6 +135,8 @@ class Propagation(TorchFunctionMode):
         """Carries one call out, given what is known of the signals among its arguments."""
         if not found:
             return self._constant(func, spelling, args, kwargs, tensors)
+        if self.remembered.vmaps:
+            raise SignalInVmapError
         if torch.is_inference_mode_enabled() or kwargs.get("out") is not None:
             self._refuse(spelling)
         if func in HANDED_ON and is_handed_on(func, args):
@@ -227,19 +230,6 @@ class Propagation(TorchFunctionMode):
         """What a tensor holds now, also where its memory was written to."""
         return current(self, tensor)
 
-    def _carry_ports(self, index: int) -> None:
-        """Ports are carried up to the last map whose rule may ask for one.
-
-        Raises:
-            PortsNeededError: Where a map that may ask runs again, behind operations that were not asked for theirs.
-        """
-        final = self.setup.chooser.final_port
-        if not self.setup.ports or final is None:
-            return
-        if not self.ports and index <= final:
-            raise PortsNeededError
-        self.ports = self.ports and self.count.maps <= final
-
     # ---- operations on signals ---------------------------------------------------------------------------------
     def _apply(
         self, spelling: Spelling, default: Rule | None, args: Any, kwargs: Any, tensors: list[Tensor],
@@ -256,7 +246,7 @@ class Propagation(TorchFunctionMode):
         index = None
         if linear:
             index = self.count.place(spelling.part, tensors[1] if id(tensors[0]) in found else tensors[0])
-            self._carry_ports(index)
+            carry_on(self, index)
         site = Site(operation, self.paths.current, linear=linear, index=index, count=chooser.linear_maps)
         choice = chooser.choose(site)
         before = found.get(id(args[0])) if default.waits.follows is not None and args else None

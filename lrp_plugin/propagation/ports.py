@@ -20,6 +20,27 @@ if TYPE_CHECKING:
     from lrp_plugin.registry import Output
 
 
+class PortsNeededError(BaseException):
+    """A signal was cast to integers in a pass without ports: it must run again and carry them.
+
+    No ``Exception``: the model's own ``except`` must not swallow it.
+    """
+
+
+def carry_on(mode: Propagation, index: int) -> None:
+    """Ports are carried up to the last linear map whose rule may ask for one; the map of this number runs now.
+
+    Raises:
+        PortsNeededError: Where a map that may ask runs again, behind operations that were not asked for theirs.
+    """
+    final = mode.setup.chooser.final_port
+    if not mode.setup.ports or final is None:
+        return
+    if not mode.ports and index <= final:
+        raise PortsNeededError
+    mode.ports = mode.ports and mode.count.maps <= final
+
+
 def port_of(mode: Propagation, tensor: Tensor, signal: Signal, row: Row | None) -> Tensor:
     """A signal's port for one of its readers; where it has none, one that ends at the signal itself."""
     port = signal.port

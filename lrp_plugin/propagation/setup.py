@@ -53,7 +53,7 @@ class Remembered:
     Attributes:
         constants: Tensors with a graph that nothing explained made. aliases: What custom Functions handed on.
         images: What tensors are of an exponential; follows: one was taken.
-        depth: How often the mode was entered.
+        depth: How often the mode was entered. vmaps: How many of torch's own are under way.
         held: Unseen work is found by the autograd nodes of what it read: those tensors must outlive their last reader.
     """
 
@@ -62,7 +62,7 @@ class Remembered:
         self.aliases = Signals()
         self.images: Records[Image] = Records()
         self.follows = False
-        self.depth = 0
+        self.depth = self.vmaps = 0
         self.held: list[Tensor] = []
 
 

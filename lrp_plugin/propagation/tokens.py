@@ -13,7 +13,7 @@ from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.algebra.primitives import substitute
 from lrp_plugin.algebra.signal import Port, Signal
 from lrp_plugin.composites.composite import Choice
-from lrp_plugin.propagation.ports import made, out_ports, tapped_port
+from lrp_plugin.propagation.ports import PortsNeededError, made, out_ports, tapped_port
 from lrp_plugin.propagation.spelling import opened
 from lrp_plugin.propagation.writes import note_view, views, write
 
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 
 _LOOKUPS = ("getitem", "index_select", "gather", "take", "take_along_dim")
 _SHIFTS = ("add", "sub", "clamp", "clamp_min", "clamp_max")
-
-
-class PortsNeededError(BaseException):
-    """A signal was cast to integers in a pass without ports: it must run again and carry them.
-
-    No ``Exception``: the model's own ``except`` must not swallow it.
-    """
 
 
 def propagate(

@@ -12,6 +12,11 @@ import torch
 from lrp_plugin.algebra.nests import tensors_in
 from lrp_plugin.torch_private import flattened, function_modes, unflattened, vmap_parts
 
+
+class SignalInVmapError(BaseException):
+    """A vmap over constants met a signal: it is to run as a loop. No ``Exception``: the model's own ``except`` must not see it."""
+
+
 _LOCK = threading.Lock()
 _ENTERED: list[Any] = [0, None]
 
@@ -45,12 +50,18 @@ def _looping(original: Callable[..., Any]) -> Callable[..., Any]:
     def vmap_impl(
         function: Any, in_dims: Any, out_dims: Any, randomness: str, chunk_size: int | None, *args: Any, **kwargs: Any
     ) -> Any:
-        given = tensors_in((args, kwargs), [])
-        for mode in function_modes():
-            known = getattr(mode, "depends_on_input", None)
-            if known is not None and any(map(known, given)):
-                return _loop(mode, function, in_dims, out_dims, args, kwargs)
-        return original(function, in_dims, out_dims, randomness, chunk_size, *args, **kwargs)
+        mode = next((mode for mode in function_modes() if hasattr(mode, "depends_on_input")), None)
+        if mode is None:
+            return original(function, in_dims, out_dims, randomness, chunk_size, *args, **kwargs)
+        if not any(map(mode.depends_on_input, tensors_in((args, kwargs), []))):
+            mode.remembered.vmaps += 1
+            try:
+                return original(function, in_dims, out_dims, randomness, chunk_size, *args, **kwargs)
+            except SignalInVmapError:  # the function has it from around it
+                pass
+            finally:
+                mode.remembered.vmaps -= 1
+        return _loop(mode, function, in_dims, out_dims, args, kwargs)
 
     return vmap_impl
 

@@ -60,7 +60,8 @@ def test_two_inputs_of_one_encoder_get_one_rule(name: str) -> None:
     torch.testing.assert_close((one, other), (swapped_one, swapped_other), rtol=1e-12, atol=0)
 
 
-def test_members_of_an_ensemble_stand_for_one_another() -> None:
+@pytest.mark.parametrize("way", ["given", "around"])
+def test_members_of_an_ensemble_stand_for_one_another(way: str) -> None:
     members = [nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).double().eval() for _ in range(3)]
     stacked, _ = torch.func.stack_module_state(members)  # type: ignore[arg-type]
 
@@ -68,6 +69,8 @@ def test_members_of_an_ensemble_stand_for_one_another() -> None:
         def member(state: Any, given: Tensor) -> Any:
             return torch.func.functional_call(members[0], state, (given,))
 
+        if way == "around":  # the function has the signal from around it
+            return torch.func.vmap(lambda state: member(state, x))(stacked).mean(0)
         return torch.func.vmap(member, in_dims=(0, None))(stacked, x).mean(0)
 
     x = torch.randn(2, 4, dtype=torch.float64)
