@@ -207,28 +207,24 @@ class Propagation(TorchFunctionMode):
         return unseen_signal(self, tensor)
 
     def _constant(self, func: Any, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
-        target = (
-            args[0] if spelling.writes and args and isinstance(args[0], Tensor) else None
-        )  # nn.init names all of them
+        now = partial(current, self)
+        # nn.init names all of its arguments.
+        target = args[0] if spelling.writes and args and isinstance(args[0], Tensor) else None
         if target is not None and (self.storages.holds(target) or is_state(self, target)):
             function = on_a_clone(spelling.function) if spelling.clones else spelling.function
-            value = function(*map_tensors(args, self.current), **map_tensors(kwargs, self.current))
+            value = function(*map_tensors(args, now), **map_tensors(kwargs, now))
             if isinstance(value, Tensor) and value.shape != target.shape:  # resize_
                 self.signals.set(target, Signal(value))
                 return target
             return write(self, target, value)
         if self.storages.contents:
-            args, kwargs = map_tensors(args, self.current), map_tensors(kwargs, self.current)
+            args, kwargs = map_tensors(args, now), map_tensors(kwargs, now)
         refuse_vmap(tensors)
         value = func(*args, **kwargs)
         for tensor in tensors_in(value, []):
             if tensor.grad_fn is not None:
                 self.remembered.constants.set(tensor, Signal())
         return value
-
-    def current(self, tensor: Tensor) -> Tensor:
-        """What a tensor holds now, also where its memory was written to."""
-        return current(self, tensor)
 
     # ---- operations on signals ---------------------------------------------------------------------------------
     def _apply(

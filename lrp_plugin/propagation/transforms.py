@@ -14,7 +14,10 @@ from lrp_plugin.torch_private import flattened, function_modes, unflattened, vma
 
 
 class SignalInVmapError(BaseException):
-    """A vmap over constants met a signal: it is to run as a loop. No ``Exception``: the model's own ``except`` must not see it."""
+    """A vmap over constants met a signal: it is to run as a loop.
+
+    No ``Exception``: the model's own ``except`` must not swallow it.
+    """
 
 
 _LOCK = threading.Lock()
