@@ -1,4 +1,4 @@
-"""A map that is applied again keeps its number among the linear maps: a loop is one call over the whole batch."""
+"""A map that is applied again keeps its number among the linear maps; a tensor's own class changes nothing."""
 
 from __future__ import annotations
 
@@ -96,3 +96,21 @@ def test_the_last_map_behind_attention_is_found() -> None:
     plan = UnifiedLRP(Attentive().eval(), composite=COMPOSITES["last"]).plan(torch.randn(2, 5, 8))
     numbered = [(site.index, choice.rule.name) for site, choice in plan.entries if site.index is not None]
     assert numbered == [(0, "epsilon")] * 3 + [(1, "epsilon"), (2, "zplus")]
+
+
+class Tagged(Tensor):
+    """A tensor with a class of its own, as other packages hand out their pictures."""
+
+
+@pytest.mark.parametrize(
+    "options", [{"rule": "zero"}, {"rule": "zplus"}, {"rule": "alphabeta"}, {"composite": "epsilon_plus_flat"}]
+)
+def test_an_input_of_a_class_of_its_own_is_a_tensor(options: dict[str, Any]) -> None:
+    network = (
+        nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double().eval()
+    )
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    lrp = UnifiedLRP(network, **options)
+    found = lrp.attribute(x.as_subclass(Tagged), target=1)  # type: ignore[arg-type]
+    torch.testing.assert_close(found.as_subclass(Tensor), lrp.attribute(x, target=1), rtol=1e-12, atol=0)
+    assert float(lrp.ledger(x.as_subclass(Tagged), target=1).gap.abs().max()) < 1e-12  # type: ignore[arg-type]
