@@ -92,7 +92,8 @@ def _maker(tensor: Tensor) -> str:
 
 
 def _native(mode: Propagation, tensor: Tensor, sources: list[Tensor]) -> Signal:
-    row = mode.unknown(f"{_maker(tensor)} (a custom autograd.Function, or a scripted or traced part)")
+    what = "a custom autograd.Function, a scripted or traced part, or what ran in another thread"
+    row = mode.unknown(f"{_maker(tensor)} ({what})")
     receivers = [value_of(mode, source) for source in sources]
     if row is not None and mode.recorder is not None:
         tapped = [tap(receiver, mode.recorder.input_sink(row)) for receiver in receivers]
