@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LEAVES = frozenset(
-    (int, float, bool, str, type(None), torch.dtype, torch.device)
-)  # no call is spent on these, nor on a tuple of them (a stride)
+# No call is spent on these, nor on a tuple of them (a stride).
+_LEAVES = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
 _TENSORS = frozenset((Tensor, torch.nn.Parameter))
 
 

@@ -80,7 +80,8 @@ class _RedistributeWithPort(Function):
         ctx.save_for_backward(value, *factors)
         ctx.dtypes = [carrier.dtype for carrier in carriers]
         ctx.set_materialize_grads(False)
-        return plain(value), plain(value).new_ones(()).expand(value.shape)  # ones that take no memory
+        value = plain(value)
+        return value, value.new_ones(()).expand(value.shape)  # ones that take no memory
 
     @staticmethod
     def backward(ctx: Any, multiplier: Tensor | None, relevance: Tensor | None) -> tuple[Any, ...]:  # type: ignore[override]

@@ -87,6 +87,7 @@ class Propagation(TorchFunctionMode):
     def forget(self) -> None:
         """Drops what only the forward pass needs."""
         self.remembered.held.clear()
+        self.count.forget()
 
     def depends_on_input(self, tensor: Tensor) -> bool:
         """Whether a tensor the model returned is a signal."""
@@ -119,6 +120,8 @@ class Propagation(TorchFunctionMode):
         if kwargs:
             tensors_in(kwargs, tensors)
         found = self.signals_among(tensors)
+        if found and self.remembered.vmaps:
+            raise SignalInVmapError
         act: Any = self.dispatch
         for signal in found.values():
             act = partial(propagate, self) if signal.token else act
@@ -135,8 +138,6 @@ class Propagation(TorchFunctionMode):
         """Carries one call out, given what is known of the signals among its arguments."""
         if not found:
             return self._constant(func, spelling, args, kwargs, tensors)
-        if self.remembered.vmaps:
-            raise SignalInVmapError
         if torch.is_inference_mode_enabled() or kwargs.get("out") is not None:
             self._refuse(spelling)
         if func in HANDED_ON and is_handed_on(func, args):

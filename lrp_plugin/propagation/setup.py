@@ -97,6 +97,10 @@ class Count:
         """How many numbers were given."""
         return self.maps + self._parted
 
+    def forget(self) -> None:
+        """The pass is over: weights that it computed are held no longer."""
+        self._known.clear()
+
     def branch(self) -> Count:
         """A count that goes on from here by itself."""
         other = copy(self)

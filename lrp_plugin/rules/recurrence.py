@@ -19,6 +19,7 @@ from torch.autograd import Function
 
 from lrp_plugin.algebra.formulas import widened
 from lrp_plugin.rules.gates import Gate, Gates, Step, excess, opening, product_shares
+from lrp_plugin.torch_private import plain
 
 
 class Weights(NamedTuple):
@@ -248,7 +249,7 @@ class _Direction(Function):
         flow: Flow, into: tuple[Tensor, Tensor, Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
         ctx.layout, ctx.flow, ctx.into = layout, flow, into
-        return known.hidden.view_as(known.hidden), known.last.view_as(known.last), known.cell.view_as(known.cell)
+        return plain(known.hidden), plain(known.last), plain(known.cell)
 
     @staticmethod
     def backward(ctx: Any, output: Tensor, last: Tensor, cell: Tensor) -> tuple[Any, ...]:  # type: ignore[override]

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 
 pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 
+from commands import contents, cxr
+
 from lrp_plugin.cli import main
 from lrp_plugin.cxr import SyntheticCXR
 from lrp_plugin.cxr.checkpoints import load_state
@@ -28,14 +30,6 @@ from lrp_plugin.cxr.runfolder import RunSettings, open_model, open_parts
 from lrp_plugin.gradients import GradientSaliency
 
 TINY = ["--size", "48", "--count", "80", "--batch-size", "16", "--no-progress"]
-
-
-def cxr(action: str, out: Path, *more: str) -> int:
-    return main(["cxr", action, "--out", str(out), "--no-progress", *more])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

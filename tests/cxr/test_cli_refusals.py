@@ -9,15 +9,9 @@ import pytest
 
 pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 
+from commands import contents, cxr
+
 from lrp_plugin.cli import main
-
-
-def cxr(action: str, out: Path, *more: str) -> int:
-    return main(["cxr", action, "--out", str(out), "--no-progress", *more])
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")

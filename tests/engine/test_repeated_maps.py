@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin import Composite, UnifiedLRP, rule
+from lrp_plugin.attribution.arguments import read_arguments
+from lrp_plugin.attribution.session import Pass
 from lrp_plugin.composites import depth, epsilon_gamma_box, last, linear_maps, nth
 from lrp_plugin.testing import assert_same_as
 
@@ -114,3 +117,52 @@ def test_an_input_of_a_class_of_its_own_is_a_tensor(options: dict[str, Any]) -> 
     found = lrp.attribute(x.as_subclass(Tagged), target=1)  # type: ignore[arg-type]
     torch.testing.assert_close(found.as_subclass(Tensor), lrp.attribute(x, target=1), rtol=1e-12, atol=0)
     assert float(lrp.ledger(x.as_subclass(Tagged), target=1).gap.abs().max()) < 1e-12  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.MultiheadAttention, nn.Embedding])
+def test_a_class_of_its_own_meets_every_kind_of_layer(kind: Any) -> None:
+    given = torch.tensor([[1, 4], [0, 2]]) if kind is nn.Embedding else torch.randn(2, 3, 4, dtype=torch.float64)
+    layer = kind(5, 4) if kind is nn.Embedding else kind(4, 2, batch_first=True)
+    head = nn.Linear(4 if kind in (nn.Embedding, nn.MultiheadAttention) else 2, 3)
+    layer, head = layer.double().eval(), head.double()
+
+    def network(x: Tensor) -> Tensor:
+        found = layer(x, x, x)[0] if kind is nn.MultiheadAttention else layer(x)
+        return head((found[0] if isinstance(found, tuple) else found).relu().mean(1))
+
+    for options in ({"rule": "zplus"}, {"rule": "epsilon", "bias": "distribute"}):
+        lrp = UnifiedLRP(network, **options)
+        found = lrp.attribute(given.as_subclass(Tagged), target=1)  # type: ignore[arg-type]
+        torch.testing.assert_close(found.as_subclass(Tensor), lrp.attribute(given, target=1), rtol=1e-12, atol=1e-15)
+
+
+def test_ids_from_around_a_vmap_are_explained() -> None:
+    tables = torch.randn(3, 5, 4, dtype=torch.float64)
+    head, ids = nn.Linear(4, 2).double(), torch.tensor([[1, 4], [0, 2]])
+
+    def around(x: Tensor) -> Tensor:
+        return torch.func.vmap(lambda table: head(nn.functional.embedding(x, table).mean(1)))(tables).mean(0)
+
+    def loop(x: Tensor) -> Tensor:
+        return torch.stack([head(nn.functional.embedding(x, table).mean(1)) for table in tables]).mean(0)
+
+    found, meant = (UnifiedLRP(one, rule="zplus").attribute(ids, target=1) for one in (around, loop))
+    torch.testing.assert_close(found, meant, rtol=1e-10, atol=0)
+
+
+def test_weights_that_a_pass_computes_are_let_go_of() -> None:
+    """A number is by the weight's address, so the count holds it; no longer than the forward pass."""
+    made: list[weakref.ref[Tensor]] = []
+    weight, other = torch.randn(3, 4, dtype=torch.float64), torch.randn(2, 3, dtype=torch.float64)
+
+    def network(x: Tensor) -> Tensor:
+        computed = weight * 2
+        made.append(weakref.ref(computed))
+        return nn.functional.linear(nn.functional.linear(x, computed).relu(), other)
+
+    def alive(passed: Pass) -> bool:
+        passed.relevance()
+        return made[-1]() is not None
+
+    given = read_arguments(torch.randn(2, 4, dtype=torch.float64), None, None)
+    assert not UnifiedLRP(network, rule="epsilon").session.using(alive, *given, 0)
