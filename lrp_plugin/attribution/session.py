@@ -328,4 +328,4 @@ class Session:
         if not self._chooser().counts:
             return None
         counting = Session(self.model, Composite([(anything(), rule("epsilon"))]), self.registry, output=self.output)
-        return counting.using(lambda passed: passed.mode.count.total, inputs, arguments, select=False)
+        return counting.using(lambda passed: passed.mode.count.maps, inputs, arguments, select=False)

@@ -92,11 +92,6 @@ class Count:
         self._known[key] = place, weight
         return place
 
-    @property
-    def total(self) -> int:
-        """How many numbers were given."""
-        return self.maps + self._parted
-
     def forget(self) -> None:
         """The pass is over: weights that it computed are held no longer."""
         self._known.clear()
