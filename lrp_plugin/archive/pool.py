@@ -100,6 +100,30 @@ def _start(ray: Any, machines: Machines) -> None:
     ray.init("local", num_cpus=machines.cpus, include_dashboard=False, object_store_memory=store, **quiet)
 
 
+class Roll:
+    """A run's explainers, to end them with it.
+
+    Ray lets go of a failed run's actors when nothing in the driver refers to them any longer: a traceback that somebody
+    keeps, a log record or a thread that is slow to end holds their cores, for which the next run in that Ray would wait.
+    """
+
+    def __init__(self) -> None:
+        self._actors: list[Any] = []
+
+    def add(self, actor: Any) -> None:
+        """Takes an explainer in; once the run has ended there is no roll, and the explainer does not start."""
+        self._actors.append(actor)
+
+    def called(self) -> list[Any]:
+        """All that ever began."""
+        return self._actors
+
+
+def _enrol(roll: Any) -> None:
+    ray = _imported()
+    ray.get(roll.add.remote(ray.get_runtime_context().current_actor))
+
+
 def explain_chunks(
     ray: Any, url: str, archive: str, pending: Sequence[int], settings: Settings, machines: Machines, generations: int,
     before: Any = None,
@@ -119,6 +143,7 @@ def explain_chunks(
         before: See `ExplainChunks`.
     """
     resources, pool = _explainers(ray, machines)
+    roll = ray.remote(num_cpus=0)(Roll).remote()
     numbers = list(pending)
     rows = ray.data.range(len(numbers), override_num_blocks=len(numbers))
     rows.context.enable_progress_bars = False
@@ -128,12 +153,17 @@ def explain_chunks(
     steps = (
         rows.map(read, num_cpus=_READER_CPUS)
         .map(
-            ExplainChunks, fn_constructor_args=(settings, archive, device, before), **resources,
+            ExplainChunks, fn_constructor_args=(settings, archive, device, partial(_enrol, roll), before), **resources,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=pool, max_tasks_in_flight_per_actor=2),
         )
         .map(partial(write_chunk, url=url), num_cpus=_WRITER_CPUS)
     )  # fmt: skip
-    yield from steps.iter_rows()
+    try:
+        yield from steps.iter_rows()
+    finally:
+        for explainer in ray.get(roll.called.remote()):
+            ray.kill(explainer)
+        ray.kill(roll)
 
 
 def _read_one(row: dict[str, Any], *, numbers: list[int], **given: Any) -> dict[str, Any]:

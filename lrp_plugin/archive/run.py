@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import gc
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -137,7 +135,6 @@ def _named_errors(url: str) -> Iterator[None]:
         yield
     except Exception as error:
         cause = _cause(error)
-        _let_go(error)
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OSError(
                 cause.errno, f"no space left where the archive lies, {url}: every file there is whole; "
@@ -148,18 +145,6 @@ def _named_errors(url: str) -> Iterator[None]:
         raise RuntimeError(
             f"{type(cause).__name__}: {cause}; what is done is kept, the same command goes on"
         ) from error
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Drops what the frames of an error, and of those behind it, hold.
-
-    Ray lets go of a failed run's explainers when nothing refers to them any longer. In a Ray that lives on they would hold
-    their cores for ever: on two cores the next run waited for one of them without end.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-    gc.collect()
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -52,12 +52,15 @@ class ExplainChunks:
         settings: Of the archive.
         archive: Its name.
         device: Where the model runs, ``"cpu"`` or ``"cuda"`` (Ray shows an actor its own GPUs only).
+        began: Called first, in the explainer's process.
         before: Called with each batch's images before they are explained (tests: an actor that dies).
     """
 
     def __init__(
-        self, settings: Settings, archive: str, device: str = "cpu", before: Callable[[np.ndarray], None] | None = None
-    ) -> None:
+        self, settings: Settings, archive: str, device: str = "cpu", began: Callable[[], None] = lambda: None,
+        before: Callable[[np.ndarray], None] | None = None,
+    ) -> None:  # fmt: skip
+        began()
         torch.set_num_threads(settings.threads)
         self.settings, self.archive, self.before = settings, archive, before
         self.explainer = Explainer(settings, device)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -291,9 +294,31 @@ def test_the_command_line(
     assert "1 files are not there yet" in capsys.readouterr().out
 
 
+class Keeper(logging.Handler):
+    """Keeps the variables of every frame an error was logged from, as reporters of errors do."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.kept: list[object] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            self.kept.append(dict(frame.f_locals))
+            frame = frame.f_back
+
+
+@pytest.fixture
+def keeper() -> Iterator[Keeper]:
+    handler = Keeper()
+    logging.getLogger("ray.data").addHandler(handler)
+    yield handler
+    logging.getLogger("ray.data").removeHandler(handler)
+
+
 @pytest.mark.ci
 def test_a_full_disk_is_named_and_nothing_is_lost(
-    tmp_path: Path, source: Path, weights: str, made: Path, ray: object
+    tmp_path: Path, source: Path, weights: str, made: Path, ray: object, keeper: Keeper
 ) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -302,6 +327,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(
     try:
         with pytest.raises(OSError, match="no space left where the archive lies"):
             explain_archive(str(source), str(disk / "archive"), settings(weights))
+        assert keeper.kept  # It must not keep the failed run's cores.
         left = status(str(disk / "archive")).progress.left
         assert left > 0
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
