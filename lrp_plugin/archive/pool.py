@@ -100,26 +100,28 @@ def _start(ray: Any, machines: Machines) -> None:
     ray.init("local", num_cpus=machines.cpus, include_dashboard=False, object_store_memory=store, **quiet)
 
 
-class Roll:
-    """A run's explainers, to end them with it.
+def _roll(ray: Any) -> Any:
+    """An actor that knows a run's explainers, to end them with it.
 
     Ray lets go of a failed run's actors when nothing in the driver refers to them any longer: a traceback that somebody
     keeps, a log record or a thread that is slow to end holds their cores, for which the next run in that Ray would wait.
     """
 
-    def __init__(self) -> None:
-        self._actors: list[Any] = []
+    class Roll:  # In here Ray sends it by value: by name its process would import torch, four seconds of a core.
+        def __init__(self) -> None:
+            self.actors: list[Any] = []
 
-    def add(self, actor: Any) -> None:
-        """Takes an explainer in; once the run has ended there is no roll, and the explainer does not start."""
-        self._actors.append(actor)
+        def add(self, actor: Any) -> None:
+            self.actors.append(actor)
 
-    def called(self) -> list[Any]:
-        """All that ever began."""
-        return self._actors
+        def called(self) -> list[Any]:
+            return self.actors
+
+    return ray.remote(num_cpus=0)(Roll).remote()
 
 
 def _enrol(roll: Any) -> None:
+    """Enters the explainer that this runs in; where the run has ended there is no roll, and it does not start."""
     ray = _imported()
     ray.get(roll.add.remote(ray.get_runtime_context().current_actor))
 
@@ -143,7 +145,7 @@ def explain_chunks(
         before: See `ExplainChunks`.
     """
     resources, pool = _explainers(ray, machines)
-    roll = ray.remote(num_cpus=0)(Roll).remote()
+    roll = _roll(ray)
     numbers = list(pending)
     rows = ray.data.range(len(numbers), override_num_blocks=len(numbers))
     rows.context.enable_progress_bars = False
