@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lrp_plugin.cxr.reporting import build_explainers
 from lrp_plugin.cxr.runfolder import RunSettings, open_parts, train_run
 from lrp_plugin.cxr.trainer import Trainer
+from lrp_plugin.evaluation.methods import explainers
 from lrp_plugin.explain.samples import explain_sample
 from lrp_plugin.images.loaders import get_dataloader
 from lrp_plugin.visualization import plot_comparison
@@ -32,13 +32,13 @@ def radiograph(run: Path) -> None:
     ]
     trainer.train(*loaders, resume="auto", epochs=EPOCHS, learning_rate=1e-3, monitor="loss")
     accuracy = trainer.evaluate(get_dataloader(parts.test, settings.batch_size))["accuracy"]
-    explainers = build_explainers(METHODS, model)
+    made = explainers(METHODS, model, model.pixel_range)
     labels, probabilities, _ = trainer.inference(get_dataloader(parts.test, settings.batch_size))
     right = [
         i for i in range(len(parts.test)) if parts.test[i]["evidence"].any() and probabilities[i].argmax() == labels[i]
     ]
     place = max(right, key=lambda i: probabilities[i].max())
-    shown = explain_sample(model, parts.test[place], explainers, parts.whole.classes, "film", region="lungs")
+    shown = explain_sample(model, parts.test[place], made, parts.whole.classes, "film", region="lungs")
     figure = plot_comparison(
         shown.image, {entry.method: entry.relevance for entry in shown.explanations}, logit=shown.logit,
         totals=[entry.method for entry in shown.explanations if entry.total is not None], mask=shown.finding,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import os
 import re
 import unicodedata
@@ -12,7 +13,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lrp_plugin.kinds import checked
 
@@ -83,6 +84,25 @@ def write_atomically(
     with open_atomically(path, replace=replace) as file:
         file.write(content)
     return Path(path)
+
+
+@checked
+def write_json(path: str | os.PathLike[str], value: Any, *, replace: bool = True) -> Path:
+    """Write a value as JSON to be read by people too: see `write_atomically`.
+
+    Args:
+        path: Where to.
+        value: Plain values; tensors and arrays become lists. NaN and infinity, which JSON has not, become null.
+        replace: Whether an existing file may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        FileExistsError, OSError: As `write_atomically`.
+    """
+    plain = json.loads(json.dumps(value, default=lambda one: one.tolist()), parse_constant=lambda _: None)
+    return write_atomically(path, (json.dumps(plain, indent=2) + "\n").encode(), replace=replace)
 
 
 def _take_free_name(temporary: Path, target: Path) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lrp_plugin.files import csv_bytes, file_stem, file_stems, open_atomically, write_atomically
+from lrp_plugin.files import csv_bytes, file_stem, file_stems, open_atomically, write_atomically, write_json
 
 
 def test_a_file_is_written_and_replaced_and_nothing_else_stays(tmp_path: Path) -> None:
@@ -29,6 +33,15 @@ def _umask() -> int:
     now = os.umask(0)
     os.umask(now)
     return now
+
+
+def test_json_holds_null_for_what_is_no_number_and_lists_for_tensors(tmp_path: Path) -> None:
+    value = {"share": {"a": math.nan, "b": -math.inf}, "matrix": torch.eye(2), "row": np.arange(2)}
+    path = write_json(tmp_path / "x.json", value)
+    expected = {"share": {"a": None, "b": None}, "matrix": [[1, 0], [0, 1]], "row": [0, 1]}
+    assert json.loads(path.read_text(), parse_constant=pytest.fail) == expected
+    with pytest.raises(FileExistsError):
+        write_json(path, 1, replace=False)
 
 
 def test_an_error_in_the_block_keeps_the_old_file(tmp_path: Path) -> None:

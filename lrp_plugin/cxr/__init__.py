@@ -43,8 +43,6 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(_LATER[name], __name__), name)
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.split(".")[0] not in ("lightning", "torchmetrics", "safetensors"):
-            raise
         raise ImportError(f"{name} needs {error.name}: pip install 'lrp-plugin[cxr]'") from error
 
 

@@ -16,6 +16,8 @@ from .runfolder import DEFAULT_METHODS, RunSettings, open_model, open_parts, tra
 
 # What trains, reports and draws is imported when a command runs: building the parser should not cost seconds.
 
+_FIELDS = {field.name: field for field in fields(RunSettings)}
+
 
 def add_demo(commands: Any) -> None:
     """Add ``demo`` to the parser."""
@@ -31,11 +33,9 @@ def add_cxr(commands: Any) -> None:
     parser = commands.add_parser("cxr", help="chest X-ray models: train, evaluate, explain, report")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = _action(actions, "train", _train, "train a model")
-    for name in ("data", "model", "size", "count", "seed", "shortcut", "weights", "augment"):
+    for name in ("data", "model", "size", "count", "seed", "shortcut", "weights", "augment", "epochs", "max_grad_norm"):
         _setting(train, name)
-    _setting(train, "epochs", "passes over the training pictures")
-    _setting(train, "learning_rate", "learning rate", "--lr")
-    _setting(train, "max_grad_norm", "clip the gradient's norm to this, where a training diverges")
+    _setting(train, "learning_rate", "--lr")
     train.add_argument("--resume", action="store_true", help="continue the run in --out, exactly")
     _action(actions, "evaluate", _evaluate, "metrics on the test pictures", opens=True)
     explain = _action(actions, "explain", _explain, "explain single pictures", opens=True, methods=True)
@@ -72,24 +72,21 @@ def _action(
     return parser
 
 
-def _setting(parser: argparse.ArgumentParser, name: str, text: str = "", *other: str) -> None:
-    """An option for a field of the run's settings, which says kind, bounds, default and, mostly, what it is."""
-    field = RunSettings.__dataclass_fields__[name]
-    text, flag = text or field.metadata["help"], f"--{name.replace('_', '-')}"
+def _setting(parser: argparse.ArgumentParser, name: str, *other: str) -> None:
+    """An option for a field of the run's settings, which says kind, bounds, default and what it is."""
+    field, flag = _FIELDS[name], f"--{name.replace('_', '-')}"
     if str(field.type) == "bool":
-        parser.add_argument(flag, *other, action="store_true", default=None, help=text)
+        parser.add_argument(flag, *other, action="store_true", default=None, help=field.metadata["help"])
         return
-    kind: Any = number if "float" in str(field.type) else str
-    if name in RunSettings.least:
-        kind = whole(RunSettings.least[name], int(RunSettings.most.get(name, MOST)))
+    integers = whole(field.metadata["least"], min(field.metadata["most"], MOST))
+    kind: Any = integers if str(field.type) == "int" else number if "float" in str(field.type) else str
     told = "" if field.default is None else f" (default {field.default})"
-    parser.add_argument(flag, *other, type=kind, help=text + told)
+    parser.add_argument(flag, *other, type=kind, help=field.metadata["help"] + told)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The run's settings that the command line names."""
-    names = {field.name for field in fields(RunSettings)}
-    return {name: value for name, value in vars(options).items() if name in names and value is not None}
+    return {name: value for name, value in vars(options).items() if name in _FIELDS and value is not None}
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -145,9 +142,10 @@ def _results(options: argparse.Namespace) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from lrp_plugin.files import write_json
     from lrp_plugin.images.loaders import get_dataloader
 
-    from .reporting import write_metrics
+    from .reporting import METRICS_FILE
     from .trainer import Trainer
 
     settings, parts, model, how = _opened(options)
@@ -157,18 +155,19 @@ def _evaluate(options: argparse.Namespace) -> None:
         if isinstance(value, float):
             print(f"{name:12} {value:.4f}")
     print("confusion matrix, rows true:", *metrics["confusion_matrix"].tolist(), sep="\n  ")
-    print(f"written: {write_metrics(_results(options), metrics)}")
+    print(f"written: {write_json(_results(options) / METRICS_FILE, metrics)}")
 
 
 def _explain(options: argparse.Namespace) -> None:
+    from lrp_plugin.evaluation.methods import explainers
     from lrp_plugin.explain.samples import CAUTION, explain_sample, save_example
 
-    from .reporting import build_explainers, open_samples
+    from .reporting import open_samples
 
     settings, parts, model, _ = _opened(options)
-    explainers = build_explainers(options.methods, model)
+    made = explainers(options.methods, model, model.pixel_range)
     for identifier, source, sample in open_samples(settings, parts, options.index, options.image):
-        example = explain_sample(model, sample, explainers, parts.whole.classes, identifier, region="lungs")
+        example = explain_sample(model, sample, made, parts.whole.classes, identifier, region="lungs")
         print(f"{identifier}: {example.predicted_class}, {100 * example.probability:.1f} %, logit {example.logit:.3f}")
         if example.true_class is None:
             print(f"  caution: {CAUTION}")
@@ -177,8 +176,9 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _evidence(options: argparse.Namespace) -> None:
-    from lrp_plugin.evaluation.evidence import evidence_csv, evidence_table, score_evidence
-    from lrp_plugin.files import write_atomically
+    from lrp_plugin.evaluation.evidence import evidence_table, score_evidence
+
+    from .reporting import write_evidence
 
     _, parts, model, how = _opened(options)
     scores = score_evidence(model, parts.test, options.methods, bounds=model.pixel_range, **how)
@@ -187,18 +187,17 @@ def _evidence(options: argparse.Namespace) -> None:
         raise ValueError("no test picture has a mask of its lungs or of a finding: nothing to measure")
     for region, rows in tables.items():
         print(evidence_table(rows, region), end="\n\n")
-    path = _results(options) / "evidence.csv"
-    earlier = path.read_bytes() if path.is_file() else b""
-    print(f"written: {write_atomically(path, evidence_csv(tables, earlier))}")
+    print(f"written: {write_evidence(_results(options), tables)}")
 
 
 def _report(options: argparse.Namespace) -> None:
+    from lrp_plugin.evaluation.methods import builders
     from lrp_plugin.report import suspicions
 
-    from .reporting import build_explainers, build_report, examine, explain_examples, write_findings
+    from .reporting import build_report, examine, explain_examples, write_findings
 
     settings, parts, model, how = _opened(options)
-    build_explainers(options.methods, model)  # an unknown name is said before the work
+    builders(options.methods, model, model.pixel_range)  # an unknown name is said before the work
     findings = examine(model, parts, options.methods, compared=options.compare, **how)
     examples = explain_examples(model, parts, findings, options.examples)
     told = {"out": options.out, "data": options.data, "examples": options.examples, "compare": options.compare}

@@ -32,13 +32,6 @@ METRICS: dict[str, tuple[str, dict[str, Any]]] = {
 DEFAULT_METRICS = ("accuracy", "f1_macro", "f1_micro", "auroc", "ece", "confusion_matrix")
 
 
-def check_metrics(names: Sequence[str]) -> None:
-    """Raise ValueError for names that are not in :data:`METRICS`."""
-    unknown = [name for name in names if name not in METRICS]
-    if unknown:
-        raise ValueError(f"no metric {', '.join(unknown)}; legal are {', '.join(METRICS)}")
-
-
 class Scores:
     """Metrics and mean loss over batches, one process or several (torchmetrics gathers the states).
 
@@ -52,18 +45,20 @@ class Scores:
     """
 
     def __init__(self, classes: Sequence[str], names: Sequence[str], device: torch.device | str = "cpu") -> None:
-        check_metrics(names)
+        unknown = [name for name in names if name not in METRICS]
+        if unknown:
+            raise ValueError(f"no metric {', '.join(unknown)}; legal are {', '.join(METRICS)}")
         from torchmetrics import MeanMetric, MetricCollection, classification
 
         self.classes, self.names = tuple(classes), tuple(names)
         made: dict[str, Any] = {
-            name: getattr(classification, kind)(len(self.classes), ignore_index=IGNORED, **options)
+            name: getattr(classification, kind)(len(self.classes), **options)
             for name, (kind, options) in METRICS.items()
             if name in (*names, "confusion_matrix")
         }
+        made["loss"] = MeanMetric().set_dtype(torch.float64)
         # No compute groups: they merge metrics that look alike after one batch, and AUROC never does.
         self._metrics = MetricCollection(made, compute_groups=False).to(device)
-        self._loss = MeanMetric().set_dtype(torch.float64).to(device)
 
     def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor) -> None:
         """Add a batch: probabilities ``(N, K)``, labels ``(N,)`` and cross entropies ``(N,)``, nats.
@@ -72,8 +67,7 @@ class Scores:
         """
         kept = labels != IGNORED
         if kept.any():
-            self._metrics.update(probabilities[kept].float(), labels[kept])
-            self._loss.update(losses[kept].double())
+            self._metrics.update(preds=probabilities[kept].float(), target=labels[kept], value=losses[kept].double())
 
     def compute(self) -> dict[str, Any]:
         """Figures so far.
@@ -88,7 +82,7 @@ class Scores:
             warnings.filterwarnings("ignore", message="No (positive|negative) samples in targets")
             values = {name: value.cpu() for name, value in self._metrics.compute().items()}
         support = values["confusion_matrix"].sum(1)
-        result: dict[str, Any] = {"loss": float(self._loss.compute())}
+        result: dict[str, Any] = {"loss": float(values["loss"])}
         for name in self.names:
             if name == "auroc":
                 defined = (support > 0) & (support < support.sum())

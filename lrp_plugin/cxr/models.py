@@ -127,9 +127,9 @@ def build_model(
     if name not in list_models():
         raise ValueError(unknown("model", name, list_models()))
     own_net, normalization = name in OWN_MODELS, None
-    if own_net and weights is not None:
-        raise ValueError(f"{name} has no pretrained weights; got weights={weights!r}. Leave weights out and train it")
     if own_net:
+        if weights is not None:
+            raise ValueError(f"{name} has no pretrained weights; got {weights!r}. Leave weights out and train it")
         backbone = OWN_MODELS[name](num_classes)
     else:
         backbone, normalization = _torchvision(name, weights)
@@ -172,15 +172,15 @@ def _torchvision(name: str, weights: Any) -> tuple[nn.Module, tuple[list[float],
             f"the weights {entry} of {name} could not be downloaded from {entry.url} ({error}). Put the file "
             f"into {torch.hub.get_dir()}/checkpoints yourself, or use weights=None and train from scratch"
         ) from error
-    trained = None if entry is None else entry.transforms()
-    return network, None if trained is None else (list(trained.mean), list(trained.std))
+    if entry is None:
+        return network, None
+    trained = entry.transforms()
+    return network, (list(trained.mean), list(trained.std))
 
 
 def _replace_head(backbone: nn.Module, num_classes: int) -> None:
     """Put a fresh layer in place of the last linear map, which makes the logits."""
-    path, last = [
-        (path, layer) for path, layer in backbone.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
-    ][-1]
+    *_, (path, last) = (one for one in backbone.named_modules() if isinstance(one[1], nn.Linear | nn.Conv2d))
     if isinstance(last, nn.Linear):
         fresh: nn.Module = nn.Linear(last.in_features, num_classes, bias=last.bias is not None)
     else:  # SqueezeNet ends in a 1x1 convolution.

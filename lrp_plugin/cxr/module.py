@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch.utils.data import DataLoader
 
 from lrp_plugin.files import write_atomically
 from lrp_plugin.images import IGNORED
-from lrp_plugin.images.loaders import EpochSampler
 from lrp_plugin.kinds import checked
 
 from .checkpoints import load_state, save_state, save_weights
@@ -41,26 +39,24 @@ class Classification(pl.LightningModule):
     """Cross entropy of a classifier under AdamW and one cycle; the loss is normalized over all processes.
 
     Args:
-        model: pictures ``(N, C, H, W)`` to logits ``(N, K)``.
-        classes: K class names.
-        metrics: keys of :data:`lrp_plugin.cxr.METRICS`, measured on the validation pictures.
+        model, classes, metrics: as in :class:`lrp_plugin.cxr.Trainer`.
         settings: how to train.
         weights: of the classes ``(K,)``, or None.
         output: folder of ``best.safetensors`` and ``history.csv``.
-        facts: what must be the same for an exact resumption, kept in the checkpoint.
+        run: what must be the same for an exact resumption, kept in the checkpoint.
     """
 
     def __init__(
         self, model: nn.Module, classes: Sequence[str], metrics: Sequence[str] = (),
         settings: TrainSettings | None = None, weights: Tensor | None = None, output: Path | None = None,
-        facts: dict[str, Any] | None = None,
+        run: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.model, self.classes, self.metrics, self.output = model, tuple(classes), tuple(metrics), output
         self.settings = settings or TrainSettings()
         self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
-        self.history, self.facts = History(self.settings), facts
+        self.history, self.run = History(self.settings), run
         self.sums = torch.zeros(2, dtype=torch.float64)  # Of the epoch's losses, and of the weights of its samples.
         self.result: dict[str, Any] = {}
 
@@ -139,8 +135,7 @@ class Classification(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is this run's own."""
-        checkpoint["run"] = {**asdict(self.settings), **(self.facts or {})}
-        checkpoint["history"] = self.history.rows
+        checkpoint.update(run=self.run, history=self.history.rows)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the epochs before."""
@@ -176,6 +171,7 @@ class SeededEpochs:
 
     def __init__(self, loader: DataLoader[Any], module: Classification, seed: int) -> None:
         self.loader, self.module, self.seed = loader, module, seed
+        self.sampler = loader.sampler  # Lightning tells it the epoch.
 
     def __len__(self) -> int:
         """Batches of an epoch."""
@@ -183,10 +179,7 @@ class SeededEpochs:
 
     def __iter__(self) -> Iterator[Any]:
         """The batches of the module's present epoch."""
-        epoch = self.module.current_epoch
-        if isinstance(self.loader.sampler, EpochSampler):
-            self.loader.sampler.set_epoch(epoch)
-        seed_everything(self.seed + 1000 * epoch)
+        seed_everything(self.seed + 1000 * self.module.current_epoch)
         yield from self.loader
 
 

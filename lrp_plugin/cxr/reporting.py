@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,14 +18,14 @@ from torchvision.transforms.v2 import functional as TF
 
 from lrp_plugin.evaluation import Comparison, compare
 from lrp_plugin.evaluation.evidence import ALL_CLASSES, EvidenceScores, evidence_csv, removal_tests, score_evidence
-from lrp_plugin.evaluation.methods import Explain, builders
+from lrp_plugin.evaluation.methods import explainers
 from lrp_plugin.evidence import bootstrap_mean
 from lrp_plugin.explain.samples import explain_sample
-from lrp_plugin.files import write_atomically
+from lrp_plugin.files import write_atomically, write_json
 from lrp_plugin.images import IGNORED
 from lrp_plugin.images.loaders import get_dataloader
 from lrp_plugin.images.splits import LabelledSubset
-from lrp_plugin.report import Example, Metric, RemovalTest, Report, suspicions, write_report
+from lrp_plugin.report import Example, Localisation, Metric, RemovalTest, Report, suspicions, write_report
 from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
 
@@ -36,6 +35,7 @@ from .runfolder import Parts, RunSettings
 from .trainer import Trainer
 
 MARKER_REGION = "text marker in the upper left corner"
+METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,6 @@ def examine(
     )
 
 
-def build_explainers(methods: Sequence[str], model: CXRClassifier) -> dict[str, Explain]:
-    """Functions ``(images, target) -> relevance`` by their names in `lrp_plugin.evaluation.method_names`.
-
-    Raises ValueError for an unknown name.
-    """
-    return {name: build(model) for name, build in builders(methods, model, model.pixel_range).items()}
-
-
 def marker_tests(trainer: Trainer, test: LabelledSubset, batch_size: int = 32) -> list[RemovalTest]:
     """Accuracy on each class's marked pictures, and on the same without the marker; none for data without marked ones."""
     planted = test.dataset
@@ -113,7 +105,7 @@ def marker_tests(trainer: Trainer, test: LabelledSubset, batch_size: int = 32) -
 
 def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per_class: int = 2) -> list[Example]:
     """The report's examples: the surest right pictures of each class, and its surest mistake if any."""
-    explainers = build_explainers(list(findings.scores.shares["lungs"]), model)
+    made = explainers(list(findings.scores.shares["lungs"]), model, model.pixel_range)
     predicted, sure = findings.probabilities.argmax(1), findings.probabilities.max(1)
     chosen: list[int] = []
     for label in range(len(parts.whole.classes)):
@@ -122,9 +114,7 @@ def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per
         chosen += ranked[predicted[ranked] == label][:per_class].tolist()
         chosen += ranked[predicted[ranked] != label][:1].tolist()
     whole, places = parts.whole, [findings.test.indices[position] for position in chosen]
-    return [
-        explain_sample(model, whole[i], explainers, whole.classes, whole.picture_name(i), region="lungs") for i in places
-    ]  # fmt: skip
+    return [explain_sample(model, whole[i], made, whole.classes, whole.picture_name(i), region="lungs") for i in places]
 
 
 def build_report(
@@ -211,20 +201,19 @@ def write_findings(folder: Path, report: Report, findings: Findings) -> list[Pat
         }
         for found in suspicions(report)
     }
-    table = folder / "evidence.csv"
-    earlier = table.read_bytes() if table.is_file() else b""
     regions = {region: findings.scores.intervals(region) for region in findings.scores.areas}
     return [
         write_report(folder / "report.html", report),
-        write_atomically(table, evidence_csv(regions, earlier)),
-        write_metrics(folder, {**findings.metrics, "suspected_shortcuts": suspected}),
+        write_evidence(folder, regions),
+        write_json(folder / METRICS_FILE, {**findings.metrics, "suspected_shortcuts": suspected}),
     ]
 
 
-def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> Path:
-    """Write metrics as ``metrics.json``: the confusion matrix as lists, NaN as null."""
-    plain = json.loads(json.dumps(metrics, default=Tensor.tolist), parse_constant=lambda _: None)
-    return write_atomically(folder / "metrics.json", (json.dumps(plain, indent=2) + "\n").encode())
+def write_evidence(folder: Path, tables: Mapping[str, Sequence[Localisation]]) -> Path:
+    """Write each region's rows into ``evidence.csv``; rows of other methods that it holds stay."""
+    path = folder / "evidence.csv"
+    earlier = path.read_bytes() if path.is_file() else b""
+    return write_atomically(path, evidence_csv(tables, earlier))
 
 
 def open_samples(
@@ -232,8 +221,8 @@ def open_samples(
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Yield identifier, source (different for every picture) and sample of ``files`` of one's own, or of the data.
 
-    Of the data: those at ``indices`` (ValueError for a position outside it); None takes the first test picture of each
-    class. Files are resized to the run's ``size`` (RadiographError where one cannot be read).
+    Of the data: those at ``indices`` (IndexError for one outside it); None takes the first test picture of each class.
+    Files are resized to the run's ``size`` (RadiographError where one cannot be read).
     """
     for path in files or ():
         image = TF.resize_image(read_radiograph(path), [settings.size, settings.size], antialias=True)
@@ -243,9 +232,6 @@ def open_samples(
     whole = parts.whole
     firsts = dict(reversed(list(zip(parts.test.labels, parts.test.indices))))
     for index in [firsts[label] for label in sorted(firsts)] if indices is None else indices:
-        if not -len(whole) <= index < len(whole):
-            told = f"which has {len(whole)} pictures: 0 to {len(whole) - 1}"
-            raise ValueError(f"index {index} lies outside the data, {told}")
         sample, name = whole[index], whole.picture_name(index)
         if int(sample["disease"]) != IGNORED:
             yield name, f"{settings.data} {name}", sample

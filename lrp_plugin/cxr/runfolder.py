@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from lrp_plugin.files import write_atomically
+from lrp_plugin.files import write_json
 from lrp_plugin.images import LabelledImages
 from lrp_plugin.images.loaders import InMemory, get_dataloader
 from lrp_plugin.images.parts import StoredParts
@@ -19,7 +18,7 @@ from lrp_plugin.synthetic import Shortcut, SyntheticCXR
 from .checkpoints import CheckpointError, load_model
 from .folders import COVID19CXRDataset, CXRFolder, cxr_transforms
 from .models import CXRClassifier, build_model
-from .settings import History, TrainSettings
+from .settings import History, TrainSettings, setting
 
 SETTINGS_FILE = "run.json"
 WEIGHTS_FILE = "best.safetensors"
@@ -28,36 +27,27 @@ WEIGHTS_FILE = "best.safetensors"
 DEFAULT_METHODS = ("saliency", "epsilon", "alphabeta", "epsilon_plus_flat")
 
 
-def _told(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
-
-
 @checked
 @dataclass(frozen=True)
 class RunSettings(TrainSettings):
-    """What decides a run's data, model and weights; kept in the run folder as JSON. Each field's ``help`` says what it is."""
+    """What decides a run's data, model and weights; kept in the run folder as JSON."""
 
     monitor: str = "loss"
-    data: str = _told("synthetic", "'synthetic' or a folder with one subfolder for each class")
-    model: str = _told("reference_cnn", "reference_cnn or any torchvision classifier")
-    weights: str | None = _told(None, "pretrained weights that torchvision knows, such as DEFAULT")
-    size: int = _told(128, "side of the pictures in pixels")
-    count: int = _told(1200, "number of synthetic pictures")
-    seed: int = _told(0, "of pictures, split, weights and order")
-    shortcut: float | None = _told(None, "strength, 0 to 1, of a text marker planted on synthetic COVID pictures")
-    batch_size: int = _told(32, "pictures a batch")
-    augment: bool = _told(False, "vary a folder's training pictures")
-    lenient: bool = _told(False, "leave out broken, missing and changed pictures with a warning")
-    workers: int = _told(0, "processes that read ahead")
-
-    least: ClassVar[Mapping[str, int]] = {
-        **TrainSettings.least, "size": 8, "count": 1, "seed": 0, "batch_size": 1, "workers": 0,
-    }  # fmt: skip
-    most: ClassVar[Mapping[str, float]] = {**TrainSettings.most, "size": 10_000, "count": 1_000_000, "shortcut": 1}
+    data: str = setting("synthetic", "'synthetic' or a folder with one subfolder for each class")
+    model: str = setting("reference_cnn", "reference_cnn or any torchvision classifier")
+    weights: str | None = setting(None, "pretrained weights that torchvision knows, such as DEFAULT")
+    size: int = setting(128, "side of the pictures in pixels", least=8, most=10_000)
+    count: int = setting(1200, "number of synthetic pictures", least=1, most=1_000_000)
+    seed: int = setting(0, "of pictures, split, weights and order")
+    shortcut: float | None = setting(None, "strength of a text marker planted on synthetic COVID pictures", most=1)
+    batch_size: int = setting(32, "pictures a batch", least=1)
+    augment: bool = setting(False, "vary a folder's training pictures")
+    lenient: bool = setting(False, "leave out broken, missing and changed pictures with a warning")
+    workers: int = setting(0, "processes that read ahead")
 
     def save(self, folder: Path) -> None:
         """Write the settings into the run folder."""
-        write_atomically(folder / SETTINGS_FILE, (json.dumps(asdict(self), indent=2) + "\n").encode())
+        write_json(folder / SETTINGS_FILE, asdict(self))
 
     @classmethod
     def load(cls, folder: Path) -> RunSettings:

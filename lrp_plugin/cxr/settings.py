@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any
 
 from lrp_plugin.files import csv_bytes
 from lrp_plugin.kinds import checked
@@ -13,46 +13,41 @@ from lrp_plugin.kinds import checked
 _SMALLER_IS_BETTER = ("loss", "ece")
 
 
+def setting(default: Any, text: str, *, least: int = 0, most: float = math.inf, positive: bool = False) -> Any:
+    """A field of settings: its default, what it is, and what a number must be."""
+    return field(default=default, metadata={"help": text, "least": least, "most": most, "positive": positive})
+
+
 @checked
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of one training run, under AdamW and torch's ``OneCycleLR``.
-
-    Attributes:
-        epochs: passes over the training data.
-        learning_rate: at the top of the cycle.
-        weight_decay: AdamW's.
-        class_weights: None, "balanced" (N / (K n_c), of the training labels), or one positive number per class.
-        max_grad_norm: clip the gradient's norm to this, or None.
-        monitor: figure of merit that decides which epoch is best, a scalar of ``Trainer.evaluate``.
-        patience: stop after so many epochs without a better one; None never stops early.
-        load_best: put the best epoch's weights into the model at the end.
+    """Settings of one training run, under AdamW and torch's ``OneCycleLR``; each field's ``help`` says what it is.
 
     Raises:
         ValueError: a value is of another kind, or outside its range.
     """
 
-    epochs: int = 8
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
-    class_weights: str | Sequence[float] | None = None
-    max_grad_norm: float | None = None
-    monitor: str = "accuracy"
-    patience: int | None = None
-    load_best: bool = True
-
-    least: ClassVar[Mapping[str, int]] = {"epochs": 1, "patience": 1}
-    most: ClassVar[Mapping[str, float]] = {}
+    epochs: int = setting(8, "passes over the training pictures", least=1)
+    learning_rate: float = setting(3e-3, "learning rate at the top of the cycle", positive=True)
+    weight_decay: float = setting(0.01, "AdamW's")
+    class_weights: str | Sequence[float] | None = setting(
+        None, "None, 'balanced' (N / (K n_c), of the training labels), or one positive number per class"
+    )
+    max_grad_norm: float | None = setting(None, "clip gradients to this norm, where a training diverges", positive=True)
+    monitor: str = setting("accuracy", "what decides which epoch is best, a scalar of Trainer.evaluate")
+    patience: int | None = setting(None, "stop after so many epochs without a better one, or never", least=1)
+    load_best: bool = setting(True, "put the best epoch's weights into the model at the end")
 
     def __post_init__(self) -> None:
-        for name, value in ((entry.name, getattr(self, entry.name)) for entry in fields(self)):
-            if isinstance(value, int) and value < self.least.get(name, value):
-                raise ValueError(f"{name}={value!r}: must be at least {self.least[name]}")
-            if isinstance(value, (int, float)) and value > self.most.get(name, math.inf):
-                raise ValueError(f"{name}={value!r}: must be at most {self.most[name]}")
-            positive = name in ("learning_rate", "max_grad_norm")
-            if isinstance(value, (int, float)) and not (0 < value < math.inf or (value == 0 and not positive)):
-                raise ValueError(f"{name}={value!r}: must be finite and {'positive' if positive else 'at least 0'}")
+        for entry in fields(self):
+            value, legal = getattr(self, entry.name), entry.metadata
+            if not isinstance(value, (int, float)):
+                continue
+            if not legal["least"] <= value < math.inf or (value == 0 and legal["positive"]):
+                wanted = "positive" if legal["positive"] else f"at least {legal['least']}"
+                raise ValueError(f"{entry.name}={value!r}: must be finite and {wanted}")
+            if value > legal["most"]:
+                raise ValueError(f"{entry.name}={value!r}: must be at most {legal['most']}")
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
             raise ValueError(f"class_weights={weights!r}: legal are None, 'balanced', or numbers")

@@ -17,8 +17,6 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
@@ -29,11 +27,10 @@ from lrp_plugin.images.splits import known
 from lrp_plugin.synthetic import CLASSES
 
 from .checkpoints import CheckpointError, load_state, load_weights
-from .metrics import DEFAULT_METRICS, check_metrics
+from .metrics import DEFAULT_METRICS, Scores
 from .module import Classification, SeededEpochs, WholeFiles
 from .settings import History, TrainSettings
 
-_REMARKS = "resuming from a checkpoint|eval mode|LeafSpec|Checkpoint directory|dirpath has changed|`lr_scheduler"
 _PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}
 
 
@@ -76,7 +73,7 @@ class Trainer:
             raise ValueError(f"Trainer(precision={precision!r}): legal are {', '.join(_PRECISIONS)}")
         if precision == "float16" and self.device.type != "cuda":
             raise ValueError("Trainer(precision='float16') needs CUDA; on this device use 'bfloat16'")
-        check_metrics(metrics)
+        Scores(classes, metrics)  # refuses unknown names
         self.model = model.to(self.device)
         self.classes, self.metrics = tuple(classes), tuple(metrics)
         self.output = None if output is None else Path(output)
@@ -106,12 +103,12 @@ class Trainer:
         """
         chosen = TrainSettings(**settings)
         self._check(chosen, train_loader, val_loader)
-        facts = {"batches": len(train_loader), "processes": self.world}
-        state = self._state_to_resume(resume, {**asdict(chosen), **facts})
+        run = {**asdict(chosen), "batches": len(train_loader), "processes": self.world}
+        state = self._state_to_resume(resume, run)
         weights = self._class_weights(chosen, train_loader)
         with nullcontext(self.output) if self.output is not None else tempfile.TemporaryDirectory() as folder:
             output = Path(folder)
-            module = Classification(self.model, self.classes, self.metrics, chosen, weights, output, facts)
+            module = Classification(self.model, self.classes, self.metrics, chosen, weights, output, run)
             if state is not None:
                 module.on_load_checkpoint(state)
             history = module.history
@@ -152,7 +149,9 @@ class Trainer:
         if isinstance(loader.sampler, EpochSampler) and self.world > 1:
             shares = [None] * self.world
             distributed.all_gather_object(shares, own)
-        columns = [_interleave([share[k] for share in shares]) for k in range(3)]
+        # An EpochSampler deals out: process r has every world-th sample from r on.
+        places = [rank + len(shares) * k for rank, share in enumerate(shares) for k in range(len(share[0]))]
+        columns = [torch.cat(column)[np.argsort(places)] for column in zip(*shares, strict=True)]
         kept = columns[0] != IGNORED
         labels, probabilities, losses = (column[kept] for column in columns)
         return labels.numpy(), probabilities.float().numpy(), float(losses.double().mean())
@@ -165,9 +164,7 @@ class Trainer:
         if chosen.patience is not None:
             monitored = f"val_{chosen.monitor}"
             callbacks.append(EarlyStopping(monitored, patience=chosen.patience, mode=chosen.mode, check_finite=False))
-        with self._lightning(
-            callbacks, max_epochs=chosen.epochs, gradient_clip_val=chosen.max_grad_norm, enable_checkpointing=True
-        ) as lightning:
+        with self._lightning(callbacks, max_epochs=chosen.epochs, gradient_clip_val=chosen.max_grad_norm) as lightning:
             batches = SeededEpochs(loader, module, self.seed)
             lightning.fit(module, batches, val_loader, ckpt_path=output / "last.ckpt" if resume else None)
         self.model.to(self.device)
@@ -187,10 +184,9 @@ class Trainer:
     def _lightning(self, callbacks: Sequence[Callback] = (), **options: Any) -> Iterator[pl.Trainer]:
         """Lightning's trainer on this process's device, which writes and says nothing of its own."""
         cuda, alone = self.device.type == "cuda", self.world == 1
-        strategy: Any = "auto" if alone else DDPStrategy(process_group_backend="nccl" if cuda else "gloo")
-        devices: Any = [self.device.index or 0] if cuda else 1
-        if not alone:
-            devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+        devices: Any = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
+        if cuda and alone:
+            devices = [self.device.index or 0]
         # On standard error, gone when done.
         bars = [RichProgressBar(leave=False, console_kwargs={"stderr": True})] if self.progress else []
         with _quiet():
@@ -198,7 +194,7 @@ class Trainer:
                 accelerator="gpu" if cuda else self.device.type,
                 devices=devices,
                 num_nodes=1 if alone else max(1, self.world // devices),
-                strategy=strategy,
+                strategy="auto" if alone else "ddp",
                 sync_batchnorm=cuda and not alone,
                 precision=_PRECISIONS[self.precision],
                 callbacks=[*callbacks, *bars],
@@ -209,7 +205,8 @@ class Trainer:
                 use_distributed_sampler=False,
                 num_sanity_val_steps=0,
                 inference_mode=False,
-                **{"enable_checkpointing": False, **options},
+                enable_checkpointing=bool(callbacks),
+                **options,
             )
 
     def _check_loader(self, loader: DataLoader[Any]) -> None:
@@ -225,8 +222,8 @@ class Trainer:
 
     def _check(self, settings: TrainSettings, loader: DataLoader[Any], val_loader: DataLoader[Any] | None) -> None:
         self._check_loader(loader)
-        measured = ["loss", *self.metrics, *(["auroc_macro"] if "auroc" in self.metrics else [])]
-        scalar = [name for name in measured if name not in ("auroc", "confusion_matrix")]
+        named = {"auroc": "auroc_macro"}
+        scalar = ["loss", *(named.get(name, name) for name in self.metrics if name != "confusion_matrix")]
         if settings.monitor not in scalar:
             raise ValueError(f"monitor={settings.monitor!r} is not measured; legal are {', '.join(scalar)}")
         if settings.patience is not None and val_loader is None:
@@ -239,16 +236,14 @@ class Trainer:
                 raise ValueError(f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run")
             return None
         last = self.output / "last.ckpt"
-        if not (resume is True or (resume == "auto" and last.exists())):
-            if last.exists():
-                raise FileExistsError(
-                    f"{last} is an earlier run's checkpoint: continue with resume=True, or choose another output"
-                )
+        if not resume and last.exists():
+            raise FileExistsError(
+                f"{last} is an earlier run's checkpoint: continue with resume=True, or choose another output"
+            )
+        if not resume or (resume == "auto" and not last.exists()):
             return None
         state = load_state(last)
-        if not {"run", "history"} <= set(state):
-            raise CheckpointError(f"{last} is no checkpoint of this version: it does not say how it was trained")
-        old = state["run"]
+        old = state.get("run", {})
         changed = [f"{name} {old.get(name)!r} -> {new!r}" for name, new in run.items() if old.get(name) != new]
         if changed:
             raise CheckpointError(
@@ -282,8 +277,7 @@ def _quiet() -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels, handler = [logger.level for logger in loggers], signal.getsignal(signal.SIGINT)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=PossibleUserWarning)
-        warnings.filterwarnings("ignore", message=f".*({_REMARKS}).*")
+        warnings.filterwarnings("ignore", module=r"lightning\.")
         try:
             for logger in loggers:
                 logger.setLevel(logging.ERROR)
@@ -298,11 +292,3 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels):
                 logger.setLevel(level)
-
-
-def _interleave(shares: list[Tensor]) -> Tensor:
-    """Undo the dealing out of an :class:`EpochSampler`: process r had every world-th sample from r on."""
-    whole = shares[0].new_empty((sum(len(share) for share in shares), *shares[0].shape[1:]))
-    for rank, share in enumerate(shares):
-        whole[rank :: len(shares)] = share
-    return whole

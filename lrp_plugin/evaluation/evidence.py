@@ -18,7 +18,7 @@ from torchvision.tv_tensors import Mask
 from lrp_plugin.evaluation.comparing import bar
 from lrp_plugin.evaluation.intervals import Interval, Values, bootstrap_mean
 from lrp_plugin.evaluation.localization import mask_area, mask_share
-from lrp_plugin.evaluation.methods import builders
+from lrp_plugin.evaluation.methods import explainers
 from lrp_plugin.files import csv_bytes
 from lrp_plugin.images import IGNORED
 
@@ -126,12 +126,12 @@ def score_evidence(
         ValueError: An unknown method, or no picture at all.
     """
     model.eval()
-    explainers = {name: build(model) for name, build in builders(methods, model, bounds).items()}
+    explanations = explainers(methods, model, bounds)
     device = next(model.parameters()).device
     regions = [name for name, value in dataset[0].items() if isinstance(value, Mask)]
     labels: list[Tensor] = []
     areas: dict[str, list[Tensor]] = {region: [] for region in regions}
-    shares: dict[str, dict[str, list[Tensor]]] = {region: {name: [] for name in explainers} for region in regions}
+    shares: dict[str, dict[str, list[Tensor]]] = {region: {name: [] for name in explanations} for region in regions}
     for batch in bar(DataLoader(dataset, batch_size), progress, "Explaining"):
         kept = batch["disease"] != IGNORED
         if not kept.any():
@@ -142,7 +142,7 @@ def score_evidence(
         for region, mask in masks.items():
             area = mask_area(mask)
             areas[region].append(area.masked_fill(area == 0, math.nan))
-        for name, explain in explainers.items():
+        for name, explain in explanations.items():
             relevance = explain(images, target.to(device)).cpu()
             for region, mask in masks.items():
                 shares[region][name].append(mask_share(relevance, mask))

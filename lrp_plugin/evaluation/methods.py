@@ -150,6 +150,13 @@ def builders(
     return {name: builder(method, model, bounds) for name, method in pairs}
 
 
+def explainers(
+    methods: Sequence[Any] | Mapping[str, Any], model: Any, bounds: tuple[Any, Any] | None = None
+) -> dict[str, Explain]:
+    """The explanations of a model by name, made as `builders` says, which raises."""
+    return {name: build(model) for name, build in builders(methods, model, bounds).items()}
+
+
 def _name_of(method: Any) -> str:
     if isinstance(method, str):
         return method

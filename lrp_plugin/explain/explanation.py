@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from lrp_plugin.files import write_atomically, write_json
 from lrp_plugin.ledger import ABSORBED, Ledger
-from lrp_plugin.visualization import Picture, number, percent, save_figure, unshown, write_atomically
+from lrp_plugin.visualization import Picture, number, percent, save_figure, unshown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -145,7 +145,7 @@ class Explanation:
             np.save(buffer, self.relevance.numpy())
             return write_atomically(path, buffer.getvalue(), replace=replace)
         if form == ".json":
-            return write_atomically(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode(), replace=replace)
+            return write_json(path, self.to_dict(), replace=replace)
         if form in (".html", ".htm"):
             return write_atomically(path, self.to_html(**options).encode(), replace=replace)
         with unshown():

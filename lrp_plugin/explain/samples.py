@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lrp_plugin.evaluation.methods import Explain
 from lrp_plugin.evidence import mask_share
-from lrp_plugin.files import file_stem, write_atomically
+from lrp_plugin.files import file_stem, write_atomically, write_json
 from lrp_plugin.report import Example, Explanation
 from lrp_plugin.visualization import plot_comparison, save_figure
 from lrp_plugin.visualization.classes import literal
@@ -115,7 +115,7 @@ def save_example(folder: Path, example: Example, source: str, region: str = "reg
     return [
         save_figure(plot_example(example, region), folder / f"{stem}.png"),
         write_atomically(folder / f"{stem}.npz", maps.getvalue()),
-        write_atomically(folder / f"{stem}.json", (json.dumps(facts, indent=2) + "\n").encode()),
+        write_json(folder / f"{stem}.json", facts),
     ]
 
 

@@ -64,7 +64,8 @@ class LabelledImages(Dataset[dict[str, Any]]):
             IndexError: It lies outside the set.
         """
         if not -len(self) <= index < len(self):
-            raise IndexError(f"{self.name}[{index}]: legal are {-len(self)} to {len(self) - 1} ({len(self)} pictures)")
+            told = f"{self.name} has {len(self)} pictures, legal are {-len(self)} to {len(self) - 1}"
+            raise IndexError(f"index {index} lies outside the data: {told}")
         return index % len(self)
 
     @property

@@ -25,7 +25,6 @@ from commands import contents, cxr
 from lrp_plugin.cli import main
 from lrp_plugin.cxr import SyntheticCXR
 from lrp_plugin.cxr.checkpoints import load_state
-from lrp_plugin.cxr.reporting import build_explainers
 from lrp_plugin.cxr.runfolder import RunSettings, open_model, open_parts
 from lrp_plugin.gradients import GradientSaliency
 
@@ -335,15 +334,15 @@ def test_a_truncated_picture_can_be_left_out(own_database, tmp_path):
 
 
 def test_every_listed_method_explains(trained):
-    from lrp_plugin.evaluation.methods import method_names
+    from lrp_plugin.evaluation.methods import explainers, method_names
 
     model, picture = open_model(trained, SyntheticCXR(1).classes), SyntheticCXR(1, size=48)[0]["image"][None]
     slow = {"occlusion", "integrated_gradients", "smoothgrad"}
-    for name, explain in build_explainers(sorted(set(method_names()) - slow), model).items():
+    for name, explain in explainers(sorted(set(method_names()) - slow), model, model.pixel_range).items():
         relevance = explain(picture.as_subclass(torch.Tensor), 0)
         assert relevance.shape == picture.shape and torch.isfinite(relevance).all(), name
     with pytest.raises(ValueError, match="epsilon_gamma_box"):
-        build_explainers(["no_such_method"], model)
+        explainers(["no_such_method"], model)
 
 
 def test_ctrl_c_leaves_whole_files_and_a_run_to_resume(tmp_path):

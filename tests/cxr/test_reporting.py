@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +26,8 @@ from lrp_plugin.cxr import (
     save_weights,
 )
 from lrp_plugin.cxr import runfolder as runs
-from lrp_plugin.cxr.reporting import by_class, explain_examples, marker_tests, write_metrics
+from lrp_plugin.cxr.reporting import by_class, explain_examples, marker_tests
+from lrp_plugin.explain.samples import explain_sample, save_example
 from lrp_plugin.images.splits import LabelledSubset
 
 
@@ -45,9 +45,14 @@ def test_each_class_against_the_rest_equals_scikit_learns() -> None:
         assert {name: values[label] for name, values in found.items()} == pytest.approx(own)
 
 
-def test_a_figure_that_is_no_number_is_null(tmp_path: Path) -> None:
-    path = write_metrics(tmp_path, {"auroc": {"a": math.nan}, "confusion_matrix": torch.eye(2)})
-    assert json.loads(path.read_text()) == {"auroc": {"a": None}, "confusion_matrix": [[1, 0], [0, 1]]}
+def test_a_share_of_nothing_is_null_in_the_file_of_a_picture(tmp_path: Path) -> None:
+    """NaN is no JSON: browsers and other languages refuse the whole file."""
+    sample, nothing = SyntheticCXR(1, size=32)[0], {"nothing": lambda images, target: torch.zeros_like(images)}
+    model = build_model("reference_cnn")
+    example = explain_sample(model, sample, nothing, SyntheticCXR(1).classes, "film", region="lungs")
+    (path,) = (one for one in save_example(tmp_path, example, "film", "lungs") if one.suffix == ".json")
+    facts = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert facts["methods"]["nothing"] == {"inside_lungs": None, "sum": 0.0}
 
 
 def test_examples_are_the_surest_right_ones_and_the_surest_mistake() -> None:

@@ -19,5 +19,6 @@ FAULTS = [
           _FILES),
     fault("files.py", "decomposed letters are others", 'unicodedata.normalize("NFC", name)', "name", _FILES),
     fault("files.py", "a formula may begin with @", '("=", "+", "-", "@", "\\t", "\\r")', '("=", "+", "-", "\\t", "\\r")', _FILES),
+    fault("files.py", "JSON holds NaN", ", parse_constant=lambda _: None)", ")", _FILES),
     fault("files.py", "a negative number gets a quote", "float(text)\n", "int(text)\n", _FILES),
 ]  # fmt: skip

@@ -16,6 +16,8 @@ FAULTS = [
     fault("images/dicom.py", "the rescale slope is ignored",
           "values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)",
           "values = np.asarray(stored, dtype=np.float64)", _DICOM),
+    fault("images/labelled.py", "an index may lie outside the data", "if not -len(self) <= index < len(self):", "if False:",
+          "cxr/test_cli.py::test_a_run_of_another_model_or_an_unknown_method_is_refused"),
     fault("images/errors.py", "a bomb is measured by one side", "if width * height >", "if max(width, height) >", _READ),
     fault("images/reading.py", "EXIF's orientation is ignored", "ImageOps.exif_transpose(picture)", "picture",
           f"{_READ}::test_exif_orientation_is_applied"),
