@@ -17,7 +17,7 @@ from lrp_plugin.files import write_atomically
 from lrp_plugin.images import IGNORED
 from lrp_plugin.kinds import checked
 
-from .checkpoints import load_state, save_state, save_weights
+from .checkpoints import CheckpointError, load_state, save_state, save_weights
 from .metrics import Scores
 from .settings import History, TrainSettings
 
@@ -56,7 +56,7 @@ class Classification(pl.LightningModule):
         self.settings = settings or TrainSettings()
         self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
-        self.history, self.run = History(self.settings), run
+        self.history, self.run = History(self.settings), run or {}
         self.sums = torch.zeros(2, dtype=torch.float64)  # Of the epoch's losses, and of the weights of its samples.
         self.result: dict[str, Any] = {}
 
@@ -138,8 +138,19 @@ class Classification(pl.LightningModule):
         checkpoint.update(run=self.run, history=self.history.rows)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up the epochs before."""
+        """Take up the epochs before; raises :class:`CheckpointError` where they are another run's."""
+        old = checkpoint.get("run", {})
+        changed = [f"{name} {old.get(name)!r} -> {new!r}" for name, new in self.run.items() if old.get(name) != new]
+        if changed:
+            raise CheckpointError(
+                f"the run in {self.output} cannot be resumed exactly, it differs: {'; '.join(changed)}. Use the same "
+                "settings, data and processes, or start in another output folder"
+            )
+        own, stored = self.state_dict(), checkpoint["state_dict"]
+        if {name: own[name].shape for name in own} != {name: stored[name].shape for name in stored}:
+            raise CheckpointError(f"the weights in {self.output} belong to another model: names or shapes differ")
         self.history.rows = list(checkpoint["history"])
+        self.trainer.should_stop = self.history.stopped_early
 
     def _share_buffers(self) -> None:
         """Give every process rank 0's running statistics, so that all evaluate the same model."""

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 from lrp_plugin.kinds import checked
-
-
-def _convolution(channels_in: int, channels_out: int, kernel: int, stride: int = 1) -> list[nn.Module]:
-    """A convolution of odd kernel that keeps the size but for its stride, and BatchNorm."""
-    map_ = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return [map_, nn.BatchNorm2d(channels_out)]
 
 
 class ResidualBlock(nn.Module):
@@ -18,9 +13,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        first, last = _convolution(channels_in, channels_out, 3), _convolution(channels_out, channels_out, 3)
-        self.branch = nn.Sequential(*first, nn.ReLU(), *last)
-        self.shortcut = nn.Sequential(*_convolution(channels_in, channels_out, 1))
+        first = Conv2dNormActivation(channels_in, channels_out, 3, inplace=None)
+        last = Conv2dNormActivation(channels_out, channels_out, 3, activation_layer=None)
+        self.branch = nn.Sequential(*first, *last)
+        self.shortcut = Conv2dNormActivation(channels_in, channels_out, 1, activation_layer=None)
         self.relu = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -43,7 +39,7 @@ class ReferenceCNN(nn.Module):
     @checked
     def __init__(self, num_classes: int = 4, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_convolution(1, width, 5, stride=2), nn.ReLU(), nn.MaxPool2d(2))
+        self.stem = nn.Sequential(*Conv2dNormActivation(1, width, 5, 2, inplace=None), nn.MaxPool2d(2))
         blocks = [ResidualBlock(width, 2 * width), nn.MaxPool2d(2), ResidualBlock(2 * width, 4 * width)]
         self.blocks = nn.Sequential(*blocks, nn.MaxPool2d(2))
         self.pool = nn.AdaptiveAvgPool2d(1)

@@ -26,7 +26,7 @@ from lrp_plugin.images.loaders import EpochSampler, join_processes, rank_and_wor
 from lrp_plugin.images.splits import known
 from lrp_plugin.synthetic import CLASSES
 
-from .checkpoints import CheckpointError, load_state, load_weights
+from .checkpoints import load_weights
 from .metrics import DEFAULT_METRICS, Scores
 from .module import Classification, SeededEpochs, WholeFiles
 from .settings import History, TrainSettings
@@ -103,19 +103,14 @@ class Trainer:
         """
         chosen = TrainSettings(**settings)
         self._check(chosen, train_loader, val_loader)
-        run = {**asdict(chosen), "batches": len(train_loader), "processes": self.world}
-        state = self._state_to_resume(resume, run)
+        resumes = self._resumes(resume)
         weights = self._class_weights(chosen, train_loader)
+        run = {**asdict(chosen), "batches": len(train_loader), "processes": self.world}
         with nullcontext(self.output) if self.output is not None else tempfile.TemporaryDirectory() as folder:
             output = Path(folder)
             module = Classification(self.model, self.classes, self.metrics, chosen, weights, output, run)
-            if state is not None:
-                module.on_load_checkpoint(state)
+            self._fit(module, train_loader, val_loader, output / "last.ckpt" if resumes else None)
             history = module.history
-            if len(history.rows) < chosen.epochs and not history.stopped_early:
-                self._fit(module, train_loader, val_loader, output, resume=state is not None)
-            elif state is not None:
-                module.load_state_dict(state["state_dict"])
             if val_loader is not None and history.best_epoch is None:
                 raise FloatingPointError(
                     f"the training diverged: {chosen.monitor} on the validation pictures was a number in none of "
@@ -156,17 +151,16 @@ class Trainer:
         labels, probabilities, losses = (column[kept] for column in columns)
         return labels.numpy(), probabilities.float().numpy(), float(losses.double().mean())
 
-    def _fit(self, module: Classification, loader: Any, val_loader: Any, output: Path, resume: bool) -> None:
+    def _fit(self, module: Classification, loader: Any, val_loader: Any, last: Path | None) -> None:
         chosen = module.settings
         callbacks: list[Callback] = [
-            ModelCheckpoint(output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+            ModelCheckpoint(module.output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
         ]
         if chosen.patience is not None:
             monitored = f"val_{chosen.monitor}"
             callbacks.append(EarlyStopping(monitored, patience=chosen.patience, mode=chosen.mode, check_finite=False))
         with self._lightning(callbacks, max_epochs=chosen.epochs, gradient_clip_val=chosen.max_grad_norm) as lightning:
-            batches = SeededEpochs(loader, module, self.seed)
-            lightning.fit(module, batches, val_loader, ckpt_path=output / "last.ckpt" if resume else None)
+            lightning.fit(module, SeededEpochs(loader, module, self.seed), val_loader, ckpt_path=last)
         self.model.to(self.device)
 
     def _apply(self, what: str, module: Classification, loader: DataLoader[Any], **options: Any) -> Any:
@@ -229,31 +223,17 @@ class Trainer:
         if settings.patience is not None and val_loader is None:
             raise ValueError(f"patience={settings.patience} needs a val_loader: nothing else can get worse")
 
-    def _state_to_resume(self, resume: bool | str, run: dict[str, Any]) -> dict[str, Any] | None:
-        """The last checkpoint, where the run goes on from it; refuses one of another run."""
-        if self.output is None:
-            if resume:
-                raise ValueError(f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run")
-            return None
-        last = self.output / "last.ckpt"
-        if not resume and last.exists():
+    def _resumes(self, resume: bool | str) -> bool:
+        """Whether the run in ``output`` goes on; refuses to write over it."""
+        if self.output is None and resume:
+            raise ValueError(f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run")
+        last = None if self.output is None else self.output / "last.ckpt"
+        there = last is not None and last.exists()
+        if there and not resume:
             raise FileExistsError(
                 f"{last} is an earlier run's checkpoint: continue with resume=True, or choose another output"
             )
-        if not resume or (resume == "auto" and not last.exists()):
-            return None
-        state = load_state(last)
-        old = state.get("run", {})
-        changed = [f"{name} {old.get(name)!r} -> {new!r}" for name, new in run.items() if old.get(name) != new]
-        if changed:
-            raise CheckpointError(
-                f"{last} cannot be resumed exactly, the run differs: {'; '.join(changed)}. Use the same "
-                "settings, data and processes, or start in another output folder"
-            )
-        mine = {f"model.{name}": value.shape for name, value in self.model.state_dict().items()}
-        if mine != {name: value.shape for name, value in state["state_dict"].items()}:
-            raise CheckpointError(f"the weights in {last} belong to another model: names or shapes differ")
-        return state
+        return there if resume == "auto" else bool(resume)
 
     def _class_weights(self, settings: TrainSettings, loader: DataLoader[Any]) -> Tensor | None:
         wanted, classes = settings.class_weights, self.classes
@@ -268,7 +248,7 @@ class Trainer:
             weights = torch.tensor(wanted, dtype=torch.float32)
         if len(weights) != len(classes):
             raise ValueError(f"{len(weights)} class weights for the {len(classes)} classes {', '.join(classes)}")
-        return weights.to(self.device)
+        return weights
 
 
 @contextmanager

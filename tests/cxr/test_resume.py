@@ -119,6 +119,15 @@ def test_finished_run_resumes_to_its_end(tmp_path: Path) -> None:
     assert torch.equal(train(tmp_path, 1), whole), "no step is taken again"
 
 
+def test_a_run_that_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"epochs": 40, "learning_rate": 0.5, "patience": 2, "monitor": "loss"}
+    whole = train(tmp_path, None, **settings)
+    before = (tmp_path / "history.csv").read_text()
+    assert len(before.splitlines()) < 40
+    assert torch.equal(train(tmp_path, 1, **settings), whole), "no step is taken again"
+    assert (tmp_path / "history.csv").read_text() == before
+
+
 def test_another_run_cannot_be_resumed(tmp_path: Path) -> None:
     train(tmp_path, None)
     with pytest.raises(CheckpointError, match=r"epochs 3 -> 5; learning_rate 0\.003 -> 0\.5"):
