@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch.utils.data import Subset
 
 from lrp_plugin.cli.models import FORMS, LoadedModel, load_model
 from lrp_plugin.explain import Preprocessing, preprocessing_of
 from lrp_plugin.files import csv_bytes, write_atomically
 from lrp_plugin.images import read_image
 from lrp_plugin.images.reading import is_image_file
+from lrp_plugin.images.splits import spread
 from lrp_plugin.options import folder, number, whole
 
 RUN_SETTINGS = "run.json"
@@ -86,7 +87,7 @@ class Pictures:
         found = [(path, label) for one, label in classes for path in sorted(one.rglob("*")) if is_image_file(path)]
         if not found:
             raise ValueError(f"{folder} holds no picture, nor a subfolder for each class with some")
-        self.files = _spread(found, limit)
+        self.files = spread(found, limit)
         self.labelled = bool(folders)
         self.classes = [one.name for one in folders]
 
@@ -97,29 +98,6 @@ class Pictures:
         path, label = self.files[index]
         inputs = self.preprocess.inputs(self.preprocess.picture(read_image(path)))
         return {"inputs": inputs} if label is None else {"inputs": inputs, "target": torch.tensor(label)}
-
-
-def _spread(items: Sequence[Any], limit: int | None) -> list[Any]:
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: give 1 or more")
-    if limit is None or limit >= len(items):
-        return list(items)
-    return [items[place * len(items) // limit] for place in range(limit)]
-
-
-class _Chosen:
-    """Some of a data set's examples."""
-
-    def __init__(self, data: Any, places: Sequence[int]) -> None:
-        self.data, self.places = data, places
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        sample = self.data[self.places[index]]
-        return {key: torch.as_tensor(sample[key]).as_subclass(Tensor) for key in ("image", "disease", "evidence")
-                if key in sample}  # fmt: skip
 
 
 def _opened(options: argparse.Namespace) -> tuple[Any, Any, tuple[Any, Any]]:
@@ -155,7 +133,7 @@ def _xray(options: argparse.Namespace, folder: Path) -> tuple[Any, Any, tuple[An
     settings = RunSettings.load(folder)
     parts = open_parts(settings, folder, training=False)
     model = open_model(folder, parts.whole.classes).eval()
-    return model, _Chosen(parts.test, _spread(range(len(parts.test)), options.limit)), model.pixel_range
+    return model, Subset(parts.test, spread(range(len(parts.test)), options.limit)), model.pixel_range
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from lrp_plugin.explain.samples import explain_sample
 from lrp_plugin.files import write_atomically, write_json
 from lrp_plugin.images import IGNORED
 from lrp_plugin.images.loaders import get_dataloader
-from lrp_plugin.images.splits import LabelledSubset
+from lrp_plugin.images.splits import LabelledSubset, spread
 from lrp_plugin.report import Example, Localisation, Metric, RemovalTest, Report, suspicions, write_report
 from lrp_plugin.synthetic import SyntheticCXR
 from lrp_plugin.version import __version__
@@ -75,8 +75,7 @@ def examine(
     loader = get_dataloader(test, batch_size)
     labels, probabilities, _ = trainer.inference(loader)
     how: dict[str, Any] = {"bounds": model.pixel_range, "batch_size": batch_size, "progress": progress}
-    count = min(compared, len(test))
-    chosen = Subset(test, [place * len(test) // count for place in range(count)])
+    chosen = Subset(test, spread(range(len(test)), compared or None))
     return Findings(
         test,
         trainer.evaluate(loader),
@@ -84,7 +83,7 @@ def examine(
         probabilities,
         score_evidence(model, test, methods, **how),
         marker_tests(trainer, test, batch_size),
-        compare(model.eval(), chosen, list(methods), **how) if count else None,
+        compare(model.eval(), chosen, list(methods), **how) if compared else None,
     )
 
 

@@ -178,9 +178,9 @@ class Trainer:
     def _lightning(self, callbacks: Sequence[Callback] = (), **options: Any) -> Iterator[pl.Trainer]:
         """Lightning's trainer on this process's device, which writes and says nothing of its own."""
         cuda, alone = self.device.type == "cuda", self.world == 1
-        devices: Any = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
-        if cuda and alone:
-            devices = [self.device.index or 0]
+        devices: Any = [self.device.index or 0] if cuda else 1
+        if not alone:
+            devices = int(os.environ.get("LOCAL_WORLD_SIZE", self.world))
         # On standard error, gone when done.
         bars = [RichProgressBar(leave=False, console_kwargs={"stderr": True})] if self.progress else []
         with _quiet():

@@ -124,6 +124,15 @@ def split_by_group(
     return [sorted(sum(dealt[start:end], [])) for start, end in zip(edges, edges[1:])]
 
 
+def spread(items: Sequence[Any], limit: int | None) -> list[Any]:
+    """At most ``limit`` of the items (None: all), spread over all; ValueError for a limit below 1."""
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit}: give 1 or more")
+    if limit is None or limit >= len(items):
+        return list(items)
+    return [items[place * len(items) // limit] for place in range(limit)]
+
+
 @contextmanager
 def _told_of_too_few(ratios: Sequence[float]) -> Iterator[None]:
     try:

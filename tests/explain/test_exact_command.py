@@ -13,9 +13,10 @@ from torch import Tensor
 
 from lrp_plugin.cli import main
 from lrp_plugin.cli.checkpoints import load_into, read_checkpoint
-from lrp_plugin.cli.compare import Pictures, _spread
+from lrp_plugin.cli.compare import Pictures
 from lrp_plugin.cli.models import load_model
 from lrp_plugin.explain import Preprocessing, explain_image
+from lrp_plugin.images.splits import spread
 
 NETWORK = """
 from torch import nn
@@ -109,7 +110,7 @@ def test_a_checkpoint_runs_no_code() -> None:
 
 
 def test_compared_pictures_are_spread_over_all_and_classes_count_from_nought() -> None:
-    assert _spread("abcdef", 3) == ["a", "c", "e"]
+    assert spread("abcdef", 3) == ["a", "c", "e"]
     for name in ("cat", "dog"):
         (Path("pictures") / name).mkdir(parents=True)
         Image.open("cat.png").save(Path("pictures", name, "0.png"))
