@@ -82,6 +82,6 @@ FAULTS = [
     fault("cli/checkpoints.py", "DataParallel's prefix stays", 'PREFIXES = ("module.", ', "PREFIXES = (", f"{_COMMAND}::test_checkpoints_of_every_trainer_are_read"),
     fault("cli/checkpoints.py", "only one prefix is taken off", "                break\n        else:\n            return tensors",
           "                return tensors\n        else:\n            return tensors", _OPTIONS),
-    fault("cli/compare.py", "--limit takes the first pictures", "items[place * len(items) // limit]", "items[place]", _OPTIONS),
+    fault("images/splits.py", "--limit takes the first pictures", "items[place * len(items) // limit]", "items[place]", _OPTIONS),
     fault("cli/compare.py", "classes are numbered from 1", "for place, one in enumerate(folders)]", "for place, one in enumerate(folders, 1)]", _OPTIONS),
 ]  # fmt: skip
