@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from lrp_plugin.errors import told
@@ -14,9 +15,6 @@ from lrp_plugin.kinds import checked
 from lrp_plugin.propagation.quiet import evaluating
 from lrp_plugin.pyhealth.outputs import device_of, logits_of, number_of, takes_keyword
 from lrp_plugin.pyhealth.visualizer import SaliencyVisualizer
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 class BasicGradientSaliencyMaps:

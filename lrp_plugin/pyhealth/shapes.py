@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from lrp_plugin import cxr, synthetic
-
-if TYPE_CHECKING:
-    from lrp_plugin.images import LabelledImages as _Pictures
-else:
-    _Pictures = object
+from lrp_plugin.images import LabelledImages
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
         return f"TaskDataset({self.task.task_name}, {self.dataset!r})"
 
 
-class Records(_Pictures):
+class Records(LabelledImages):
     """What PyHealth's datasets can do, for a `lrp_plugin.images.LabelledImages`."""
 
     default_task = CXRClassification()
