@@ -100,9 +100,18 @@ def write_json(path: str | os.PathLike[str], value: Any, *, replace: bool = True
 
     Raises:
         FileExistsError, OSError: As `write_atomically`.
+        TypeError: JSON has no such value.
     """
-    plain = json.loads(json.dumps(value, default=lambda one: one.tolist()), parse_constant=lambda _: None)
+    plain = json.loads(json.dumps(value, default=_listed), parse_constant=lambda _: None)
     return write_atomically(path, (json.dumps(plain, indent=2) + "\n").encode(), replace=replace)
+
+
+def _listed(one: Any) -> Any:
+    if hasattr(one, "tolist"):
+        return one.tolist()
+    raise TypeError(
+        f"value holds a {type(one).__name__}, which JSON has not; legal: numbers, text, lists, dicts, arrays"
+    )
 
 
 def _take_free_name(temporary: Path, target: Path) -> None:

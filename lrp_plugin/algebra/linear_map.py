@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lrp_plugin.algebra.binding import Added
 from lrp_plugin.algebra.call import Call
 from lrp_plugin.algebra.folding import folded_weights
 from lrp_plugin.algebra.formulas import reciprocal
@@ -55,13 +56,15 @@ def read(call: Call) -> Reading:
         return _read_bilinear(call)
     first, second, third = weight_names(call.operation)
     names, function = call.names, call.function
+    added = function if isinstance(function, Added) else None
+    function, bias = (function, None) if added is None else (added.function, added.addend.detach())
     if call.operation == "einsum" or not call.is_signal(names.get(first)):
-        return _read_factor(call)
-    x, weight, bias = names[first], names[second], names.get(third) if third else None
+        return _read_factor(call, function, bias)
+    x, weight, bias = names[first], names[second], names.get(third) if third else bias
     if third == "bias":
         rest = {key: value for key, value in names.items() if key not in (first, second, third)}
         return Reading(x, weight, bias, lambda x, w, b: function(**{**rest, first: x, second: w, third: b}))
-    swapped = _swapping(call, x, weight, bias if third == "input" else None)
+    swapped = _swapping(call, function, x, weight, bias if third == "input" else None)
     return Reading(x, weight, bias * names.get("beta", 1) if third == "input" and bias is not None else bias, swapped)
 
 
@@ -77,18 +80,20 @@ def _read_bilinear(call: Call) -> Reading:
     return Reading(call[signal], torch.einsum(formula, call["weight"], other), call.get("bias"), apply)
 
 
-def _read_factor(call: Call) -> Reading:
+def _read_factor(call: Call, function: Callable[..., Tensor], bias: Tensor | None) -> Reading:
     """A product with a constant first factor, or an einsum: the signal keeps its place."""
     nested = [inner for item in call.args for inner in (item if isinstance(item, (list, tuple)) else (item,))]
     tensors = [t for t in nested if isinstance(t, Tensor)]
     x = next(t for t in tensors if call.is_signal(t))
     weight = next((t for t in tensors if not call.is_signal(t)), torch.ones_like(x))
-    return Reading(x, weight, None, _swapping(call, x, weight, None))
+    return Reading(x, weight, bias, _swapping(call, function, x, weight, None))
 
 
-def _swapping(call: Call, source: Tensor, factor: Tensor, addend: Tensor | None) -> Apply:
+def _swapping(
+    call: Call, function: Callable[..., Tensor], source: Tensor, factor: Tensor, addend: Tensor | None
+) -> Apply:
     """The call with its tensors in their places exchanged; what it adds is added afterwards (addmm must be given one)."""
-    function, args, kwargs = call.function, call.args, call.kwargs
+    args, kwargs = call.args, call.kwargs
 
     def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         swap = {id(factor): weight, id(source): x}

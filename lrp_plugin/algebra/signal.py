@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
@@ -57,6 +59,7 @@ class Signal:
         token: Its entries are integers; their relevance travels by the port alone.
         watched: Its own relevance is asked for: nothing is folded into the map that made it.
         step: The operation that made it, where its rule still waits, or where what reads it may be joined to it.
+        curves: Of which signals (by their ``itself``) it is a function, entry by entry; whether it is that times constants.
         lineage: What it was computed from.
         memory: Who shares and reads its memory.
     """
@@ -65,6 +68,7 @@ class Signal:
     token = False
     watched = False
     step: Step | None = None
+    curves: Mapping[object, bool] = MappingProxyType({})
     lineage = Lineage()
     _port: Port | None = None
 
@@ -79,6 +83,11 @@ class Signal:
         copy = Signal(nonnegative=self.nonnegative, gate=self.gate)
         copy._port, copy.lineage = self._port, self.lineage
         return copy
+
+    @cached_property
+    def itself(self) -> object:
+        """What stands for it where it is remembered: it would keep what its memory keeps."""
+        return object()
 
     @property
     def waits(self) -> bool:

@@ -7,7 +7,7 @@ import os
 import secrets
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -107,6 +107,8 @@ def _roll(ray: Any) -> Any:
     keeps, a log record or a thread that is slow to end holds their cores, for which the next run in that Ray would wait.
     """
 
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     class Roll:  # In here Ray sends it by value: by name its process would import torch, four seconds of a core.
         def __init__(self) -> None:
             self.actors: list[Any] = []
@@ -117,7 +119,10 @@ def _roll(ray: Any) -> Any:
         def called(self) -> list[Any]:
             return self.actors
 
-    return ray.remote(num_cpus=0)(Roll).remote()
+    # Beside the driver, so that no other node's end is its own; made again where Ray kills it for memory.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    lasting = {"max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(num_cpus=0, scheduling_strategy=here, **lasting)(Roll).remote()
 
 
 def _enrol(roll: Any) -> None:
@@ -163,9 +168,10 @@ def explain_chunks(
     try:
         yield from steps.iter_rows()
     finally:
-        for explainer in ray.get(roll.called.remote()):
-            ray.kill(explainer)
-        ray.kill(roll)
+        with suppress(ray.exceptions.RayError):  # Ray itself may be what failed.
+            for explainer in ray.get(roll.called.remote(), timeout=30):
+                ray.kill(explainer)
+            ray.kill(roll)
 
 
 def _read_one(row: dict[str, Any], *, numbers: list[int], **given: Any) -> dict[str, Any]:

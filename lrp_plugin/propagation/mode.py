@@ -25,7 +25,9 @@ from lrp_plugin.composites.site import Site
 from lrp_plugin.errors import UnsupportedOperationError, UnsupportedOperationWarning, warn
 from lrp_plugin.fast import maps, operations
 from lrp_plugin.ledger import Recorder, Row
+from lrp_plugin.propagation.biases import note_map, written_instead
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
+from lrp_plugin.propagation.gates import note_curve, with_coefficient
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.ports import carry_on, port_of
 from lrp_plugin.propagation.results import register
@@ -36,10 +38,9 @@ from lrp_plugin.propagation.spelling import DESCRIPTIONS, Spelling, on_a_clone, 
 from lrp_plugin.propagation.steps import constant_of, defer, follow_on, follows, settled
 from lrp_plugin.propagation.tokens import propagate
 from lrp_plugin.propagation.transforms import SignalInVmapError
-from lrp_plugin.propagation.unruled import handed_on, shown, unregistered, unseen_signal
+from lrp_plugin.propagation.unruled import handed_on, refuse, shown, unregistered, unseen_signal
 from lrp_plugin.propagation.unseen import HANDED_ON, is_handed_on
 from lrp_plugin.propagation.writes import current, is_spare, is_state, views, write, written_signal
-from lrp_plugin.propagation.written_out import WITH_SIGNAL_ADDED
 from lrp_plugin.registry import Operation, Rule
 from lrp_plugin.torch_private import refuse_vmap, saved_hooks
 
@@ -87,6 +88,7 @@ class Propagation(TorchFunctionMode):
     def forget(self) -> None:
         """Drops what only the forward pass needs."""
         self.remembered.held.clear()
+        self.remembered.unbiased.clear()
         self.count.forget()
 
     def depends_on_input(self, tensor: Tensor) -> bool:
@@ -139,7 +141,7 @@ class Propagation(TorchFunctionMode):
         if not found:
             return self._constant(func, spelling, args, kwargs, tensors)
         if torch.is_inference_mode_enabled() or kwargs.get("out") is not None:
-            self._refuse(spelling)
+            refuse(self, spelling)
         if func in HANDED_ON and is_handed_on(func, args):
             return handed_on(self, func, args, found[id(args[0])])
         if spelling.observes:
@@ -148,13 +150,14 @@ class Propagation(TorchFunctionMode):
         if rule is None:
             value = unregistered(self, unwritten(func, spelling), spelling, args, kwargs, tensors, found)
             return write(self, args[0], value) if spelling.writes else value
-        added = WITH_SIGNAL_ADDED.get(spelling.operation)
-        if added is not None and id(args[0] if args else kwargs["input"]) in found:
-            with self:
-                value = added(*args, **kwargs)
+        instead = written_instead(self, spelling, args, kwargs, found)
+        instead = instead or with_coefficient(self, spelling, args, kwargs, tensors, found)
+        if instead is not None:
+            value = instead()
             return write(self, args[0], value) if spelling.writes else value
         for signal in found.values():
             signal.memory.reads += 1
+            self.remembered.unbiased.pop(signal, None)
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
             spelling = writing(spelling)
@@ -162,24 +165,17 @@ class Propagation(TorchFunctionMode):
             seen = views(self, func, args, kwargs, tensors, found)
             if seen is not None:
                 return seen
-        value = self._apply(spelling, rule, args, kwargs, tensors, found)
+        value = self.apply(spelling, rule, args, kwargs, tensors, found)
+        note_map(self, spelling, args, kwargs, found, value)
+        note_curve(self, spelling, tensors, found, value)
         return write(self, args[0], value) if spelling.writes else value
-
-    def _refuse(self, spelling: Spelling) -> None:
-        if torch.is_inference_mode_enabled():
-            raise ValueError(
-                f"{self.where()} enters torch.inference_mode in its forward: autograd records nothing there; leave it out"
-            )
-        raise UnsupportedOperationError(
-            f"operation {spelling.operation!r} in {self.where()} writes a signal into out=; assign its result instead"
-        )
 
     def carry_out(self, spelling: Spelling, args: Any, kwargs: Any) -> Any:
         """Carries out an operation that is no torch call (an atomic module's); None where no argument is a signal."""
         tensors = tensors_in(kwargs, tensors_in(args, []))
         found = self.signals_among(tensors)
         rule = self.setup.chooser.default(spelling.operation)
-        return self._apply(spelling, rule, args, kwargs, tensors, found) if found else None
+        return self.apply(spelling, rule, args, kwargs, tensors, found) if found else None
 
     def signals_among(self, tensors: list[Tensor]) -> dict[int, Signal]:
         """What is known now, by ``id``, of those of the tensors that depend on the input."""
@@ -228,10 +224,11 @@ class Propagation(TorchFunctionMode):
         return value
 
     # ---- operations on signals ---------------------------------------------------------------------------------
-    def _apply(
+    def apply(
         self, spelling: Spelling, default: Rule | None, args: Any, kwargs: Any, tensors: list[Tensor],
         found: dict[int, Signal],
     ) -> Any:  # fmt: skip
+        """Carries one call out by the rule that its place asks for."""
         operation = spelling.operation
         if default is None:
             return self.carry(Choice.native(operation), spelling, args, kwargs, tensors, found, self.unknown(operation))

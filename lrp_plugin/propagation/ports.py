@@ -106,7 +106,7 @@ def _out_ports(mode: Propagation, count: int, call: Call, output: Output, given:
         if tensor.is_floating_point():
             return torch.zeros_like(tensor)
         # Integers are places as a rule; those written to, or put first, hold content, and take a port's dtype.
-        content = tensor is call.args[0] and tensor.dtype != torch.bool
+        content = tensor is (call.args[0] if call.args else call.get("input")) and tensor.dtype != torch.bool
         return torch.zeros_like(tensor, dtype=dtype) if content else tensor
 
     def routed(tensor: Tensor) -> Tensor:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from lrp_plugin.algebra.folding import NO_CACHE, Cache
 from lrp_plugin.algebra.looks import Looks
+from lrp_plugin.algebra.signal import Signal
 from lrp_plugin.composites.composite import Chooser
 from lrp_plugin.propagation.signals import Records, Signals
 from lrp_plugin.propagation.softmaxes import Image
 from lrp_plugin.torch_private import inside_transform, traced
+
+if TYPE_CHECKING:
+    from lrp_plugin.propagation.biases import Unbiased
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Remembered:
     Attributes:
         constants: Tensors with a graph that nothing explained made. aliases: What custom Functions handed on.
         images: What tensors are of an exponential; follows: one was taken.
+        unbiased: The calls of maps without a bias whose values nothing has read yet.
         depth: How often the mode was entered. vmaps: How many of torch's own are under way.
         held: Unseen work is found by the autograd nodes of what it read: those tensors must outlive their last reader.
     """
@@ -61,6 +67,7 @@ class Remembered:
         self.constants = Signals()
         self.aliases = Signals()
         self.images: Records[Image] = Records()
+        self.unbiased: WeakKeyDictionary[Signal, Unbiased] = WeakKeyDictionary()
         self.follows = False
         self.depth = self.vmaps = 0
         self.held: list[Tensor] = []

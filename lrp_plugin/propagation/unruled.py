@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.algebra.primitives import tap
 from lrp_plugin.algebra.signal import Signal
 from lrp_plugin.composites.composite import Choice
+from lrp_plugin.errors import UnsupportedOperationError
 from lrp_plugin.propagation.functions import by_name
 from lrp_plugin.propagation.spelling import Spelling, opened
 from lrp_plugin.propagation.unseen import cut, find_sources, refuse_reentrant_checkpoint
@@ -30,6 +32,17 @@ def handed_on(mode: Propagation, function: Any, args: Any, signal: Signal) -> Te
     alias: Tensor = function(*args)
     mode.remembered.aliases.set(alias, signal)
     return alias
+
+
+def refuse(mode: Propagation, spelling: Spelling) -> None:
+    """Raises where autograd records nothing, or a signal is written into ``out=``."""
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            f"{mode.where()} enters torch.inference_mode in its forward: autograd records nothing there; leave it out"
+        )
+    raise UnsupportedOperationError(
+        f"operation {spelling.operation!r} in {mode.where()} writes a signal into out=; assign its result instead"
+    )
 
 
 def shown(found: dict[int, Signal], tensor: Tensor) -> Tensor:

@@ -151,6 +151,12 @@ def std_mean(input: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
     return _with_mean(torch.std, input, args, kwargs)
 
 
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """A product of two signals, one through a sigmoid."""
+    signal, gate = input.chunk(2, dim)
+    return signal * torch.sigmoid(gate)
+
+
 def broadcast_tensors(*tensors: Tensor) -> list[Tensor]:
     """Each expanded to the shape of all."""
     shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
@@ -166,5 +172,5 @@ WRITTEN_OUT: dict[str, Callable[..., Any]] = {
     "chain_matmul": chain_matmul, "addmv": addmv, "addr": addr, "addbmm": addbmm, "cosine_similarity": cosine_similarity,
     "broadcast_tensors": broadcast_tensors, "lerp": lerp, "addcmul": addcmul, "addcdiv": addcdiv,
     "pairwise_distance": pairwise_distance, "cdist": cdist, "dist": dist, "hypot": hypot, "logaddexp": logaddexp,
-    "var_mean": var_mean, "std_mean": std_mean,
+    "var_mean": var_mean, "std_mean": std_mean, "glu": glu,
 }  # fmt: skip

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.algebra.call import Call
-from lrp_plugin.algebra.formulas import widened
 from lrp_plugin.algebra.primitives import scale, substitute
 from lrp_plugin.algebra.result import held
 from lrp_plugin.registry import register_rule
@@ -68,23 +67,6 @@ def softmax(call: Call) -> Tensor:
         finite = torch.where(torch.isfinite(held), held, 0) * (-1 if call.operation == "softmin" else 1)
         call.absorb("other", lambda m: (s * m).sum() - (finite * s * (m - (s * m).sum(dim, keepdim=True))).sum())
     return value  # type: ignore[no-any-return]
-
-
-@register_rule("identity", "glu")
-def gated_linear_unit(call: Call) -> Tensor:
-    """GLU, ``a * sigmoid(b)``: each factor gets half, as in any product of two signals."""
-    signal, gate = call["input"].chunk(2, dim=call.get("dim", -1))
-    with torch.no_grad():
-        opened = torch.sigmoid(gate)
-        value = signal * opened
-        wide = widened(gate)
-        near = wide.abs() <= torch.finfo(wide.dtype).eps ** (1 / 3)
-        secant = torch.where(near, 0.25, (widened(opened) - 0.5) / torch.where(near, 1, wide))
-    if call.row is not None:
-        held = signal.detach()
-        call.absorb("constant", lambda m: 0.25 * m * held)
-    kept = signal.detach()
-    return substitute(value, lambda m: (m * opened / 2, (m * kept / 2 * secant).to(m.dtype)), signal, gate)
 
 
 def _gated(call: Call, gate: Callable[[Tensor], Tensor]) -> Tensor:

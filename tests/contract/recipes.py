@@ -206,6 +206,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "visualization:save_figure": {"figure": figure, "path": lambda: "made.png"}, "visualization:text_html": {"relevance": lambda: [1.0, 2.0, -3.0]},
     "visualization:top_regions": {"relevance": lambda: MAPS[0], "size": lambda: 2}, "visualization:whole_words": {"relevance": lambda: [1.0, 2.0, -3.0]},
     "visualization:write_atomically": {"path": lambda: "made.bin", "content": lambda: b"x"},
+    "files:write_json": {"path": lambda: "made.json", "value": lambda: {"accuracy": 0.5}},
     "testing:GraphNetwork": {"graph": lambda: Graph((1, 3, 3), (Step("relu", (0,)),))},
     **{f"testing:assert_{law}": {"target": lambda: 1} for law in (
         "conserves", "equals_gradient_x_input", "independent_of_batch", "model_untouched", "repeatable", "same_as")},

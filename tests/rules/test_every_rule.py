@@ -72,14 +72,14 @@ PROMISES: dict[str, Callable[[OneCall, Tensor], Tensor | None]] = {
 COUNTS = {
     "affine": 1, "alphabeta": 15, "attnlrp": 1, "branch": 2, "constant": 26, "cp_lrp": 11, "deconvnet": 1,
     "epsilon": 19, "equal": 2, "excitation_backprop": 15, "flat": 15, "gamma": 15, "gamma_montavon": 15,
-    "gradient": 19, "gradient_softmax": 11, "guided_backprop": 1, "identity": 74, "native": 211, "pass": 15,
+    "gradient": 19, "gradient_softmax": 11, "guided_backprop": 1, "identity": 73, "native": 211, "pass": 15,
     "proportional": 3, "ratio": 11, "signal": 9, "skip": 2, "sum": 4, "uniform": 35, "winner_take_all": 12,
     "wsquare": 15, "zbox": 15, "zero": 15, "lrp0": 15, "zplus": 15,
 }  # fmt: skip
 """How many operations have a rule of each name."""
 HOMOGENEOUS_OF_TWO = ("var", "cov")
 """Half the gradient: identity is not entry by entry there."""
-NORMS = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "normalize", "local_response_norm", "glu")
+NORMS = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "normalize", "local_response_norm")
 
 
 def pairs() -> list[tuple[str, str]]:
