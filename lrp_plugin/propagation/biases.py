@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 _BEHIND = {"linear": 0, **{name: int(name[-2]) for name in CONVOLUTIONS}}
 """Layers, and how many dimensions of their values stand behind the channels."""
-_MAPS = frozenset({*_BEHIND, "matmul", "mm", "mv", "einsum"})
+MAPS_OF_UNITS = frozenset({*_BEHIND, "matmul", "mm", "mv", "einsum"})
+"""Maps to which a bias may be added."""
+MAY_BE_OTHERS = frozenset({*WITH_SIGNAL_ADDED, "add", "sub", "mul"})
+"""Operations that `written_instead` and `lrp_plugin.propagation.gates` look at."""
 
 
 class Unbiased(NamedTuple):
@@ -48,7 +51,7 @@ def note_map(
     mode: Propagation, spelling: Spelling, args: Any, kwargs: Any, found: dict[int, Signal], value: Any
 ) -> None:
     """Remembers with a map's value that it has no bias."""
-    if spelling.operation not in _MAPS or len(found) != 1 or spelling.writes:
+    if len(found) != 1 or spelling.writes:
         return
     if spelling.operation in _BEHIND and (kwargs.get("bias") is not None or (len(args) > 2 and args[2] is not None)):
         return

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from lrp_plugin.propagation.mode import Propagation
 
 _MULTIPLES = frozenset(("mul", "div", "neg", "rdiv"))
-_ENTRYWISE = frozenset((
+ENTRYWISE = frozenset((
     *_MULTIPLES, "add", "sub", "rsub", "pow", "square", "sqrt", "rsqrt", "reciprocal", "exp", "expm1", "log", "log1p", "tanh",
     "sigmoid", "hardsigmoid", "log_sigmoid", "softplus", "erf", "erfc", "relu", "relu6", "clamp", "clamp_min", "clamp_max",
     "hardtanh", "abs", "atan", "sin", "cos", "softsign", "where", "to", "float", "double", "type_as",
 ))  # fmt: skip
+"""Operations of which each entry is a function of the entries in its place."""
 
 
 def _multiples(signal: Signal) -> dict[object, bool]:
@@ -38,7 +39,7 @@ def note_curve(
     mode: Propagation, spelling: Spelling, tensors: list[Tensor], found: dict[int, Signal], value: Any
 ) -> None:
     """Remembers with a value of which signals it is a function, entry by entry."""
-    made = mode.signals.get(value) if spelling.operation in _ENTRYWISE and isinstance(value, Tensor) else None
+    made = mode.signals.get(value) if isinstance(value, Tensor) else None
     if made is None:
         return
     known = [_multiples(signal) for signal in found.values()]
