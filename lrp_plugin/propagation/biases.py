@@ -14,6 +14,7 @@ from lrp_plugin.algebra.formulas import cast_of
 from lrp_plugin.algebra.linear_map import CONVOLUTIONS
 from lrp_plugin.algebra.nests import tensors_in
 from lrp_plugin.algebra.signal import Signal
+from lrp_plugin.propagation.gates import with_coefficient
 from lrp_plugin.propagation.spelling import Spelling
 from lrp_plugin.propagation.written_out import WITH_SIGNAL_ADDED
 
@@ -25,7 +26,7 @@ _BEHIND = {"linear": 0, **{name: int(name[-2]) for name in CONVOLUTIONS}}
 MAPS_OF_UNITS = frozenset({*_BEHIND, "matmul", "mm", "mv", "einsum"})
 """Maps to which a bias may be added."""
 MAY_BE_OTHERS = frozenset({*WITH_SIGNAL_ADDED, "add", "sub", "mul"})
-"""Operations that `written_instead` and `lrp_plugin.propagation.gates` look at."""
+"""Operations that `written_instead` looks at."""
 
 
 class Unbiased(NamedTuple):
@@ -48,29 +49,29 @@ class Unbiased(NamedTuple):
 
 
 def note_map(
-    mode: Propagation, spelling: Spelling, args: Any, kwargs: Any, found: dict[int, Signal], value: Any
-) -> None:
-    """Remembers with a map's value that it has no bias."""
-    if len(found) != 1 or spelling.writes:
+    mode: Propagation, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal], value: Any
+) -> None:  # fmt: skip
+    """Remembers with a map's value that it has no bias: its input and its weight are all it was given."""
+    if len(found) != 1 or len(tensors) != 2 or spelling.writes:
         return
-    if spelling.operation in _BEHIND and (kwargs.get("bias") is not None or (len(args) > 2 and args[2] is not None)):
-        return
-    tensors = tensors_in(args, tensors_in(kwargs, []))
-    x, signal = next(one for one in tensors if id(one) in found), mode.signals.get(value)
-    if signal is not None and len(tensors) == 2:
+    x = tensors[0] if id(tensors[0]) in found else tensors[1]
+    signal = mode.signals.get(value)
+    if signal is not None:
         cast, planned = cast_of(x.device.type), len(mode.plan or ())
         mode.remembered.unbiased[signal] = Unbiased(spelling, args, kwargs, x, found[id(x)], cast, planned)
 
 
 def written_instead(
-    mode: Propagation, spelling: Spelling, args: Any, kwargs: Any, found: dict[int, Signal]
+    mode: Propagation, spelling: Spelling, args: Any, kwargs: Any, tensors: list[Tensor], found: dict[int, Signal]
 ) -> Callable[[], Any] | None:
     """The other operation, or operations, that a call is; None where it is what it is called."""
     added = WITH_SIGNAL_ADDED.get(spelling.operation)
     if added is not None:
         takes = id(args[0] if args else kwargs["input"]) in found
         return partial(_opened, mode, added, args, kwargs) if takes else None
-    if spelling.operation not in ("add", "sub") or len(found) != 1:
+    if spelling.operation == "mul":
+        return with_coefficient(mode, spelling, args, kwargs, tensors, found)
+    if len(found) != 1:
         return None
     (signal,) = found.values()
     map = mode.remembered.unbiased.pop(signal, None)

@@ -27,7 +27,7 @@ from lrp_plugin.fast import maps, operations
 from lrp_plugin.ledger import Recorder, Row
 from lrp_plugin.propagation.biases import MAPS_OF_UNITS, MAY_BE_OTHERS, note_map, written_instead
 from lrp_plugin.propagation.checkpoints import keeping_what_is_saved
-from lrp_plugin.propagation.gates import ENTRYWISE, note_curve, with_coefficient
+from lrp_plugin.propagation.gates import ENTRYWISE, note_curve
 from lrp_plugin.propagation.paths import ModulePaths
 from lrp_plugin.propagation.ports import carry_on, port_of
 from lrp_plugin.propagation.results import register
@@ -151,15 +151,15 @@ class Propagation(TorchFunctionMode):
             value = unregistered(self, unwritten(func, spelling), spelling, args, kwargs, tensors, found)
             return write(self, args[0], value) if spelling.writes else value
         if spelling.operation in MAY_BE_OTHERS:
-            instead = written_instead(self, spelling, args, kwargs, found)
-            instead = instead or with_coefficient(self, spelling, args, kwargs, tensors, found)
+            instead = written_instead(self, spelling, args, kwargs, tensors, found)
             if instead is not None:
                 value = instead()
                 return write(self, args[0], value) if spelling.writes else value
+        unbiased = self.remembered.unbiased
         for signal in found.values():
             signal.memory.reads += 1
-            if self.remembered.unbiased:
-                self.remembered.unbiased.pop(signal, None)
+            if unbiased:
+                unbiased.pop(signal, None)
         if kwargs.get("inplace"):
             kwargs = {**kwargs, "inplace": False}
             spelling = writing(spelling)
@@ -169,7 +169,7 @@ class Propagation(TorchFunctionMode):
                 return seen
         value = self.apply(spelling, rule, args, kwargs, tensors, found)
         if spelling.operation in MAPS_OF_UNITS:
-            note_map(self, spelling, args, kwargs, found, value)
+            note_map(self, spelling, args, kwargs, tensors, found, value)
         elif spelling.operation in ENTRYWISE:
             note_curve(self, spelling, tensors, found, value)
         return write(self, args[0], value) if spelling.writes else value

@@ -5,7 +5,6 @@ from __future__ import annotations
 from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -67,7 +66,7 @@ class Remembered:
         self.constants = Signals()
         self.aliases = Signals()
         self.images: Records[Image] = Records()
-        self.unbiased: WeakKeyDictionary[Signal, Unbiased] = WeakKeyDictionary()
+        self.unbiased: dict[Signal, Unbiased] = {}
         self.follows = False
         self.depth = self.vmaps = 0
         self.held: list[Tensor] = []
