@@ -71,10 +71,14 @@ class Explainer:
         settings: Of the archive.
         device: Where it runs.
         model: The model; made from the settings if None.
+
+    Attributes:
+        outputs: How many outputs the model has; None before a picture was explained.
     """
 
     def __init__(self, settings: Settings, device: str = "cpu", model: nn.Module | None = None) -> None:
         self.settings, self.device = settings, torch.device(device)
+        self.outputs: int | None = None
         self.model = (settings.model.make() if model is None else model).to(self.device)
         self.methods = [(method.name, build(method, self.model, settings.picture)) for method in settings.methods]
 
@@ -137,6 +141,7 @@ class Explainer:
         inputs = _normalized(filled.to(self.device), self.settings.picture)
         chosen = _Chosen(self.settings.targets, given)
         maps = {name: self._maps(method, inputs, chosen) for name, method in self.methods}
+        self.outputs = None if chosen.outputs is None else chosen.outputs.shape[1]
         rows: list[list[Row]] = [[] for _ in reads]
         for name, method in self.methods:
             self._book(rows, name, method, inputs, maps[name], chosen, reads, errors)

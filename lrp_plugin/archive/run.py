@@ -78,7 +78,7 @@ def explain_archive(
     machines, limits = machines or Machines(), limits or Limits()
     model = settings.model.make()
     manifest = _manifest(url, settings, model, source, classes)
-    plan = _plan(url, manifest, settings, model, source, masks, limits.add)
+    plan = _plan(url, manifest, settings, model, source, masks, limits.add, classes)
     state = chunks.look(url, manifest.archive, [plan.size(chunk) for chunk in range(plan.chunks)])
     _sweep(url)
     for note in [*manifest.other_versions(), *state.damaged.values()]:
@@ -174,15 +174,16 @@ def _manifest(
 
 
 def _plan(
-    url: str, manifest: Manifest, settings: Settings, model: nn.Module, source: str | None, masks: str | None, add: bool
-) -> Plan:
+    url: str, manifest: Manifest, settings: Settings, model: nn.Module, source: str | None, masks: str | None, add: bool,
+    classes: list[str] | None,
+) -> Plan:  # fmt: skip
     """The archive's plan, made or grown as the source asks; the manifest comes last, so that an archive has both."""
     new = not places.exists(places.join(url, "manifest.json"))
     if source is None:
         return Plan(url)
     asked = read_items(source, masks)
     if new:
-        _try(asked, settings, model)
+        _try(asked, settings, model, classes)
         write_items(url, 0, asked, settings.chunk)
         manifest.write(url)
         return Plan(url)
@@ -217,11 +218,11 @@ def _added(known: pa.Table, asked: pa.Table, url: str) -> pa.Table:
     return asked.filter(pc.invert(pc.is_in(asked["id"], known["id"])))
 
 
-def _try(asked: pa.Table, settings: Settings, model: nn.Module) -> None:
-    """Explains one picture before anything is made: a wrong size, method or model is known at once.
+def _try(asked: pa.Table, settings: Settings, model: nn.Module, classes: list[str] | None) -> None:
+    """Explains one picture before anything is made: a wrong size, method, model or list of classes is known at once.
 
     Raises:
-        ValueError: None of the first pictures can be explained.
+        ValueError: None of the first pictures can be explained, or there are not as many classes as outputs.
     """
     from lrp_plugin.archive.items import Item
 
@@ -229,9 +230,13 @@ def _try(asked: pa.Table, settings: Settings, model: nn.Module) -> None:
     for row in asked.slice(0, _TRIED).to_pylist():
         item = Item(**{**row, "targets": None if row["targets"] is None else tuple(row["targets"])})
         images, reads = read_pictures([item], settings.picture)
-        rows = Explainer(settings, model=model).explain(np.asarray(images), reads)
+        explainer = Explainer(settings, model=model)
+        rows = explainer.explain(np.asarray(images), reads)
         error = next((one["error"] for one in rows if one["error"]), "")
         if not error:
+            if classes is not None and len(classes) != explainer.outputs:
+                given = f"{len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})"
+                raise ValueError(f"{given} for a model of {explainer.outputs} outputs; give a name for each")
             return
     tried = min(_TRIED, asked.num_rows)
     raise ValueError(f"none of the first {tried} items can be explained; nothing was made. The last: {error}")

@@ -142,10 +142,9 @@ def _results(options: argparse.Namespace) -> Path:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from lrp_plugin.files import write_json
     from lrp_plugin.images.loaders import get_dataloader
 
-    from .reporting import METRICS_FILE
+    from .reporting import write_metrics
     from .trainer import Trainer
 
     settings, parts, model, how = _opened(options)
@@ -155,7 +154,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         if isinstance(value, float):
             print(f"{name:12} {value:.4f}")
     print("confusion matrix, rows true:", *metrics["confusion_matrix"].tolist(), sep="\n  ")
-    print(f"written: {write_json(_results(options) / METRICS_FILE, metrics)}")
+    print(f"written: {write_metrics(_results(options), metrics)}")
 
 
 def _explain(options: argparse.Namespace) -> None:

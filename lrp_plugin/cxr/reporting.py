@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -204,7 +206,7 @@ def write_findings(folder: Path, report: Report, findings: Findings) -> list[Pat
     return [
         write_report(folder / "report.html", report),
         write_evidence(folder, regions),
-        write_json(folder / METRICS_FILE, {**findings.metrics, "suspected_shortcuts": suspected}),
+        write_metrics(folder, {**findings.metrics, "suspected_shortcuts": suspected}),
     ]
 
 
@@ -213,6 +215,23 @@ def write_evidence(folder: Path, tables: Mapping[str, Sequence[Localisation]]) -
     path = folder / "evidence.csv"
     earlier = path.read_bytes() if path.is_file() else b""
     return write_atomically(path, evidence_csv(tables, earlier))
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> Path:
+    """Write metrics as JSON; shortcuts that an earlier report suspected stay while the model answers as it did then."""
+    path, suspected, found = folder / METRICS_FILE, "suspected_shortcuts", dict(metrics)
+    try:
+        earlier = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):  # none yet, or none of ours: it is replaced
+        earlier = {}
+    if suspected in earlier and suspected not in found:
+        if earlier.get("confusion_matrix") == found["confusion_matrix"].tolist():
+            found[suspected] = earlier[suspected]
+        else:
+            warnings.warn(
+                f"{path}: the answers changed, so {suspected} is left out; report measures it anew", stacklevel=2
+            )
+    return write_json(path, found)
 
 
 def open_samples(

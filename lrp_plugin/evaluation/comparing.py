@@ -17,7 +17,7 @@ from lrp_plugin.evaluation.faithfulness import Fill
 from lrp_plugin.evaluation.kept import Kept
 from lrp_plugin.evaluation.methods import BASELINES, RANDOM, Builder, builders
 from lrp_plugin.evaluation.metrics import Case, Metric, Settings, chosen_metrics
-from lrp_plugin.evaluation.regions import Regions
+from lrp_plugin.evaluation.regions import Regions, labels_of
 from lrp_plugin.evaluation.scoring import Scorer
 from lrp_plugin.evaluation.similarity import agreement as agreement_of
 from lrp_plugin.evaluation.similarity import places
@@ -72,11 +72,14 @@ def compare(
     if floor and RANDOM not in made:
         made.update(builders([RANDOM], model))
     settings = Settings(regions, replacement, shares, seed)
-    settings.check(next(iter(examples)).inputs)
+    first = next(iter(examples)).inputs
+    settings.check(first)
     scorer = Scorer(model, output=output, batch_size=batch_size)
     kept = Kept(None if folder is None else Path(folder), {} if folder is None else {
         "data": examples.fingerprint(), "model": model_fingerprint(model), "output": output, "shares": shares, "seed": seed,
-        "replacement": _name(replacement), "regions": _name(regions), "agreement": agreement,
+        "replacement": _name(replacement), "agreement": agreement,
+        # By what they are: functions of different sizes have one name.
+        "regions": "None" if regions is None else _name(labels_of(regions, first[:1])),
     })  # fmt: skip
     run = _Run(model, examples, wanted, settings, scorer, kept, agreement)
     for name, build in bar(list(made.items()), progress, "Comparing"):

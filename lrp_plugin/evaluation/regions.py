@@ -21,11 +21,18 @@ def pixels() -> Regions:
 
 
 def patches(size: int) -> Regions:
-    """Squares (cubes, spans) of ``size`` pixels; those at the end are smaller where the side is no multiple."""
+    """Squares (cubes, spans) of ``size`` pixels; those at the end are smaller where the side is no multiple.
+
+    Raises:
+        ValueError: `size` is no positive integer; for inputs that are no pictures, or that one patch covers.
+    """
 
     def label(inputs: Tensor) -> Tensor:
         if inputs.ndim < 3:
             raise ValueError(f"inputs {tuple(inputs.shape)} are no pictures (N, C, H, W); use tokens() or columns()")
+        if 1 < size >= max(inputs.shape[2:]):  # nothing would come before anything else
+            sides = " x ".join(map(str, inputs.shape[2:]))
+            raise ValueError(f"patches({size}): one patch covers the whole input of {sides} pixels; give fewer pixels")
         return _grid(tuple(inputs.shape[2:]), size, inputs.device)[None, None]
 
     if not isinstance(size, int) or size < 1:

@@ -25,6 +25,7 @@ from lrp_plugin.archive.manifest import Manifest
 from lrp_plugin.archive.pictures import Read, read_items
 from lrp_plugin.archive.state import Progress, progress_of
 from lrp_plugin.archive.work import batches
+from lrp_plugin.cli import main
 from lrp_plugin.cxr.reference import ReferenceCNN
 
 
@@ -227,3 +228,26 @@ def test_ids_keep_their_zeros_and_lie_by_key(tmp_path: Path) -> None:
     rows = read_list(str(tmp_path / "list.csv")).to_pylist()
     assert {row["id"] for row in rows} == {f"{n:03d}" for n in range(40)}
     assert [row["key"] for row in rows] == sorted(row["key"] for row in rows) and rows[0]["id"] != "000"
+
+
+def test_as_many_classes_as_outputs_or_nothing_is_made(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One name for two outputs was accepted; found by the first picture, before Ray is started."""
+
+    def started(*_: object) -> None:
+        pytest.fail("Ray was started")
+
+    monkeypatch.setattr("lrp_plugin.archive.run.cluster", started)
+    words = [
+        "archive",
+        "explain",
+        str(source),
+        str(tmp_path / "maps"),
+        "--model",
+        "lrp_plugin.cxr.reference:ReferenceCNN",
+    ]
+    assert main([*words, "--size", "32", "--channels", "1", "--classes", "ill", "well"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "2 classes (ill, well) for a model of 4 outputs; give a name for each" in error
+    assert not (tmp_path / "maps").exists()

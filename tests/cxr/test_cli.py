@@ -186,6 +186,22 @@ def test_report_shows_what_was_measured(run):
     assert "lrp-plugin cxr report --out" in page and page.count("data:image/png") >= 6
 
 
+def test_evaluating_keeps_the_shortcuts_that_a_report_suspects(run):
+    """They were dropped; they go when the model answers otherwise than it did for the report."""
+    path = run / "metrics.json"
+    assert cxr("evaluate", run) == 0
+    facts = json.loads(path.read_text())
+    assert "suspected_shortcuts" not in facts, "nothing was tested yet"
+    suspected = {"COVID": {"accuracy_with": 1.0, "accuracy_without": 0.25, "methods_outside_lungs": ["epsilon"]}}
+    path.write_text(json.dumps({**facts, "suspected_shortcuts": suspected}))
+    assert cxr("evaluate", run) == 0
+    assert json.loads(path.read_text()) == {**facts, "suspected_shortcuts": suspected}
+    path.write_text(json.dumps({**facts, "confusion_matrix": [[16]], "suspected_shortcuts": suspected}))
+    with pytest.warns(UserWarning, match="the answers changed, so suspected_shortcuts is left out"):
+        assert cxr("evaluate", run) == 0
+    assert json.loads(path.read_text()) == facts
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -162,3 +162,22 @@ def test_more_classes_than_outputs_is_no_comparison(place: Path, capsys: pytest.
     assert run(place, "compare", "--methods", "saliency", "--metrics", "srg") == 2
     assert "no method could be measured: target 2 is outside 0..1" in capsys.readouterr().err
     assert not (place / "out" / "comparison.csv").exists()
+
+
+@pytest.mark.parametrize(("command", "pixels"), [("compare", "40"), ("compare", "16"), ("recommend", "17")])
+def test_a_patch_that_covers_the_picture_is_refused(
+    place: Path, capsys: pytest.CaptureFixture[str], command: str, pixels: str
+) -> None:
+    """All of a picture in one patch leaves nothing to put in order: every method had the same curve, with exit status 0."""
+    assert run(place, command, "--patch", pixels) == 2
+    error = capsys.readouterr().err
+    assert f"patches({pixels}): one patch covers the whole input of 16 x 16 pixels" in error and error.count("\n") == 1
+    assert not (place / "out").exists()
+
+
+def test_values_of_other_patches_are_not_taken_for_these(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They were known by the name of the function alone, so those of 4 pixels were shown for 8."""
+    words = ("compare", "--methods", "saliency", "--metrics", "srg", "--patch")
+    assert run(place, *words, "4") == 0
+    assert run(place, *words, "8") == 2
+    assert "holds another comparison: regions" in capsys.readouterr().err
