@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from lrp_plugin.cli.checkpoints import load_into, read_checkpoint
+from lrp_plugin.cli.downloads import REMEDY, hub_or_cache, no_network
 from lrp_plugin.errors import unknown
 from lrp_plugin.explain.preprocessing import Preprocessing
 
@@ -133,7 +135,8 @@ def _timm(name: str, weights: str | None, num_classes: int | None) -> LoadedMode
     if weights not in (None, "DEFAULT"):
         raise ValueError(f"--weights {weights!r}: legal for timm's models is DEFAULT; a file goes to --checkpoint")
     options = {} if num_classes is None else {"num_classes": num_classes}
-    network = _built(name, lambda: timm.create_model(name, pretrained=weights is not None, **options))
+    with nullcontext() if weights is None else hub_or_cache():
+        network = _built(name, lambda: timm.create_model(name, pretrained=weights is not None, **options))
     return LoadedModel(network, name, weights is not None)
 
 
@@ -152,7 +155,9 @@ def _hugging_face(name: str, weights: str | None, num_classes: int | None) -> Lo
         missing.extend(told["missing_keys"])  # as a head that the folder lacks: it was drawn at random
         return network
 
-    return LoadedModel(_built(name, build), Path(name).name or name, not missing)
+    with nullcontext() if local else hub_or_cache():
+        network = _built(name, build)
+    return LoadedModel(network, Path(name).name or name, not missing)
 
 
 def _torchxrayvision(name: str, weights: str | None, num_classes: int | None) -> LoadedModel:
@@ -249,6 +254,8 @@ def _built(name: str, build: Any) -> nn.Module:
     try:
         return build()
     except Exception as error:
+        if no_network(error):
+            raise ValueError(f"{name}: its weights are not on this machine, and no network answers; {REMEDY}") from error
         line = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name} cannot be built: {line[:300]}; weights of your own go to --checkpoint") from error
 
