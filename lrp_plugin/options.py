@@ -96,8 +96,11 @@ def in_the_shells_words(message: str, options: Namespace | None) -> str:
         return option if value == "True" else f"{option} {value}"
 
     line = " ".join(message.split())
+    if "gray" in known:  # what one argument of the library's says, several options say
+        line = line.replace("give preprocess=", "give --size, --mean, --std, --gray")
     value = r"(\"[^\"]*\"|'[^']*'|[-+\w.]+)"
     line = re.sub(
         rf"\b[A-Za-z]\w*\(([a-z_]+)={value}\)", lambda found: flag(found) if found[1] in known else found[0], line
     )
-    return re.sub(rf"\b([a-z_]+)={value}", flag, line)
+    line = re.sub(rf"\b([a-z_]+)={value}", flag, line)
+    return re.sub(r"\b([a-z_]+)=()(?=[ ,;:]|$)", lambda found: flag(found).rstrip(), line)

@@ -182,7 +182,7 @@ def _tensor_of(output: Any) -> Tensor:
     if isinstance(first, Tensor):
         return first
     raise ValueError(
-        f"the model returned {_described(output)}, without any of {', '.join(OUTPUT_NAMES)}: say which tensor is "
+        f"the model returned {described(output)}, without any of {', '.join(OUTPUT_NAMES)}: say which tensor is "
         "explained by output=, a name in it, a place (int), or a function of it"
     )
 
@@ -209,7 +209,7 @@ def chosen_output(output: Any, choose: str | int | Callable[[Any], Any]) -> Tens
         return found
     what = "the function given" if callable(choose) else repr(choose)
     raise ValueError(
-        f"output={what} gives {type(found).__name__}, not a tensor; the model returned {_described(output)}; legal are a "
+        f"output={what} gives {type(found).__name__}, not a tensor; the model returned {described(output)}; legal are a "
         "name or a place (int) of a tensor in it, or a function of it that returns one"
     )
 
@@ -218,7 +218,7 @@ def _has_place(output: Any, place: int) -> bool:
     return isinstance(output, (tuple, list)) and -len(output) <= place < len(output)
 
 
-def _described(output: Any) -> str:
+def described(output: Any) -> str:
     """The type of what a model returned, and its tensors' names or number."""
     kind = type(output).__name__
     if isinstance(output, (tuple, list)) and not hasattr(output, "_fields"):

@@ -16,6 +16,9 @@ PREFIXES = ("module.", "model.", "_orig_mod.", "net.", "network.", "backbone.", 
 """What DataParallel, Lightning, torch.compile and others put before each name."""
 
 
+LEGAL = "legal is a state dict, .pt, .pth, .ckpt or .safetensors"
+
+
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The state dict in a file: ``.safetensors``, or what ``torch.save`` wrote.
 
@@ -59,7 +62,9 @@ def _safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except Exception as error:
-        raise ValueError(f"{path} is no safetensors file: {_line(error)}") from error
+        raise ValueError(
+            f"{path} is no whole safetensors file ({_line(error)}); save it again, or fetch it again"
+        ) from error
 
 
 def _torch(path: Path) -> Any:
@@ -72,11 +77,11 @@ def _torch(path: Path) -> Any:
                 f"{path} is a pickle of {named}, which would run code of its own when read; save the weights alone: "
                 "torch.save(model.state_dict(), path)"
             ) from error
-        raise ValueError(f"{path} is no checkpoint that torch.save wrote") from error
+        raise ValueError(f"{LEGAL}; {path} is no checkpoint that torch.save wrote") from error
     except (EOFError, KeyError, AttributeError) as error:  # what they say is of pickle's inside
-        raise ValueError(f"{path} is no checkpoint that torch.save wrote") from error
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint that torch.save wrote: {_line(error)}") from error
+        raise ValueError(f"{LEGAL}; {path} is no checkpoint that torch.save wrote") from error
+    except (RuntimeError, ValueError) as error:  # what they say is of the archive's inside
+        raise ValueError(f"{path} is cut short or damaged; save it again, or fetch it again") from error
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -104,7 +109,23 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
                 f"{path}: {name} has shape {tuple(value.shape)}, {type(model).__name__}'s {tuple(wanted[name].shape)}"
                 f"{_remedy(value, wanted[name])}"
             )
+        _refuse_other_kind(path, name, value, wanted[name])
     model.load_state_dict(tensors, strict=False)
+
+
+def _refuse_other_kind(path: Path, name: str, value: Tensor, wanted: Tensor) -> None:
+    """What torch would round or drop in silence (whole numbers for real ones, real for complex), or cannot copy."""
+    kinds = [(one.is_complex(), one.is_floating_point()) for one in (value, wanted)]
+    what = "has no values (saved from the device meta)" if value.is_meta else ""
+    what = what or ("is sparse" if value.layout != torch.strided else "")
+    if not what and kinds[0] != kinds[1]:
+        what = f"is {_dtype(value)}, where {_dtype(wanted)} is wanted"
+    if what:
+        raise ValueError(f"{path}: {name} {what}; save the trained network's own: torch.save(model.state_dict(), path)")
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
 
 
 def _remedy(stored: Tensor, wanted: Tensor) -> str:

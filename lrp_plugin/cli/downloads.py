@@ -6,9 +6,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-REMEDY = (
-    "download them where there is a network and give the file by --checkpoint FILE (for hf: the folder, hf:FOLDER)"
-)
+REMEDY = "download them where there is a network and give the file by --checkpoint FILE (for hf: the folder, hf:FOLDER)"
 
 
 @contextmanager
@@ -17,8 +15,7 @@ def hub_or_cache() -> Iterator[None]:
 
     Left to themselves they ask each file six times, with pauses that add up to half a minute.
     """
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     before = constants.HF_HUB_OFFLINE
     if not before:

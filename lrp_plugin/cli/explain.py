@@ -18,7 +18,7 @@ from lrp_plugin.explain import Explanation, Preprocessing, explain_image, prepro
 from lrp_plugin.explain.methods import check_name
 from lrp_plugin.explain.names import read_labels
 from lrp_plugin.files import file_stem, file_stems
-from lrp_plugin.options import folder, number, said, whole
+from lrp_plugin.options import folder, in_the_shells_words, number, said, whole
 from lrp_plugin.visualization import number as shown_number
 from lrp_plugin.visualization import plot_comparison, save_figure, unshown
 
@@ -44,6 +44,7 @@ def add_explain(commands: Any) -> None:
     parser.add_argument("--bias", choices=("absorb", "ignore", "distribute"), default="absorb",
                         help="what becomes of the relevance of biases (default absorb)")  # fmt: skip
     parser.add_argument("--target", help="the class to explain, by number or name (default: the top one)")
+    parser.add_argument("--output", help="which tensor is explained of several that the model returns: name or place")
     parser.add_argument("--topk", type=whole(1), default=5, help="how many answers to name (default 5)")
     parser.add_argument(
         "--size", type=whole(1, 10_000), nargs="+", metavar="PIXELS", help="of the network's input: side, or H W"
@@ -78,7 +79,9 @@ def run_explain(options: argparse.Namespace) -> int:
     for image, stem in _counted(list(dict.fromkeys(options.images)), not options.no_progress):
         try:
             found = _explained(options, loaded, image, preprocess, labels)
-            _report(image, found, _write(options, formats, loaded, stem, found))
+            _report(options, image, found, _write(options, formats, loaded, stem, found))
+        except BrokenPipeError:  # nobody reads on
+            raise
         except (ValueError, OSError, ImportError, TypeError) as error:
             if len(options.images) == 1:
                 raise
@@ -96,11 +99,15 @@ def _explained(
         found = [
             explain_image(
                 loaded.network, _picture(image), options.target, method, preprocess=preprocess, labels=labels,
-                bias=options.bias, topk=options.topk, name=name,
+                bias=options.bias, output=_output(options.output), topk=options.topk, name=name,
             )
             for method in dict.fromkeys(options.method)
         ]  # fmt: skip
     return list({one.method: one for one in found}.values())  # auto may be what another is called
+
+
+def _output(given: str | None) -> str | int | None:
+    return int(given) if given is not None and given.removeprefix("-").isdecimal() else given
 
 
 def _picture(image: str) -> Any:
@@ -197,11 +204,11 @@ def _write(
     return paths
 
 
-def _report(image: str, found: list[Explanation], paths: list[Path]) -> None:
+def _report(options: argparse.Namespace, image: str, found: list[Explanation], paths: list[Path]) -> None:
     print(f"{image}: {'; '.join(str(guess) for guess in found[0].top)}")
     for one in found:
         print(f"  {one.method} explains {one.title}, logit {shown_number(one.logit)}: {'; '.join(one.account())}")
     for note in dict.fromkeys(note for one in found for note in one.notes):
-        print(f"  note: {note.replace('give preprocess=', 'give --size, --mean, --std')}")
+        print(f"  note: {in_the_shells_words(note, options)}")
     for path in paths:
         print(f"  written: {path}")

@@ -19,6 +19,7 @@ from lrp_plugin.cli.checkpoints import load_into, read_checkpoint
 from lrp_plugin.cli.downloads import REMEDY, hub_or_cache, no_network
 from lrp_plugin.errors import unknown
 from lrp_plugin.explain.preprocessing import Preprocessing
+from lrp_plugin.explain.refusals import refuse_empty_weights
 
 FORMS = "a torchvision name, timm:NAME, hf:FOLDER, xrv:NAME, package.module:function or file.py:function"
 
@@ -85,6 +86,7 @@ def load_model(
     if tensors is not None and checkpoint is not None:
         load_into(found.network, tensors, checkpoint)
         found.trained = True
+    refuse_empty_weights(found.network)
     found.network.eval()
     return found
 
@@ -208,7 +210,7 @@ def _run(spec: str, make: Any) -> Any:
     """What a user's function returns; what it raises is named as its own."""
     try:
         return make()
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # the latter of a script that reads a command line of its own
         told = " ".join(f"{type(error).__name__}: {error}".split())
         raise ValueError(
             f"{spec} raised {told[:300]}; legal is a function without arguments (or with num_classes) that returns an nn.Module"
@@ -225,8 +227,12 @@ def _of_file(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))  # its neighbours, as when it is run itself
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"{path} fails when imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the latter of a script that reads a command line of its own
+        told = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"{path} fails when imported: {told[:300]}; legal is a file that only defines, with what runs behind "
+            "if __name__ == '__main__'"
+        ) from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module
@@ -255,7 +261,9 @@ def _built(name: str, build: Any) -> nn.Module:
         return build()
     except Exception as error:
         if no_network(error):
-            raise ValueError(f"{name}: its weights are not on this machine, and no network answers; {REMEDY}") from error
+            raise ValueError(
+                f"{name}: its weights are not on this machine, and no network answers; {REMEDY}"
+            ) from error
         line = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name} cannot be built: {line[:300]}; weights of your own go to --checkpoint") from error
 

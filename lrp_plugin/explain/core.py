@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lrp_plugin.attribution.inputs import OUTPUT_NAMES, chosen_output
+from lrp_plugin.attribution.inputs import OUTPUT_NAMES, chosen_output, described
 from lrp_plugin.attribution.reach import LITTLE, leave_out
 from lrp_plugin.composites import Composite
 from lrp_plugin.errors import unknown
 from lrp_plugin.explain.explanation import IN_WORDS, Explanation, Guess
 from lrp_plugin.explain.methods import GRADIENTS, Bounds, automatic, gradient_for, lrp_for, takes_bias
+from lrp_plugin.explain.refusals import is_out_of_memory, refuse_empty_weights, refused
 from lrp_plugin.kinds import checked_model
 from lrp_plugin.ledger import ABSORBED
 from lrp_plugin.propagation.quiet import evaluating
@@ -34,7 +35,7 @@ def scores_of(output: Any, choose: Any = None) -> Tensor:
     if isinstance(output, (tuple, list)) and output and isinstance(output[0], Tensor):
         return output[0]
     raise ValueError(
-        f"the model returned a {type(output).__name__} without any of {', '.join(OUTPUT_NAMES)}: say which tensor is "
+        f"the model returned {described(output)}, without any of {', '.join(OUTPUT_NAMES)}: say which tensor is "
         "explained by output=, a name in it, a place (int), or a function of it"
     )
 
@@ -44,27 +45,36 @@ def whole_call(explain: Callable[..., Explanation]) -> Callable[..., Explanation
 
     @wraps(explain)
     def explained(model: Any, *arguments: Any, **options: Any) -> Explanation:
+        refuse_empty_weights(model)
         with evaluating(checked_model(model)):
             return explain(model, *arguments, **options)
 
     return explained
 
 
-def forward(model: Any, inputs: Any, forward_kwargs: Mapping[str, Any] | None = None) -> Any:
+def forward(
+    model: Any,
+    inputs: Any,
+    forward_kwargs: Mapping[str, Any] | None = None,
+    remedy: str = "give it as the model takes it",
+) -> Any:
     """What the model returns in evaluation mode, without a graph.
 
     Raises:
-        ValueError: The model cannot take the input; its own error is the cause.
+        ValueError: The model cannot take the input: why, and the `remedy`; its own error is the cause.
     """
+
+    def call() -> Any:
+        return model(**inputs, **further) if isinstance(inputs, Mapping) else model(inputs, **further)
+
+    further = dict(forward_kwargs or {})
     with torch.no_grad(), evaluating(model):
         try:
-            if isinstance(inputs, Mapping):
-                return model(**inputs, **(forward_kwargs or {}))
-            return model(inputs, **(forward_kwargs or {}))
-        except (RuntimeError, AssertionError, TypeError, ValueError, IndexError) as error:
-            shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else tuple(inputs["input_ids"].shape)
-            reason = (str(error).strip().split("\n") or [""])[0] or type(error).__name__
-            raise ValueError(f"{named(model)} cannot take an input of shape {shape}: {reason}") from error
+            return call()
+        except Exception as error:  # the model's own, of any kind
+            if is_out_of_memory(error):
+                raise
+            raise refused(model, call, inputs, error, remedy) from error
 
 
 def device_of(model: Any) -> torch.device:

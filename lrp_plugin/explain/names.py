@@ -43,7 +43,12 @@ def read_labels(labels: Labels) -> list[str] | None:
             raise ValueError(
                 f"no such file of labels: {str(labels)!r}; give a text file with one name a line, or 'imagenet'"
             )
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except UnicodeDecodeError:
+            raise ValueError(
+                f"{path} is no text in UTF-8; give a text file with one name a line, or 'imagenet'"
+            ) from None
         if not names:
             raise ValueError(f"{path} names no class; give one name a line")
         return names

@@ -28,6 +28,7 @@ from lrp_plugin.explain.core import (
 from lrp_plugin.explain.explanation import Explanation
 from lrp_plugin.explain.names import Labels, names_of, read_labels, target_number
 from lrp_plugin.explain.preprocessing import Preprocessing, preprocessing_of
+from lrp_plugin.explain.refusals import refuse_nan
 from lrp_plugin.explain.scenes import explain_box, explain_region
 from lrp_plugin.images import read_image
 
@@ -96,7 +97,7 @@ def _answered(
     request: dict[str, Any], facts: dict[str, Any],
 ) -> Explanation:  # fmt: skip
     """A box, a region or a class, as the model's answer ``(1, ...)`` has it."""
-    answer = forward(model, inputs)
+    answer = forward(model, inputs, remedy="give preprocess= with the size and channels that it was made for")
     if output is None and isinstance(answer, (list, tuple)) and answer and isinstance(answer[0], dict):
         return explain_box(model, inputs, answer[0], target, labels, request, facts)
     scores = scores_of(answer, output)
@@ -112,14 +113,15 @@ def explain_class(
     probabilities: str | None, topk: int, request: dict[str, Any], *, kind: str, draw: Any, facts: dict[str, Any],
 ) -> Explanation:  # fmt: skip
     """One class of a classifier's ``(1, K)``, ``(1, 1)`` or ``(1,)`` scores."""
-    flat = scores.reshape(-1) if scores.dim() <= 2 and scores.shape[0] == 1 else None
-    if flat is None:
+    flat = scores.reshape(-1) if scores.dim() <= 2 and scores.shape[:1] == (1,) else None
+    if flat is None or not len(flat):
         raise ValueError(
             f"the model returned scores of shape {tuple(scores.shape)} for one example; a classifier's (1, K) are "
             "explained here: name the right tensor by output="
         )
     if names is not None and len(names) != len(flat):
         raise ValueError(f"{len(names)} names for {len(flat)} outputs; give one for each")
+    refuse_nan(model, flat)
     how = probabilities or kind_of_probabilities(model, flat)
     top, shares = guesses(flat, names, how, topk)
     number = target_number(target, names, len(flat))

@@ -26,6 +26,8 @@ from lrp_plugin.explain.methods import GRADIENTS, automatic, lrp_for
 from lrp_plugin.explain.names import Labels, names_of, read_labels, target_number
 from lrp_plugin.visualization import whole_words
 
+REMEDY = "give a tokenizer whose ids the model knows, and a text of a length that it takes"
+
 
 @whole_call
 def explain_text(
@@ -87,7 +89,7 @@ def _one_answer(
     ids = ids.to(device_of(model))
     inputs: Any = {"input_ids": ids} if _by_name(model) else ids
     kwargs = {key: value.to(ids.device) for key, value in extra.items()} if isinstance(inputs, dict) else None
-    scores = scores_of(forward(model, inputs, kwargs), request["output"])
+    scores = scores_of(forward(model, inputs, kwargs, remedy=REMEDY), request["output"])
     last = scores.dim() == 3
     flat = scores[0, -1] if last else scores.reshape(-1)
     names = None if last else labels or names_of(model, len(flat))
@@ -167,7 +169,7 @@ def _generated(
     prompt = ids.shape[1]
     for _ in range(count):
         inputs: Any = {"input_ids": ids} if _by_name(model) else ids
-        scores = scores_of(forward(model, inputs), output)
+        scores = scores_of(forward(model, inputs, remedy=REMEDY), output)
         if scores.dim() != 3:
             raise ValueError(f"generate={count} needs next tokens' logits (1, T, V); these are {tuple(scores.shape)}")
         ids = torch.cat([ids, scores[:, -1].argmax(-1, keepdim=True)], 1)

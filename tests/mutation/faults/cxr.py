@@ -67,7 +67,7 @@ FAULTS = [
     fault("cxr/runfolder.py", "the parts are cut anew", "StoredParts.cut(whole, settings.seed) if folder is None else StoredParts.load(folder)", "StoredParts.cut(whole, settings.seed)",
           f"{_CLI}::test_a_run_that_does_not_say_its_parts_is_refused"),
     fault("cxr/runfolder.py", "changed test pictures are let in", 'part("test", True, not settings.lenient)', 'part("test", False)',
-          f"{_CLI}::test_a_training_picture_is_never_tested"),
+          "cxr/test_cli_folders.py::test_a_training_picture_is_never_tested"),
     fault("cxr/runfolder.py", "pretrained weights are forgotten", "len(parts.whole.classes), settings.weights)", "len(parts.whole.classes))",
           f"{_REPORT}::test_a_run_builds_the_model_that_its_settings_name"),
     fault("cxr/runfolder.py", "a model of other classes is opened", "if model.num_classes != len(classes):", "if False:",
