@@ -169,3 +169,10 @@ def _said(hint: Any) -> str:
     if origin in (Sequence, Collection, Iterable, list, tuple):
         return f"several of {_said(inside[0])}"
     return "a path" if origin is os.PathLike else getattr(hint, "__name__", str(hint))
+
+
+def checked_layers(layer: Any) -> None:
+    """Raises ``ValueError`` unless it is a module or a list of modules."""
+    for one in layer if isinstance(layer, list) and layer else [layer]:
+        if not isinstance(one, nn.Module):
+            raise ValueError(f"layer is a {type(one).__name__}; legal are a module of the model, or a list of modules")

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from lrp_plugin.algebra.nests import map_tensors, tensors_in
 from lrp_plugin.attribution.arguments import check_flags, read_arguments
+from lrp_plugin.attribution.forwarding import ForwardingInside
 from lrp_plugin.attribution.session import Explained, Pass, nothing_lost, recording
 from lrp_plugin.attribution.unified import Inputs, UnifiedLRP
 from lrp_plugin.composites import Choice, Site
 from lrp_plugin.errors import told
+from lrp_plugin.kinds import checked_layers
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation import Propagation
 from lrp_plugin.propagation.tokens import port_of_tokens
@@ -142,19 +144,13 @@ def _relevance(selected: Tensor, seen: list[Seen] | None, name: str, zeros: bool
     return tuple(results)
 
 
-def _checked_layers(layer: Any) -> None:
-    for one in layer if isinstance(layer, list) and layer else [layer]:
-        if not isinstance(one, nn.Module):
-            raise ValueError(f"layer is a {type(one).__name__}; legal are a module of the model, or a list of modules")
-
-
 def _explainer(forward_func: Callable[..., Any], options: dict[str, Any]) -> UnifiedLRP:
     if options.get("compile"):
         raise ValueError("compile= is not offered for layers and units: leave it out")
     return UnifiedLRP(forward_func, **options)
 
 
-class LayerUnifiedLRP(LayerGradientXActivation):
+class LayerUnifiedLRP(ForwardingInside, LayerGradientXActivation):
     """Relevance at the input or the output of one or several layers, in Captum's form.
 
     Accepted wherever Captum asks for a method of layers (``LLMGradientAttribution``, ``NoiseTunnel``, ``TCAV``); its
@@ -178,7 +174,7 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         self, forward_func: Callable[..., Any], layer: nn.Module | list[nn.Module],
         device_ids: list[int] | None = None, **options: Any,
     ) -> None:  # fmt: skip
-        _checked_layers(layer)
+        checked_layers(layer)
         self._lrp = _explainer(forward_func, options)
         LayerAttribution.__init__(self, forward_func, layer, device_ids)
 
@@ -216,7 +212,7 @@ class LayerUnifiedLRP(LayerGradientXActivation):
         Raises:
             ValueError: Where a layer did not run or the output does not depend on it, for another ``grad_kwargs``.
         """
-        _checked_layers(self.layer)
+        checked_layers(self.layer)
         layers, zeros = self.layer if isinstance(self.layer, list) else [self.layer], _materializes(grad_kwargs)
         check_flags(
             return_convergence_delta=return_convergence_delta, verbose=verbose,
@@ -263,7 +259,7 @@ def _materializes(grad_kwargs: Any) -> bool:
     return bool((grad_kwargs or {}).get("materialize_grads"))
 
 
-class NeuronUnifiedLRP(NeuronAttribution):
+class NeuronUnifiedLRP(ForwardingInside, NeuronAttribution):
     """Relevance of the inputs for one hidden unit, or for a channel: the unit takes the output's place.
 
     Args:
@@ -281,7 +277,7 @@ class NeuronUnifiedLRP(NeuronAttribution):
     ) -> None:
         if isinstance(layer, list):
             raise ValueError("layer is a list; legal is one module: the unit lies in one of them")
-        _checked_layers(layer)
+        checked_layers(layer)
         self._lrp = _explainer(forward_func, options)
         NeuronAttribution.__init__(self, forward_func, layer, device_ids)
 
@@ -311,7 +307,7 @@ class NeuronUnifiedLRP(NeuronAttribution):
             ValueError: Where the layer did not run, or has no such unit.
         """
         inputs, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
-        _checked_layers(self.layer)
+        checked_layers(self.layer)
         check_flags(attribute_to_neuron_input=attribute_to_neuron_input)
         watcher = Watcher([self.layer], attribute_to_neuron_input)
 

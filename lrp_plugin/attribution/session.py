@@ -182,6 +182,13 @@ class Session:
         other.weights = self.weights
         return other
 
+    def with_model(self, model: Any) -> Session:
+        """A session of another model under the same rules."""
+        other = copy(self)
+        other.model = model
+        other._begin()
+        return other
+
     def explaining(self, model: Any) -> Session:
         """A session of another callable around the same modules, explained at what it returns."""
         other = copy(self)

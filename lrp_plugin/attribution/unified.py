@@ -14,6 +14,7 @@ from lrp_plugin import rules as _rules  # noqa: F401  (fills the registry)
 from lrp_plugin.attribution.arguments import check_flags, read_arguments
 from lrp_plugin.attribution.batches import parts
 from lrp_plugin.attribution.compiled import CompiledPass
+from lrp_plugin.attribution.forwarding import Forwarding
 from lrp_plugin.attribution.inputs import OutputChoice, check_choice, checked
 from lrp_plugin.attribution.reach import tell_of_little
 from lrp_plugin.attribution.session import Explained, Pass, Session, recording, total
@@ -22,7 +23,6 @@ from lrp_plugin.composites import Composite, Site
 from lrp_plugin.composites.asked import asked_composite
 from lrp_plugin.composites.composite import Choice
 from lrp_plugin.errors import TargetError, told
-from lrp_plugin.kinds import checked_model
 from lrp_plugin.ledger import Ledger, Recorder
 from lrp_plugin.plan import Plan
 from lrp_plugin.registry import Registry, registry
@@ -33,7 +33,7 @@ Inputs = Tensor | tuple[Tensor, ...] | list[Tensor] | Mapping[str, Tensor]
 RULES = ("epsilon", "zero", "zplus", "gamma", "gamma_montavon", "alphabeta", "flat", "wsquare", "uniform")
 
 
-class UnifiedLRP(GradientAttribution):
+class UnifiedLRP(Forwarding, GradientAttribution):
     r"""Explains any PyTorch model by layer-wise relevance propagation (LRP; Bach et al. 2015, PLoS ONE 10(7)).
 
     The model is not edited: one forward pass is intercepted call by call, each operation's backward is changed by its
@@ -78,7 +78,7 @@ class UnifiedLRP(GradientAttribution):
         registry: Registry | None = None, output: OutputChoice = None, strict: bool = False,
         compile: bool | str = False,
     ) -> None:  # fmt: skip
-        GradientAttribution.__init__(self, checked_model(model))
+        GradientAttribution.__init__(self, model)
         check_choice(output)
         if registry is not None and not isinstance(registry, Registry):
             raise ValueError(f"registry is a {type(registry).__name__}; legal are lrp_plugin.registry.copy(), or None")
@@ -97,6 +97,14 @@ class UnifiedLRP(GradientAttribution):
         )  # fmt: skip
         self._compiled = CompiledPass(self.session, compile) if compile else None
 
+    def _explain_from_now(self, model: Callable[..., Any]) -> None:
+        if "session" in vars(self):
+            self._continue(self.session.with_model(unwrapped(model)))
+
+    def _continue(self, session: Session) -> None:
+        self.session = session
+        self._compiled = None if self._compiled is None else CompiledPass(session, self._compiled.mode)
+
     @property
     def model(self) -> Any:
         """The explained model, out of what wrapped it."""
@@ -114,8 +122,7 @@ class UnifiedLRP(GradientAttribution):
 
     @composite.setter
     def composite(self, composite: Composite | str) -> None:
-        self.session = self.session.with_rules(asked_composite(None, composite, {}, self.registry), self.registry)
-        self._compiled = None if self._compiled is None else CompiledPass(self.session, self._compiled.mode)
+        self._continue(self.session.with_rules(asked_composite(None, composite, {}, self.registry), self.registry))
 
     @property
     def multiplies_by_inputs(self) -> bool:
