@@ -140,7 +140,9 @@ class Look:
     def magnitude(self, values: Array) -> ColourScale:
         """The scale of one map whose values have no sign, such as the size of a gradient."""
         (scale,) = dataclasses.replace(self, normalize=True).scales([values])
-        return dataclasses.replace(scale, magnitude=True, label="size, without a sign")
+        return dataclasses.replace(
+            scale, magnitude=True, label="\n".join(["size, without a sign", *scale.label.splitlines()[1:]])
+        )
 
     def colours(self, over_image: bool, magnitude: bool = False) -> Colormap:
         """The colour map, over an image or on white, of values with a sign or without."""

@@ -205,7 +205,7 @@ def colour_scale(
         limit: The value of the last colour; None takes it from the maps.
         percentile: Of the magnitudes of all maps, in percent; 100 is the maximum.
         unit: For the label.
-        normalize: Label the colours as shares of the limit instead of in units.
+        normalize: Label the colours as shares of the limit, and say what that is, instead of in units.
 
     Raises:
         ValueError: `limit` is not above 0, or `percentile` is not in (0, 100].
@@ -217,7 +217,14 @@ def colour_scale(
     magnitudes = np.abs(np.concatenate([values.ravel() for values in maps]))
     # Sparse maps have more zeros than the percentile leaves out; then the maximum is the only scale.
     chosen = limit or float(np.percentile(magnitudes, percentile)) or float(magnitudes.max()) or 1.0
-    label = "against \u2190   \u2192 for" if normalize else f"relevance ({unit})"
+    one = (
+        f"{number(limit)} {unit}"
+        if limit
+        else "the greatest"
+        if percentile == 100
+        else f"above {percentile:g} % of pixels"
+    )
+    label = f"against \u2190   \u2192 for\n1: {one}" if normalize else f"relevance ({unit})"
     return ColourScale(
         chosen,
         any(bool((values < 0).any()) for values in maps),

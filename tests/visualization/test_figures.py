@@ -165,7 +165,13 @@ def test_colour_bar_has_the_unit_its_power_of_ten_and_pointed_ends_where_it_clip
     assert bar_of(figure).get_ylabel() == r"relevance ($10^{-5}$ logit)"
     figure.canvas.draw()
     assert max(float(t.get_text().replace("\u2212", "-")) for t in bar_of(figure).get_yticklabels()) < 10
-    assert bar_of(plot_heatmap(SIGNED, normalize=True)).get_ylabel() == "against ←   → for"
+    for given, one in (
+        ({}, "above 99.5 % of pixels"),
+        ({"percentile": 100}, "the greatest"),
+        ({"limit": 0.5}, "0.5 logit"),
+    ):
+        figure = plot_heatmap(SIGNED, normalize=True, **given)  # type: ignore[arg-type]
+        assert bar_of(figure).get_ylabel() == f"against ←   → for\n1: {one}"
     scale = Look(percentile=90).scales([np.asarray(SIGNED[0])])[0]
     assert scale.clipped and not Look(percentile=100).scales([np.asarray(SIGNED[0])])[0].clipped
 
