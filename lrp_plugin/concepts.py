@@ -20,6 +20,7 @@ from lrp_plugin.attribution.arguments import Arguments, read_arguments
 from lrp_plugin.attribution.layers import LayerUnifiedLRP, Seen, Watcher
 from lrp_plugin.attribution.session import Pass
 from lrp_plugin.attribution.targets import is_function
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 
 Condition = Mapping[str, "int | Sequence[int] | Callable[[Tensor], Tensor]"]
@@ -215,7 +216,7 @@ def _mask(seen: Seen, wanted: Sequence[Any], name: str, module: nn.Module) -> Te
             index = torch.as_tensor(channels, device=part.device).reshape(-1)
             size = part.shape[dim]
             if index.is_floating_point() or bool(((index < -size) | (index >= size)).any()):
-                raise ValueError(f"channels {channels!r} of {name!r}: legal are 0 to {size - 1}")
+                raise ValueError(f"channels {told(channels)} of {told(name)}: legal are 0 to {size - 1}")
             kept = torch.zeros(size, dtype=torch.bool, device=part.device)
             kept[index.long()] = True
             parts.append(kept.view(-1, *[1] * (part.ndim - 1 - dim % part.ndim)).expand(part.shape))

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 
 _LONGEST = 200  # Bytes of a stem: file systems end at 255, and suffixes come after it.
@@ -41,6 +42,8 @@ def open_atomically(path: str | os.PathLike[str], *, replace: bool = True) -> It
         OSError: The disk is full, the folder not writable, ...; what stood there before is still there.
     """
     target = Path(path)
+    if not target.name:
+        raise ValueError(f"path {told(str(path))} names no file")
     if not replace and os.path.lexists(target):
         raise FileExistsError(f"{target} exists already; it is left as it was. Choose another name, or remove it first")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -155,6 +158,7 @@ def file_stem(name: str) -> str:
     return f"{kept}-{digest}" if kept else digest
 
 
+@checked
 def file_stems(names: Sequence[str]) -> list[str]:
     """`file_stem` of each name, different for different names, also where letters' case is ignored.
 

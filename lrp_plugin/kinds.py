@@ -6,6 +6,7 @@ import inspect
 import os
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import cache, wraps
 from numbers import Integral, Real
@@ -95,11 +96,23 @@ def checked_model(model: Any) -> Any:
 
 
 @cache
+def at_least(least: float, **numbers: float) -> None:
+    """Raises ``ValueError`` for a number, given by its name, below the least that is legal."""
+    for name, value in numbers.items():
+        if not value >= least:
+            raise ValueError(f"{name} is {told(value)}; give {least} or more")
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(function)
-    except NameError:  # a name that only type checkers import
-        return {}
+    except NameError:  # a name that only type checkers import: the others' annotations still say what they are
+        bare, found = inspect.unwrap(function), {}
+        for name, hint in bare.__annotations__.items():
+            with suppress(NameError):
+                alone = types.SimpleNamespace(__annotations__={name: hint})
+                found.update(get_type_hints(alone, getattr(bare, "__globals__", {})))
+        return found
 
 
 def _is(value: Any, hint: Any) -> bool:
@@ -132,10 +145,13 @@ def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
     if origin is Callable or origin is type:
         return callable(value)
     if origin in (Sequence, Collection, Iterable, list):
-        whole = not isinstance(value, (str, bytes, Mapping)) and isinstance(
-            value, Iterable if origin is Iterable else Sequence
+        array = isinstance(value, (np.ndarray, Tensor))
+        whole = (
+            not array
+            and not isinstance(value, (str, bytes, Mapping))
+            and isinstance(value, Iterable if origin is Iterable else Sequence)
         )
-        array = origin is not list and isinstance(value, (np.ndarray, Tensor)) and value.ndim > 0
+        array = array and origin is not list and value.ndim > 0
         return (whole or array) and _all(value, inside[0])
     if origin is tuple:
         several = len(inside) == 2 and inside[1] is ...

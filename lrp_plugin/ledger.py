@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lrp_plugin.algebra.formulas import relevance_of
+from lrp_plugin.kinds import checked
 from lrp_plugin.tables import html_table, text_table
 
 if TYPE_CHECKING:
@@ -181,6 +182,7 @@ class Ledger(Columns):
         rows: One `Row` per operation, in order of execution.
     """
 
+    @checked
     def __init__(self, rows: list[Row], output: Tensor, input: Tensor) -> None:
         self.rows = rows
         # Each look at another device waits for it: one for all numbers.

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lrp_plugin.kinds import checked
+from lrp_plugin.errors import KindError
+from lrp_plugin.kinds import at_least, checked
 
 RIGHT: list[tuple[Any, list[Any], list[Any]]] = [
     (int, [1, np.int64(2), torch.tensor(3)], [1.0, True, "1", None, torch.tensor(1.0), torch.tensor([1])]),
@@ -70,3 +71,31 @@ def test_a_dataclass_is_held_to_the_fields_it_inherits_from_another_file() -> No
 
     with pytest.raises(ValueError, match=r"RunSettings\(epochs=1\.5\): legal is an int"):
         RunSettings(epochs=1.5)  # type: ignore[arg-type]
+
+
+def test_what_only_type_checkers_import_hides_no_other_argument() -> None:
+    """A name that is not there at run time left the whole function unchecked."""
+
+    @checked
+    def drawn(ax: Axes, count: int) -> int:  # type: ignore[name-defined]  # noqa: F821
+        return count
+
+    assert drawn(object(), 2) == 2
+    with pytest.raises(KindError, match="count"):
+        drawn(object(), "two")
+
+
+@pytest.mark.parametrize("value", [torch.tensor(0.1), np.array(0.1)])
+def test_a_number_in_a_tensor_is_not_several(value: object) -> None:
+    @checked
+    def listed(rows: Iterable[Any]) -> int:
+        return len(list(rows))
+
+    with pytest.raises(KindError, match="rows"):
+        listed(value)
+
+
+def test_a_number_below_the_least_is_named() -> None:
+    at_least(1, columns=1)
+    with pytest.raises(ValueError, match="columns is 0; give 1 or more"):
+        at_least(1, samples=2, columns=0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lrp_plugin.archive.models import ModelSource
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 
 KINDS = ("predicted", "given", "above")
@@ -27,6 +28,7 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@checked
 @dataclass(frozen=True)
 class Targets:
     """Which outputs are explained.
@@ -47,7 +49,7 @@ class Targets:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or self.scale not in SCALES:
-            raise ValueError(f"targets {self.kind!r}, scale {self.scale!r}; legal are {KINDS} and {SCALES}")
+            raise ValueError(f"targets {told(self.kind)}, scale {told(self.scale)}; legal are {KINDS} and {SCALES}")
 
 
 @checked
@@ -83,7 +85,9 @@ class Picture:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"picture size {self.size}: give height and width, pixels")
         if self.channels not in (1, 3) or self.fit not in ("squash", "crop"):
-            raise ValueError(f"channels={self.channels}, fit={self.fit!r}; legal are 1 or 3, 'squash' or 'crop'")
+            raise ValueError(
+                f"channels={told(self.channels)}, fit={told(self.fit)}; legal are 1 or 3, 'squash' or 'crop'"
+            )
         if not 0 < self.crop <= 1 or not self.scale > 0 or self.interpolation not in ("bilinear", "bicubic", "nearest"):
             raise ValueError(
                 f"crop={self.crop}, scale={self.scale}, interpolation={self.interpolation!r}; legal are a part in (0, 1], a "
@@ -118,6 +122,7 @@ class Maps:
             raise ValueError(f"maps' size {self.size}: give height and width, pixels")
 
 
+@checked
 @dataclass(frozen=True)
 class Settings:
     """Everything that decides the numbers; an archive keeps to one.

@@ -22,7 +22,7 @@ from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.attribution.inputs import check_finite
 from lrp_plugin.attribution.session import Explained, Session, recording
 from lrp_plugin.attribution.targets import Places, is_missing, read_target
-from lrp_plugin.errors import warn
+from lrp_plugin.errors import told, warn
 from lrp_plugin.fast.graphs import simplify
 from lrp_plugin.propagation.paths import modules_behind
 from lrp_plugin.propagation.quiet import evaluating
@@ -53,8 +53,8 @@ class CompiledPass:
     """
 
     def __init__(self, session: Session, mode: bool | str) -> None:
-        if mode not in COMPILE_MODES:
-            raise ValueError(f"compile={mode!r}; legal are {', '.join(map(repr, COMPILE_MODES))}")
+        if not isinstance(mode, (bool, str)) or mode not in COMPILE_MODES:
+            raise ValueError(f"compile={told(mode)}; legal are {', '.join(map(repr, COMPILE_MODES))}")
         self.session = session
         self.mode = mode
         self._begin()

@@ -95,7 +95,7 @@ class UnifiedLRP(Forwarding, GradientAttribution):
             unwrapped(model), asked_composite(rule, composite, given, rules), rules, output=output, strict=strict,
             stabilizer=1e-9 if stabilizer is None else float(stabilizer),
         )  # fmt: skip
-        self._compiled = CompiledPass(self.session, compile) if compile else None
+        self._compiled = CompiledPass(self.session, compile) if compile is not False else None
 
     def _explain_from_now(self, model: Callable[..., Any]) -> None:
         if "session" in vars(self):

@@ -7,6 +7,8 @@ from typing import Any
 
 from lrp_plugin.composites.composite import Composite, RuleSpec, rule
 from lrp_plugin.composites.selectors import Selector, convolutions, dense, first, linear_maps, operation, path
+from lrp_plugin.errors import told
+from lrp_plugin.kinds import checked
 from lrp_plugin.rules.functions import SOFTMAXES
 from lrp_plugin.rules.gates import PRODUCTS
 from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
@@ -127,6 +129,7 @@ def cp_lrp(epsilon: float = 1e-6, bias: str = "absorb") -> Composite:
     return Composite(pairs, "cp_lrp")
 
 
+@checked
 def recurrent(products: str = "uniform", epsilon: float = 0.1) -> Composite:
     """LSTM, GRU and RNN as kernels or by hand, one rule for every gate times a signal; epsilon in linear maps.
 
@@ -141,7 +144,7 @@ def recurrent(products: str = "uniform", epsilon: float = 0.1) -> Composite:
         ValueError: For an unknown rule of products.
     """
     if products not in PRODUCTS:
-        raise ValueError(f"products={products!r}; legal are {', '.join(PRODUCTS)}")
+        raise ValueError(f"products={told(products)}; legal are {', '.join(PRODUCTS)}")
     pairs = [
         (linear_maps(), rule("epsilon", epsilon=epsilon)),
         (operation(*SEQUENCES, *CELLS), rule(products, epsilon=epsilon)),
@@ -199,6 +202,7 @@ LRP_CMP_PRESETS = {
 """Preset: alpha of the convolutions, flat in the first layer."""
 
 
+@checked
 def lrp_cmp(
     preset: str = "alpha1_flat", epsilon: float = 0.1, stabilizer: float = 1e-9, bias: str = "absorb"
 ) -> Composite:
@@ -212,7 +216,7 @@ def lrp_cmp(
         ValueError: For an unknown preset.
     """
     if preset not in LRP_CMP_PRESETS:
-        raise ValueError(f"unknown preset {preset!r} of lrp_cmp; legal are {', '.join(LRP_CMP_PRESETS)}")
+        raise ValueError(f"unknown preset {told(preset)} of lrp_cmp; legal are {', '.join(LRP_CMP_PRESETS)}")
     alpha, flat = LRP_CMP_PRESETS[preset]
     pairs = [
         (convolutions(), rule("alphabeta", alpha=alpha, beta=alpha - 1, stabilizer=stabilizer, bias=bias)),
@@ -242,6 +246,7 @@ def list_composites() -> dict[str, str]:
     return {name: (maker.__doc__ or "").split("\n")[0] for name, maker in makers.items()}
 
 
+@checked
 def ready_composite(name: str) -> Composite:
     """A ready composite by its name.
 
@@ -252,6 +257,6 @@ def ready_composite(name: str) -> Composite:
         raise ValueError("composite 'epsilon_gamma_box' needs the input's range: epsilon_gamma_box(low, high)")
     if name not in READY:
         raise ValueError(
-            f"unknown composite {name!r}; legal are {', '.join(sorted(READY))} and epsilon_gamma_box(low, high)"
+            f"unknown composite {told(name)}; legal are {', '.join(sorted(READY))} and epsilon_gamma_box(low, high)"
         )
     return READY[name]()

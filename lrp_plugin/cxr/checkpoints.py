@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from lrp_plugin.errors import told
 from lrp_plugin.files import write_atomically
 from lrp_plugin.kinds import checked
 
@@ -112,7 +113,7 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError:
-        raise CheckpointError(f"no weights at {path}") from None
+        raise CheckpointError(f"no weights at {told(str(path))}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is broken or no safetensors file: {error}") from error
     checksum = _checksum(tensors, header)

@@ -43,6 +43,7 @@ class CXRClassifier(nn.Module):
         normalization: mean and standard deviation per channel, or None.
     """
 
+    @checked
     def __init__(
         self, backbone: nn.Module, name: str, num_classes: int, *, channels: int = 3, input_size: int | None = None,
         least_size: int = 16, normalization: Sequence[Sequence[float]] | None = None,
@@ -129,7 +130,7 @@ def build_model(
     own_net, normalization = name in OWN_MODELS, None
     if own_net:
         if weights is not None:
-            raise ValueError(f"{name} has no pretrained weights; got {weights!r}. Leave weights out and train it")
+            raise ValueError(f"{name} has no pretrained weights; got {told(weights)}. Leave weights out and train it")
         backbone = OWN_MODELS[name](num_classes)
     else:
         backbone, normalization = _torchvision(name, weights)

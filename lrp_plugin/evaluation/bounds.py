@@ -48,6 +48,7 @@ def random_curves(
     )
 
 
+@checked
 def greedy_curves(
     model: Callable[..., Any] | Scorer, inputs: Tensor, target: Any, *, regions: Regions | Tensor | None = None,
     replacement: Fill = "mean", shares: Sequence[float] | int = 10, output: str = "auto", batch_size: int = 64,

@@ -22,12 +22,14 @@ from lrp_plugin.evaluation.scoring import Scorer
 from lrp_plugin.evaluation.similarity import agreement as agreement_of
 from lrp_plugin.evaluation.similarity import places
 from lrp_plugin.evaluation.weighing import peak_bytes
+from lrp_plugin.kinds import checked
 
 DEFAULT_METHODS = (*BASELINES, "epsilon", "epsilon_plus", "epsilon_plus_flat", "alphabeta")
 _COST, _CURVES, _TARGETS = "cost", "curves", "targets"
 _WITH_CURVES = {"srg", "morf", "lerf"}
 
 
+@checked
 def compare(
     model: nn.Module, data: Any, methods: Sequence[Any] | Mapping[str, Any] = DEFAULT_METHODS,
     metrics: Sequence[str | Metric] | None = None, *, regions: Regions | Tensor | None = None, replacement: Fill = "mean",

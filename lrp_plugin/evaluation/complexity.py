@@ -64,6 +64,7 @@ def effective_rank(relevance: Tensor) -> float:
     return math.exp(-float(torch.special.xlogy(shares, shares).sum()))
 
 
+@checked
 def noise_stability(
     explain: Callable[[Tensor, Any], Tensor], inputs: Tensor, target: Any, *, scale: float = 0.05, samples: int = 3,
     seed: int = 0, relevance: Tensor | None = None,

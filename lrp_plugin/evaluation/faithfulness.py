@@ -200,6 +200,8 @@ def checked_relevance(inputs: Tensor, relevance: Tensor) -> Tensor:
     """
     if not isinstance(relevance, Tensor):
         raise ValueError(f"relevance is a {type(relevance).__name__}; give a tensor of the inputs' shape")
+    if inputs.ndim < 2:
+        raise ValueError(f"inputs have shape {tuple(inputs.shape)}; give (N, ...), examples of one entry or more")
     if relevance.ndim == inputs.ndim - 1 and relevance.shape[1:] == inputs.shape[2:]:
         relevance = relevance.unsqueeze(1)
     if relevance.ndim != inputs.ndim or any(r not in (1, i) for r, i in zip(relevance.shape, inputs.shape)):
@@ -247,6 +249,7 @@ def joined(shares: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> Curves:
     return Curves(shares, *(torch.cat(found) for found in zip(*parts)))
 
 
+@checked
 def srg(model: Callable[..., Any] | Scorer, inputs: Tensor, relevance: Tensor, target: Any, **options: Any) -> Tensor:
     """Symmetric relevance gain ``(N,)``; arguments as in `perturbation_curves`."""
     return perturbation_curves(model, inputs, relevance, target, **options).srg

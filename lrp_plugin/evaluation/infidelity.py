@@ -13,7 +13,7 @@ from torch import Tensor
 from lrp_plugin.evaluation.faithfulness import Fill, check_examples, checked_relevance, tasks
 from lrp_plugin.evaluation.regions import Regions
 from lrp_plugin.evaluation.scoring import Scorer
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 
 Explain = Callable[[Tensor, Any], Tensor]
 
@@ -35,6 +35,7 @@ def infidelity(
         samples: How many subsets.
         normalize: The map is scaled first as fits best, so that methods without a unit can be compared.
     """
+    at_least(1, samples=samples)
     scorer = model if isinstance(model, Scorer) else Scorer(model, output=output, batch_size=batch_size)
     maps, found = checked_relevance(inputs, relevance).expand(inputs.shape), []
     for part, task in tasks(scorer, inputs, target, regions, replacement, seed):
@@ -82,6 +83,7 @@ def sensitivity(
         ValueError: No example.
     """
     check_examples(inputs)
+    at_least(1, samples=samples, batch_size=batch_size)
     generator = torch.Generator().manual_seed(seed)
     drawn = (2 * torch.rand(samples, *inputs.shape[1:], generator=generator) - 1).to(inputs) * radius
     found = []

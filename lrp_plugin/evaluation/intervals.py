@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 
 Values = Tensor | Sequence[float] | np.ndarray
 
@@ -70,6 +70,7 @@ def bootstrap_mean(
     mean = float(known.mean()) if len(known) else math.nan
     if len(known) < 2:
         return Interval(mean, math.nan, math.nan, len(known), missing)
+    at_least(0, seed=seed)
     generator = np.random.default_rng(seed)
     # One resample at a time: all at once would take resamples * N numbers, 640 MB for a test set of 20,000.
     means = [known[generator.integers(0, len(known), len(known))].mean() for _ in range(resamples)]

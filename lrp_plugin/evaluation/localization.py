@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 
 __all__ = [
@@ -144,6 +145,7 @@ def _inside_of_top(pooled: Tensor, inside: Tensor, k: Tensor) -> Tensor:
     return (hits / k).double().squeeze(1).masked_fill(_without_score(pooled, inside), math.nan)
 
 
+@checked
 def top_k_inside(relevance: Tensor, mask: Tensor, k: int | float = 0.05) -> Tensor:
     """Top-k intersection: the share of the k most relevant pixels that lie inside (Theiner et al. 2022).
 
@@ -161,7 +163,7 @@ def top_k_inside(relevance: Tensor, mask: Tensor, k: int | float = 0.05) -> Tens
     pooled, inside = _map_and_mask(relevance, mask)
     count = max(round(k * pooled.shape[1]), 1) if isinstance(k, float) and 0 < k <= 1 else k
     if not isinstance(count, int) or not 1 <= count <= pooled.shape[1]:
-        raise ValueError(f"k is {k!r}; give 1 to {pooled.shape[1]} pixels, or a share of them as a float in (0, 1]")
+        raise ValueError(f"k is {told(k)}; give 1 to {pooled.shape[1]} pixels, or a share of them as a float in (0, 1]")
     return _inside_of_top(pooled, inside, torch.full_like(inside[:, :1], count, dtype=torch.long))
 
 
@@ -195,6 +197,7 @@ def boxes_to_masks(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return (down[..., :, None] & across[..., None, :]).any(1, keepdim=True)
 
 
+@checked
 def pointing_game(relevance: Tensor, mask: Tensor, tolerance: int = 0) -> Tensor:
     """Pointing game: does the most relevant pixel lie inside the mask? (Zhang et al. 2018).
 

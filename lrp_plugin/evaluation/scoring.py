@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lrp_plugin.attribution.inputs import OutputChoice, chosen_output
 from lrp_plugin.attribution.targets import pick_target
-from lrp_plugin.kinds import checked_model
+from lrp_plugin.kinds import checked, checked_model
 from lrp_plugin.propagation.quiet import evaluating
 
 OUTPUTS = ("auto", "logit", "probability", "log_probability")
@@ -31,6 +31,7 @@ class Scorer:
         ValueError: `output` or `batch_size` is not legal.
     """
 
+    @checked
     def __init__(
         self, model: Callable[..., Any], *, output: str = "auto", batch_size: int = 64, arguments: Sequence[Any] = (),
         choose: OutputChoice = None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 
 
 def places(relevance: Tensor, absolute: bool = False) -> Tensor:
@@ -63,6 +63,7 @@ def structural_similarity(first: Tensor, second: Tensor, *, absolute: bool = Fal
     """
     if first.shape != second.shape or first.ndim not in (3, 4):
         raise ValueError(f"maps of shapes {tuple(first.shape)} and {tuple(second.shape)}: give two alike, (N, C, H, W)")
+    at_least(1, window=window)
     height, width = first.shape[-2:]
     side = min(window, height - 1 + height % 2, width - 1 + width % 2)
     x, y = (_unit(places(relevance, absolute)).view(-1, 1, height, width) for relevance in (first, second))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lrp_plugin.attribution.inputs import OUTPUT_NAMES, chosen_output, described
 from lrp_plugin.attribution.reach import LITTLE, leave_out
 from lrp_plugin.composites import Composite
-from lrp_plugin.errors import unknown
+from lrp_plugin.errors import told, unknown
 from lrp_plugin.explain.explanation import IN_WORDS, Explanation, Guess
 from lrp_plugin.explain.methods import GRADIENTS, Bounds, automatic, gradient_for, lrp_for, takes_bias
 from lrp_plugin.explain.refusals import is_out_of_memory, refuse_empty_weights, refused
@@ -149,6 +149,8 @@ def relevance_of(
         **options: Of `UnifiedLRP` or of the gradient method.
     """
     call: dict[str, Any] = {} if forward_kwargs is None else {"forward_kwargs": forward_kwargs}
+    if not isinstance(method, (str, Composite)):
+        raise TypeError(f"method is {told(method)}; legal are a method's name, 'auto', or a Composite")
     name = method if isinstance(method, str) else method.name or "composite"
     if method == "auto":
         name = method = automatic(model, inputs, output=output, **call)

@@ -13,6 +13,7 @@ from lrp_plugin.composites import Composite, epsilon_gamma_box, list_composites
 from lrp_plugin.composites.ready import READY
 from lrp_plugin.errors import unknown
 from lrp_plugin.gradients import METHODS, AttributionMethod, build_method
+from lrp_plugin.kinds import checked
 from lrp_plugin.registry import registry
 
 GRADIENTS = tuple(name for name in METHODS if name != "lrp")
@@ -33,6 +34,7 @@ def method_names() -> list[str]:
     return [*RULES, *READY, "epsilon_gamma_box", *GRADIENTS]
 
 
+@checked
 def family_of(operations: Iterable[str]) -> str:
     """The family of a network that runs these operations in this order: a key of `FAMILIES`.
 

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from lrp_plugin.kinds import checked
+
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+@checked
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize, crop the middle, scale, normalize.

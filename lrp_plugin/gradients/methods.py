@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.errors import told
 from lrp_plugin.gradients.scores import ScoreModel, Target, resolve_target
 from lrp_plugin.kinds import checked
 from lrp_plugin.propagation.quiet import evaluating
@@ -101,7 +102,7 @@ class GradientSaliency(AttributionMethod):
     ) -> None:
         super().__init__(model, forward=forward, output=output)
         if channels not in ("keep", "max"):
-            raise ValueError(f"channels {channels!r} is unknown; choose 'keep' or 'max'")
+            raise ValueError(f"channels {told(channels)} is unknown; choose 'keep' or 'max'")
         if channels == "max" and not absolute:
             raise ValueError("channels='max' takes magnitudes: use absolute=True or channels='keep'")
         self.absolute, self.channels = absolute, channels
@@ -181,6 +182,7 @@ def method(name: str, unit: str = "logit") -> Callable[[Callable[..., Tensor]], 
     return register
 
 
+@checked
 def build_method(name: str, model: nn.Module, **options: Any) -> AttributionMethod:
     """Make a method by name.
 
@@ -200,5 +202,5 @@ def build_method(name: str, model: nn.Module, **options: Any) -> AttributionMeth
         ValueError: The name or an option is unknown.
     """
     if name not in METHODS:
-        raise ValueError(f"method {name!r} is unknown; choose from {', '.join(METHODS)}")
+        raise ValueError(f"method {told(name)} is unknown; choose from {', '.join(METHODS)}")
     return METHODS[name](model, **options)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked, checked_model
 
 Target = int | Sequence[int] | Tensor | Any | None
@@ -78,7 +79,7 @@ class ScoreModel(nn.Module):
                 "call as forward=lambda images: ..."
             )
         if output not in OUTPUTS:
-            raise ValueError(f"output {output!r} is unknown; choose from {', '.join(OUTPUTS)}")
+            raise ValueError(f"output {told(output)} is unknown; choose from {', '.join(OUTPUTS)}")
         self.model = model
         self.call = model if forward is None else forward
         self.output = output

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 from lrp_plugin.visualization import (
     display_image,
@@ -50,11 +51,12 @@ class SaliencyVisualizer:
         ValueError: matplotlib knows no such colour map.
     """
 
+    @checked
     def __init__(
         self, default_cmap: str | None = "hot", default_alpha: float = 0.3, figure_size: tuple[float, float] = (15, 7)
     ) -> None:
         if default_cmap is not None and default_cmap not in matplotlib.colormaps:
-            raise ValueError(f"default_cmap {default_cmap!r} is unknown; legal are matplotlib's, e.g. 'seismic'")
+            raise ValueError(f"default_cmap {told(default_cmap)} is unknown; legal are matplotlib's, e.g. 'seismic'")
         self.default_cmap, self.default_alpha, self.figure_size = default_cmap, default_alpha, figure_size
 
     def plot_saliency_overlay(
@@ -108,7 +110,7 @@ class SaliencyVisualizer:
         """
         values = relevance_map(attributions, display_image(image).shape[:2])  # type: ignore[arg-type]
         if not 1 <= k <= values.size:
-            raise ValueError(f"k is {k}; legal are 1 to {values.size}, the number of pixels")
+            raise ValueError(f"k is {told(k)}; legal are 1 to {values.size}, the number of pixels")
 
         def draw(ax: Axes, **look: Any) -> Figure:
             order = np.argsort(-np.abs(values), axis=None, kind="stable")[:k]
@@ -172,6 +174,6 @@ def visualize_attribution(
     if method == "heatmap":
         return visualizer.plot_saliency_heatmap(plt, attribution, title, **options)
     if method not in ("overlay", "top_k"):
-        raise ValueError(f"method {method!r} is unknown; legal are 'overlay', 'heatmap', 'top_k'")
+        raise ValueError(f"method {told(method)} is unknown; legal are 'overlay', 'heatmap', 'top_k'")
     draw = visualizer.plot_saliency_overlay if method == "overlay" else visualizer.plot_top_k_features
     return draw(plt, image, attribution, title=title, **options)

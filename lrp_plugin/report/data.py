@@ -10,6 +10,7 @@ import numpy as np
 from lrp_plugin.evaluation import Comparison
 from lrp_plugin.evaluation.evidence import Localisation, RemovalTest
 from lrp_plugin.evidence import Interval
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike
 
 
@@ -104,6 +105,7 @@ class Section:
     caption: str = ""
 
 
+@checked
 @dataclass(frozen=True)
 class Report:
     """Everything on the page. What is empty is left out, or said to be unknown.

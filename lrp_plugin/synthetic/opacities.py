@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 from lrp_plugin.synthetic.anatomy import Anatomy, Thorax, smooth_step
 from lrp_plugin.synthetic.film import Field
@@ -127,7 +128,7 @@ class Shortcut:
 
     def __post_init__(self) -> None:
         if self.label not in CLASSES:
-            raise ValueError(f"Shortcut(label={self.label!r}): no such class; legal are {', '.join(CLASSES)}")
+            raise ValueError(f"Shortcut(label={told(self.label)}): no such class; legal are {', '.join(CLASSES)}")
         for name in ("strength", "base_rate"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"Shortcut({name}={getattr(self, name)!r}): must lie in [0, 1]")

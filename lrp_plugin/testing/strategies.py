@@ -11,6 +11,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.testing.networks import Graph, GraphNetwork, Shape, Step, shape_after
 
 KINDS = ("conv", "linear", "batch_norm", "relu", "max_pool", "avg_pool", "add", "cat")
@@ -145,6 +146,7 @@ def inputs(draw: st.DrawFn, shape: tuple[int, ...], *, max_examples: int = 3) ->
     return torch.full(full, 0.5, dtype=torch.float64) if kind == "constant" else values
 
 
+@checked
 def targets(classes: int, examples: int) -> st.SearchStrategy[Any]:
     """A target for outputs of shape (examples, classes): an int for all, a list or a tensor with one for each.
 

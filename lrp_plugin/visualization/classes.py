@@ -64,6 +64,7 @@ def plot_class_examples(dataset: Any, seed: int = 0) -> Figure:
     return figure
 
 
+@checked
 def plot_confusion_matrix(
     matrix: torch.Tensor | np.ndarray[Any, Any], classes: Sequence[str], ax: Axes | None = None
 ) -> Figure:

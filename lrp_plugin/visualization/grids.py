@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import Unpack
 
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, relevance_map
 from lrp_plugin.visualization.look import (
     CONTOUR_ON_IMAGE,
@@ -42,6 +42,7 @@ def comparison_layout(
     signless: Collection[str] = SIGNLESS,
 ) -> tuple[int, int, float]:  # fmt: skip
     """Columns, rows, and the height in inches of a page-wide `plot_comparison` of a picture of ``size`` pixels."""
+    at_least(1, columns=columns)
     across = min(columns, len(names) + 1)
     down = -(-(len(names) + 1) // across)
     below = 0.42 if any(name in signless for name in names) else 0.0
@@ -166,6 +167,7 @@ def plot_batch(
     for name, values in (("relevances", relevances), ("titles", titles), ("masks", masks)):
         if values is not None and len(values) != count:
             raise ValueError(f"{name} has {len(values)} entries for {count} images; give one for each")
+    at_least(1, columns=columns)
     style = Look.of(look)
     pictures = [style.picture(image) for image in images]
     height, width = shape_of(pictures[0])

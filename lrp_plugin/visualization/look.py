@@ -51,6 +51,7 @@ class LookOptions(TypedDict, total=False):
     pool: int
 
 
+@checked
 @dataclass(frozen=True)
 class Look:
     """The options every map plot takes as keywords.

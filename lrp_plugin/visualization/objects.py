@@ -50,6 +50,7 @@ def plot_segmentation(
     return _marked(image, relevance, title, ax, save_path, Look.of(look), label, region=region)
 
 
+@checked
 def plot_detection(
     image: ArrayLike,
     relevance: ArrayLike,

@@ -46,6 +46,7 @@ class Region:
     share: float
 
 
+@checked
 def top_regions(relevance: ArrayLike, k: int = 5, *, size: int = 16) -> list[Region]:
     """The k squares with the most relevance that do not overlap, the best first.
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from lrp_plugin.errors import told
 from lrp_plugin.files import write_atomically
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 
 
 @checked
@@ -33,7 +34,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 300,
     form = Path(path).suffix[1:].lower()
     formats = figure.canvas.get_supported_filetypes()
     if form not in formats:
-        raise ValueError(f"cannot save {str(path)!r}: the suffix must be one of {', '.join(sorted(formats))}")
+        raise ValueError(f"cannot save {told(str(path))}: the suffix must be one of {', '.join(sorted(formats))}")
+    at_least(1, dpi=dpi)
     buffer = io.BytesIO()
     # Type 42 keeps text as text in PDF; journals refuse matplotlib's default, type 3.
     with matplotlib.rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "none"}):

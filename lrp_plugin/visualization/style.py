@@ -66,6 +66,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
+@checked
 def number(value: float) -> str:
     """Three digits, plain from 0.001 to a million, with a minus sign as wide as the plus."""
     plain = 1000 <= abs(value) < 1e6

@@ -10,11 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import Unpack
 
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, _as_array, display_image
 from lrp_plugin.visualization.look import Look, LookOptions
 from lrp_plugin.visualization.style import PAGE, canvas, figure_style, finish, fit_titles
 
 
+@checked
 def plot_volume(
     volume: ArrayLike,
     relevance: ArrayLike,
