@@ -58,6 +58,8 @@ def checked(function: Function) -> Function:
                 inspect.Parameter.VAR_POSITIONAL,
             )
             if name in hints and not several and not _is(value, hints[name]):
+                if name == "model":  # says what to give instead
+                    checked_model(value)
                 said = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
                 raise KindError(f"{said}({name}={told(value)}): legal is {_said(hints[name])}")
         return function(*args, **named)
