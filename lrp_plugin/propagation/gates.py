@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from lrp_plugin.algebra.signal import Signal
     from lrp_plugin.propagation.mode import Propagation
 
-_MULTIPLES = frozenset(("mul", "div", "neg", "rdiv"))
+_MULTIPLES = frozenset(("mul", "div", "neg"))
 ENTRYWISE = frozenset((
-    *_MULTIPLES, "add", "sub", "rsub", "pow", "square", "sqrt", "rsqrt", "reciprocal", "exp", "expm1", "log", "log1p", "tanh",
-    "sigmoid", "hardsigmoid", "log_sigmoid", "softplus", "erf", "erfc", "relu", "relu6", "clamp", "clamp_min", "clamp_max",
-    "hardtanh", "abs", "atan", "sin", "cos", "softsign", "where", "to", "float", "double", "type_as",
+    *_MULTIPLES, "rdiv", "add", "sub", "rsub", "pow", "square", "sqrt", "rsqrt", "reciprocal", "exp", "expm1", "log",
+    "log1p", "tanh", "sigmoid", "hardsigmoid", "log_sigmoid", "softplus", "erf", "erfc", "relu", "relu6", "clamp",
+    "clamp_min", "clamp_max", "hardtanh", "abs", "atan", "sin", "cos", "softsign", "where", "to", "float", "double",
+    "type_as",
 ))  # fmt: skip
 """Operations of which each entry is a function of the entries in its place."""
 
@@ -43,9 +44,9 @@ def note_curve(
     if made is None:
         return
     known = [_multiples(signal) for signal in found.values()]
-    below = tensors[0] if spelling.operation == "rdiv" else tensors[-1]
-    divides = spelling.operation in ("div", "rdiv") and len(tensors) > 1 and id(below) in found
-    scaled = spelling.operation in _MULTIPLES and len(known) == 1 and not divides
+    read = [tensor for tensor in tensors if id(tensor) in found]
+    divides = spelling.operation == "div" and read[0] is not tensors[0]
+    scaled = spelling.operation in _MULTIPLES and len(read) == 1 and not divides
     common = set(known[0]).intersection(*known[1:])
     made.curves = {root: scaled and known[0][root] for root in common}
 

@@ -216,15 +216,11 @@ def colour_scale(
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile is {percentile}; give one above 0 and at most 100")
     magnitudes = np.abs(np.concatenate([values.ravel() for values in maps]))
-    # Sparse maps have more zeros than the percentile leaves out; then the maximum is the only scale.
-    chosen = limit or float(np.percentile(magnitudes, percentile)) or float(magnitudes.max()) or 1.0
-    one = (
-        f"{number(limit)} {unit}"
-        if limit
-        else "the greatest"
-        if percentile == 100
-        else f"above {percentile:g} % of pixels"
-    )
+    chosen, one = limit or float(np.percentile(magnitudes, percentile)), f"above {percentile:g} % of pixels"
+    if limit is not None:
+        one = f"{number(limit)} {unit}"
+    elif percentile == 100 or not chosen:  # sparse maps have more zeros than the percentile leaves out
+        chosen, one = float(magnitudes.max()) or 1.0, "the greatest"
     label = f"against \u2190   \u2192 for\n1: {one}" if normalize else f"relevance ({unit})"
     return ColourScale(
         chosen,

@@ -93,6 +93,24 @@ def test_a_gate_of_another_signal_shares() -> None:
         assert_same_as(UnifiedLRP(plain, **how), UnifiedLRP(hand, **how), X, target=1)
 
 
+REST: dict[str, tuple[Curve, Curve]] = {
+    "a number by it": (lambda t: torch.reciprocal(t) * torch.sigmoid(t), lambda t: (1 / t) * torch.sigmoid(t)),
+    "a constant by it": (
+        lambda t: torch.reciprocal(t) * torch.sigmoid(t),
+        lambda t: torch.div(torch.ones_like(t), t) * torch.sigmoid(t),
+    ),
+    "its square": (lambda t: t.square() * torch.sigmoid(t), lambda t: (t * t) * torch.sigmoid(t)),
+}
+
+
+@pytest.mark.parametrize("how", [{"rule": "zero"}, {"rule": "epsilon"}, {"composite": "attnlrp"}], ids=str)
+@pytest.mark.parametrize("name", REST)
+def test_what_is_divided_by_a_signal_is_no_multiple_of_it(name: str, how: dict[str, Any]) -> None:
+    """The whole relevance went to a divisor, which hands nothing on."""
+    plain, hand = (UnifiedLRP(network(one), **how) for one in REST[name])
+    assert_same_as(plain, hand, X, target=1)
+
+
 def test_a_signal_changed_in_between_is_another() -> None:
     def changed(t: Tensor) -> Tensor:
         gate = torch.sigmoid(t)

@@ -172,6 +172,9 @@ def test_colour_bar_has_the_unit_its_power_of_ten_and_pointed_ends_where_it_clip
     ):
         figure = plot_heatmap(SIGNED, normalize=True, **given)  # type: ignore[arg-type]
         assert bar_of(figure).get_ylabel() == f"against ←   → for\n1: {one}"
+    sparse = np.zeros((40, 40))
+    sparse[0, 0] = 2.0
+    assert bar_of(plot_heatmap(sparse, normalize=True)).get_ylabel().endswith("1: the greatest")
     scale = Look(percentile=90).scales([np.asarray(SIGNED[0])])[0]
     assert scale.clipped and not Look(percentile=100).scales([np.asarray(SIGNED[0])])[0].clipped
 

@@ -33,7 +33,7 @@ FAULTS = [
     fault('propagation/biases.py', 'the plan has the map twice',
           'if mode.plan and len(mode.plan) == map.planned:', 'if False:', 'engine/test_added_biases.py'),
     fault('propagation/gates.py', 'any function of a signal is its multiple',
-          'scaled = spelling.operation in _MULTIPLES and', 'scaled = True and', 'engine/test_gated_activations.py'),
+          'scaled = spelling.operation in _MULTIPLES and len(read) == 1 and', 'scaled = True and', 'engine/test_gated_activations.py'),
     fault('algebra/binding.py', 'two places of a maximum are one',
           'if isinstance(place, (torch.Tensor, bool)):', 'if isinstance(place, bool):', 'engine/test_positions.py'),
     fault('propagation/setup.py', 'a map that runs again has another number', '        if known is not None:', '        if False:',
