@@ -37,6 +37,13 @@ def run_peers(_: argparse.Namespace) -> None:
     compare_times()
 
 
+def run_pace(_: argparse.Namespace) -> None:
+    """Time and memory of one comparison."""
+    from benchmarks.evaluation.pace import measure
+
+    measure()
+
+
 def run_spelling(_: argparse.Namespace) -> None:
     """Rules of recurrent networks, with known answers."""
     from benchmarks.evaluation.spelling import measure
@@ -72,6 +79,8 @@ def main() -> None:
     tables.set_defaults(run=run_tables)
     peers = commands.add_parser("peers", help="time beside Quantus (extra peers)")
     peers.set_defaults(run=run_peers)
+    pace = commands.add_parser("pace", help="time and memory of compare, by the number of pictures")
+    pace.set_defaults(run=run_pace)
     spelling = commands.add_parser("spelling", help="rules of recurrent networks on g2p-en's GRUs (extra real)")
     spelling.set_defaults(run=run_spelling)
     speech = commands.add_parser("speech", help="rules of recurrent networks on silero-vad's LSTM cell")
@@ -84,7 +93,7 @@ def main() -> None:
     recommend.add_argument("--pictures", type=int, default=24)
     recommend.set_defaults(run=run_recommend)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # of this process; pace measures in processes of its own, with every core
     options.run(options)
 
 
