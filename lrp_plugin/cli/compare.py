@@ -96,7 +96,7 @@ class Pictures:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         path, label = self.files[index]
-        inputs = self.preprocess.inputs(self.preprocess.picture(read_image(path)))
+        inputs = self.preprocess.inputs(self.preprocess.picture(read_image(path, stretch=True)))
         return {"inputs": inputs} if label is None else {"inputs": inputs, "target": torch.tensor(label)}
 
 

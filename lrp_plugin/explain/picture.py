@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from lrp_plugin.composites import Composite
@@ -30,7 +31,7 @@ from lrp_plugin.explain.names import Labels, names_of, read_labels, target_numbe
 from lrp_plugin.explain.preprocessing import Preprocessing, preprocessing_of
 from lrp_plugin.explain.refusals import refuse_nan
 from lrp_plugin.explain.scenes import explain_box, explain_region
-from lrp_plugin.images import read_image
+from lrp_plugin.images import left_out, pixels_of, read_image
 
 Preprocess = Preprocessing | Callable[[Any], Tensor] | None
 
@@ -81,7 +82,7 @@ def explain_image(
     chosen = preprocess if preprocess is not None else preprocessing_of(model)
     inputs, shown, notes = _prepared(picture, chosen, given=preprocess is not None)
     facts: dict[str, Any] = {
-        "input": inputs.cpu(), "model": name or named(model), "notes": notes,
+        "input": inputs.cpu(), "model": name or named(model), "notes": (*notes, *_unseen(picture)),
         "view": {"picture": shown, "preprocessing": getattr(chosen, "source", "as given")},
     }  # fmt: skip
     request = {
@@ -162,6 +163,10 @@ def _prepared(picture: Any, chosen: Any, given: bool) -> tuple[Tensor, Tensor, t
     return inputs, Preprocessing(1, mean, std, len(inputs)).undone(inputs.float()).clamp(0, 1), notes
 
 
+def _unseen(picture: Any) -> tuple[str, ...]:
+    return left_out(picture) if isinstance(picture, (str, os.PathLike, Image.Image)) else ()
+
+
 def _showable(inputs: Tensor) -> Tensor:
     """Something that can be drawn of an input with any number of channels."""
     return inputs if inputs.shape[0] in (1, 3) else inputs.mean(0, keepdim=True)
@@ -171,14 +176,10 @@ def _pixels(picture: Any) -> Tensor:
     """Any kind of picture as ``(1 or 3, H, W)`` in [0, 1]."""
     if isinstance(picture, (str, os.PathLike)):
         return read_image(Path(picture), stretch=True)
-    if not isinstance(picture, (np.ndarray, Tensor)) and not hasattr(picture, "getbands"):
+    if not isinstance(picture, (np.ndarray, Tensor, Image.Image)):
         raise TypeError(f"picture is a {type(picture).__name__}; give a file, a PIL image, an array or a tensor")
-    if hasattr(picture, "getbands"):
-        from PIL import ImageOps
-
-        upright = ImageOps.exif_transpose(picture)
-        grey = upright.mode in ("L", "1", "I", "F", "I;16")
-        picture = np.asarray(upright if upright.mode in ("I", "F", "I;16") else upright.convert("L" if grey else "RGB"))
+    if isinstance(picture, Image.Image):
+        return pixels_of(picture, stretch=True)
     array = np.asarray(picture.detach().cpu() if isinstance(picture, Tensor) else picture)
     if array.ndim == 2:
         array = array[None]
@@ -197,9 +198,7 @@ def _pixels(picture: Any) -> Tensor:
 
 
 def _pil(picture: Any) -> Any:
-    from PIL import Image, ImageOps
-
-    if hasattr(picture, "getbands"):
+    if isinstance(picture, Image.Image):
         return ImageOps.exif_transpose(picture)  # as its file is read
 
     pixels = _pixels(picture)

@@ -7,6 +7,8 @@ from lrp_plugin.images.reading import (
     IMAGE_SUFFIXES,
     declared_shape,
     is_image_file,
+    left_out,
+    pixels_of,
     read_image,
 )
 
@@ -19,5 +21,7 @@ __all__ = [
     "LabelledImages",
     "declared_shape",
     "is_image_file",
+    "left_out",
+    "pixels_of",
     "read_image",
 ]

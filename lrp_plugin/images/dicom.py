@@ -13,6 +13,7 @@ from torch import Tensor
 from lrp_plugin.images.errors import ImageError, refuse_bomb
 
 Pixels = NDArray[np.float64]
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 
 def read_dicom(path: str | Path) -> Tensor:
@@ -41,13 +42,20 @@ def read_dicom(path: str | Path) -> Tensor:
     try:
         dataset = pydicom.dcmread(path)
         refuse_bomb(f"picture {path}", int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0))
+        if not any(name in dataset for name in _PIXELS):
+            kind = dataset.get("Modality", "unknown")
+            raise ImageError(
+                f"the DICOM file {path} holds no pixels (modality {kind}); give an image of the study, or fetch it again"
+            )
         stored = dataset.pixel_array
     except ImageError:
         raise
     except FileNotFoundError:
         raise ImageError(f"picture {path} does not exist") from None
     except InvalidDicomError as error:
-        raise ImageError(f"{path} is not a DICOM file: {error}") from error
+        raise ImageError(
+            f"{path} is not a DICOM file: byte 128 begins no DICM; fetch it again, or call it by what it is, such as .png"
+        ) from error
     except Exception as error:  # pydicom and its decoders raise what they like on damaged or unusual pixel data.
         raise ImageError(
             f"the pixels of {path} cannot be decoded ({error}). A compressed file may need "
@@ -55,9 +63,15 @@ def read_dicom(path: str | Path) -> Tensor:
         ) from error
     kind = dataset.get("PhotometricInterpretation", "MONOCHROME2")
     if stored.ndim != 2 or kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise ImageError(f"{path} holds {kind} pixels of shape {stored.shape}; legal: one MONOCHROME1 or 2 frame")
+        raise ImageError(
+            f"{path} holds {kind} pixels of shape {stored.shape}; legal: one MONOCHROME1 or 2 frame. "
+            "Save the frame that is meant, or a colour picture, as PNG"
+        )
     if not np.isfinite(stored).all():
-        raise ImageError(f"picture {path} holds {int((~np.isfinite(stored)).sum())} pixels that are NaN or infinite")
+        raise ImageError(
+            f"picture {path} holds {int((~np.isfinite(stored)).sum())} pixels that are NaN or infinite; "
+            "legal are finite numbers"
+        )
     grey = _present(dataset, stored)
     if kind == "MONOCHROME1":
         grey = 1.0 - grey

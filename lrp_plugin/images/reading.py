@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +37,9 @@ def read_image(path: str | Path, *, mode: str | None = None, stretch: bool = Fal
         path: The file.
         mode: ``"L"`` for grey (colour becomes luma, ITU-R 601), ``"RGB"`` for three channels, None for whichever the
             file holds.
-        stretch: For more than 8 bits: make the file's own extremes black and white, since radiographs use a part of
-            their range. Otherwise 0 is black and the greatest number of the format is white. Floating-point files
-            within [0, 1] are read as they are, others are always stretched.
+        stretch: For whole numbers of more than 8 bits: make the file's own extremes black and white, since radiographs
+            use a part of their range. Otherwise 0 is black and the greatest number of the format is white.
+            Floating-point files within [0, 1] are read as they are, others are always stretched.
         what: What messages call it.
 
     Returns:
@@ -54,9 +57,11 @@ def read_image(path: str | Path, *, mode: str | None = None, stretch: bool = Fal
         from lrp_plugin.images.dicom import read_dicom
 
         return _with_channels(read_dicom(path), mode)
-    pixels = _decode(path, f"{what} {path}", mode, stretch)
-    values = torch.from_numpy(pixels)
-    return _with_channels(values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous(), mode)
+    what = f"{what} {path}"
+    # Not by its name: Pillow 13.0 maps an uncompressed TIFF into memory with the sides of the picture turned upright.
+    with _told(what, path), path.open("rb") as file, Image.open(file) as picture:
+        refuse_bomb(what, *picture.size)
+        return pixels_of(picture, mode=mode, stretch=stretch, what=what)
 
 
 @checked
@@ -98,26 +103,67 @@ def _with_channels(values: Tensor, mode: str | None) -> Tensor:
     return values
 
 
-def _decode(path: Path, what: str, mode: str | None, stretch: bool) -> _Pixels:
+@checked
+def pixels_of(picture: Image.Image, *, mode: str | None = None, stretch: bool = False, what: str = "picture") -> Tensor:
+    """What `read_image` reads, of a picture that Pillow has opened: ``(C, H, W)`` in [0, 1].
+
+    Args:
+        picture: Of any mode.
+        mode, stretch, what: As in `read_image`.
+
+    Raises:
+        ImageError: It is cut short, or holds NaN or infinity.
+    """
+    with _told(what):
+        tags: Any = getattr(picture, "tag_v2", {})
+        pixels = _values(ImageOps.exif_transpose(picture), what, mode, stretch, tags.get(262) == _WHITE_IS_ZERO)
+    values = torch.from_numpy(pixels)
+    return _with_channels(values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous(), mode)
+
+
+def left_out(picture: str | os.PathLike[str] | Image.Image) -> tuple[str, ...]:
+    """What a picture holds that `read_image` and `pixels_of` do not take, a sentence each: more pages, transparency."""
+    if not isinstance(picture, Image.Image):
+        try:
+            with open(picture, "rb") as file, Image.open(file) as opened:
+                return left_out(opened)
+        except UnidentifiedImageError:  # DICOM, of one page
+            return ()
+    pages, found = getattr(picture, "n_frames", 1), []
+    if pages > 1:
+        found.append(f"the file holds {pages} pages; the first is explained")
+    if picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255:
+        found.append("the picture is transparent in places; the colours stored there are what the network is given")
+    return tuple(found)
+
+
+@contextmanager
+def _told(what: str, path: Path | None = None) -> Iterator[None]:
+    """Whatever reading a picture raises becomes an `ImageError`."""
     try:
-        # Not by its name: Pillow 13.0 maps an uncompressed TIFF into memory with the sides of the picture turned upright.
-        with path.open("rb") as file, Image.open(file) as picture:
-            refuse_bomb(what, *picture.size)
-            tags: Any = getattr(picture, "tag_v2", {})
-            negative = tags.get(262) == _WHITE_IS_ZERO
-            return _values(ImageOps.exif_transpose(picture), what, mode, stretch, negative)
+        yield
     except ImageError:
         raise
     except FileNotFoundError:
-        raise ImageError(f"{what} does not exist") from None
+        where = f", where its link {path.readlink()} points" if path is not None and path.is_symlink() else ""
+        raise ImageError(f"{what} does not exist{where}") from None
     except IsADirectoryError:
-        raise ImageError(f"{what} is a folder; give a file") from None
+        raise ImageError(f"{what} is a folder; give files, such as {path / '*.png' if path else 'a.png'}") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{what} is no picture that Pillow knows; is it complete?") from None
+        raise ImageError(f"{what} is no picture that Pillow knows{_instead(path)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{what} has more than {LARGEST_PICTURE:,} pixels: too large to be unpacked safely") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:  # Broken PNG chunks are SyntaxErrors.
-        raise ImageError(f"{what} is broken or cut short: {error}") from error
+        if isinstance(error, OSError) and error.strerror:  # the system's: nothing is said of what the file holds
+            raise ImageError(f"{what} cannot be read: {error.strerror}") from error
+        raise ImageError(f"{what} is broken or cut short: {error}; save it again, or fetch it again") from error
+
+
+def _instead(path: Path | None) -> str:
+    """What a file that is no picture is, where that is seen, and what to give."""
+    empty = path is not None and path.is_file() and not path.stat().st_size
+    seen = ": it is empty" if empty else ""
+    return f"{seen}; legal are PNG, JPEG, TIFF, BMP, WebP, GIF and DICOM: save it as PNG, or fetch it again"
 
 
 def _values(picture: Image.Image, what: str, mode: str | None, stretch: bool, negative: bool) -> _Pixels:
@@ -125,10 +171,13 @@ def _values(picture: Image.Image, what: str, mode: str | None, stretch: bool, ne
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, dtype=np.float64)
         if not np.isfinite(values).all():
-            raise ImageError(f"{what} holds {int((~np.isfinite(values)).sum())} pixels that are NaN or infinite")
+            raise ImageError(
+                f"{what} holds {int((~np.isfinite(values)).sum())} pixels that are NaN or infinite; legal are finite "
+                "numbers: save it with others in their place"
+            )
         low, high = float(values.min()), float(values.max())
         whole = 1.0 if picture.mode == "F" else 65535.0
-        if stretch or low < 0 or high > whole:
+        if (stretch and picture.mode != "F") or low < 0 or high > whole:
             values = (values - low) / max(high - low, 1e-12)
         else:
             values = values / whole

@@ -131,8 +131,14 @@ def test_what_cannot_be_shown_is_named(tmp_path: Path, ramp: np.ndarray) -> None
     with pytest.raises(RadiographError, match=r"colour\.dcm holds RGB"):
         read_radiograph(colour)
     (tmp_path / "text.dcm").write_text("hello" * 100)
-    with pytest.raises(RadiographError, match=r"text\.dcm is not a DICOM file"):
+    with pytest.raises(RadiographError, match=r"text\.dcm is not a DICOM file: byte 128 .*; fetch it again"):
         read_radiograph(tmp_path / "text.dcm")
+    dataset = pydicom.dcmread(write(tmp_path / "report.dcm", ramp))
+    del dataset.PixelData
+    dataset.Modality = "SR"
+    dataset.save_as(tmp_path / "report.dcm")
+    with pytest.raises(RadiographError, match=r"report\.dcm holds no pixels \(modality SR\); give an image"):
+        read_radiograph(tmp_path / "report.dcm")
     cut = write(tmp_path / "cut.dcm", ramp)
     cut.write_bytes(cut.read_bytes()[:-2000])
     with pytest.raises(RadiographError, match=r"cut\.dcm cannot be decoded"):

@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lrp_plugin.images import LARGEST_PICTURE, ImageError, declared_shape, is_image_file, read_image
+from lrp_plugin.images import (
+    LARGEST_PICTURE,
+    ImageError,
+    declared_shape,
+    is_image_file,
+    left_out,
+    pixels_of,
+    read_image,
+)
 from lrp_plugin.images.errors import refuse_bomb
 
 
@@ -104,6 +112,33 @@ def test_floating_point_is_read_within_zero_and_one(tmp_path: Path, values: list
     assert read_image(tmp_path / "x.tif").flatten().tolist() == pytest.approx(seen)
 
 
+def test_floating_point_within_its_range_is_not_stretched_nor_read_otherwise_from_pillow(tmp_path: Path) -> None:
+    """Given as a file it was stretched, given as an image it was not."""
+    Image.fromarray(np.array([[0.25, 0.5]], np.float32)).save(tmp_path / "x.tif")
+    with Image.open(tmp_path / "x.tif") as opened:
+        for read in (read_image(tmp_path / "x.tif", stretch=True), pixels_of(opened, stretch=True)):
+            assert read.flatten().tolist() == [0.25, 0.5]
+
+
+def test_pages_and_transparency_are_told(tmp_path: Path) -> None:
+    red, clear = Image.new("RGB", (4, 4), "red"), Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    (
+        red.save(tmp_path / "one.png"),
+        red.convert("RGBA").save(tmp_path / "opaque.png"),
+        clear.save(tmp_path / "clear.png"),
+    )
+    red.save(tmp_path / "two.gif", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
+    red.convert("P").save(tmp_path / "palette.png", transparency=red.convert("P").getpixel((0, 0)))
+    told = {
+        name: left_out(tmp_path / name) for name in ("one.png", "opaque.png", "clear.png", "two.gif", "palette.png")
+    }
+    assert [len(sentences) for sentences in told.values()] == [0, 0, 1, 1, 1]
+    assert told["two.gif"] == ("the file holds 2 pages; the first is explained",)
+    assert told["clear.png"] == left_out(clear) == told["palette.png"] and "transparent" in told["clear.png"][0]
+    (tmp_path / "IM0001").write_bytes(b"\0" * 128 + b"DICM")
+    assert left_out(tmp_path / "IM0001") == ()
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_none_are_named(tmp_path: Path, bad: float) -> None:
     Image.fromarray(np.array([[0, bad, 1]], np.float32)).save(tmp_path / "x.tif")
@@ -140,12 +175,16 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:150])
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "link.png").symlink_to("away.png")
+    (tmp_path / "circle.png").symlink_to("circle.png")
     for path, message in {
-        "cut.png": "broken or cut short",
-        "text.png": "is no picture that Pillow knows",
-        "empty.png": "is no picture that Pillow knows",
+        "cut.png": "broken or cut short.*; save it again, or fetch it again",
+        "text.png": "is no picture that Pillow knows; legal are PNG, .* and DICOM: save it as PNG",
+        "empty.png": "is no picture that Pillow knows: it is empty; legal are",
         "nowhere.png": "does not exist",
-        ".": "is a folder",
+        "link.png": "does not exist, where its link away.png points",
+        "circle.png": "cannot be read: Too many levels of symbolic links",
+        ".": r"is a folder; give files, such as .*\*.png",
     }.items():
         with pytest.raises(ImageError, match=message):
             read_image(tmp_path / path)

@@ -36,7 +36,7 @@ FAULTS = [
     fault("explain/picture.py", "bytes are divided by 256", "return values / 255", "return values / 256", _EXACT),
     fault("explain/picture.py", "a detector's counts are cut at 1", "if bool(values.min() < 0) or bool(values.max() > 1):", "if False:", _EXACT),
     fault("explain/picture.py", "a file's grey values are not stretched", "read_image(Path(picture), stretch=True)", "read_image(Path(picture))", _EXACT),
-    fault("explain/picture.py", "a PIL image's orientation is ignored", "upright = ImageOps.exif_transpose(picture)", "upright = picture", _EXACT),
+    fault("explain/picture.py", "a PIL image's orientation is ignored", "return ImageOps.exif_transpose(picture)", "return picture", _EXACT),
     fault("explain/picture.py", "rows are taken for channels", "np.moveaxis(array, 2, 0)[:3]", "array.transpose(2, 1, 0)[:3]", _ALL),
     fault("explain/picture.py", "a float tensor is preprocessed again",
           "if isinstance(picture, Tensor) and picture.is_floating_point() and not (given and callable(chosen)):", "if False:", _ALL),
