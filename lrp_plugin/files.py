@@ -50,8 +50,8 @@ def open_atomically(path: str | os.PathLike[str], *, replace: bool = True) -> It
     # In the same folder, since os.replace is atomic only within one file system. Not tempfile: its files are
     # readable by their owner alone.
     temporary = target.with_name(f".{uuid.uuid4().hex}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -61,6 +61,10 @@ def open_atomically(path: str | os.PathLike[str], *, replace: bool = True) -> It
         else:
             _take_free_name(temporary, target)
         _flush_folder(target.parent)
+    except OSError as error:  # a full disk's names no file, a folder's the neighbour
+        if error.errno is not None and error.filename in (None, str(temporary), temporary):
+            error.filename = str(target)
+        raise
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
@@ -49,17 +50,20 @@ def above_zero(text: str) -> float:
 
 def no_file(text: str) -> str:
     """A folder's path or a URL, as it came."""
-    folder(text)
+    if not text:
+        raise ArgumentTypeError("an empty name; give a folder")
+    if Path(text).exists() and not Path(text).is_dir():
+        raise ArgumentTypeError(f"{text} is a file; give a folder, which is made where it is missing")
     return text
 
 
 def folder(text: str) -> Path:
-    """A folder that is there, or can be made."""
-    path = Path(text)
-    if not text:
-        raise ArgumentTypeError("an empty name; give a folder")
-    if path.exists() and not path.is_dir():
-        raise ArgumentTypeError(f"{text} is a file; give a folder, which is made where it is missing")
+    """A folder that can be written to, or made: said before the work, not after it."""
+    path = Path(no_file(text))
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        why = "may not be written to" if there.is_dir() else "is a file"
+        raise ArgumentTypeError(f"{text}: {there} {why}; give a folder that is yours to write to")
     return path
 
 

@@ -56,9 +56,20 @@ def test_an_error_in_the_block_keeps_the_old_file(tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path, full_disk: Any) -> None:
     path = write_atomically(tmp_path / "x", b"old")
-    with full_disk(), pytest.raises(OSError, match="No space left"):
+    with full_disk(), pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         write_atomically(path, b"new" * 10000)
     assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_not_ones_own_is_told_with_the_files_name(tmp_path: Path, monkeypatch: Any) -> None:
+    """Not with the name of the neighbour that was to be written first."""
+
+    def refused(path: Path, *_: Any) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.open", refused)
+    with pytest.raises(PermissionError, match=f"'{tmp_path / 'x'}'"):
+        write_atomically(tmp_path / "x", b"new")
 
 
 def test_another_s_file_is_never_written_over_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,6 +266,16 @@ def test_files_errors_arein_the_shells_words(here, capsys):
     assert capsys.readouterr().err == "lrp-plugin: /proc/out: No such file or directory\n"
 
 
+def test_a_folder_that_may_not_be_written_to_is_said_before_the_work(here, monkeypatch, capsys):
+    """After minutes of work it said "out/.1b26...tmp: Read-only file system"."""
+    monkeypatch.setattr("os.access", lambda path, how: False)
+    for command in ("explain", "compare", "recommend", "demo"):
+        with pytest.raises(SystemExit) as stopped:
+            main([command, *(["cat.png"] if command != "demo" else []), "--out", "out/deep"])
+        told = f"argument --out: out/deep: {here} may not be written to; give a folder that is yours to write to; see"
+        assert stopped.value.code == 2 and told in capsys.readouterr().err
+
+
 def test_what_is_named_twice_is_done_once(here):
     words = ["cat.png", "cat.png", *OWN, "epsilon", "--format", "json,json", "--out", "out"]
     assert main(["explain", *words]) == 0
