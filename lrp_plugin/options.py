@@ -102,6 +102,11 @@ def in_the_shells_words(message: str, options: Namespace | None) -> str:
     line = " ".join(message.split())
     if "gray" in known:  # what one argument of the library's says, several options say
         line = line.replace("give preprocess=", "give --size, --mean, --std, --gray")
+    if "patch" in known:  # a folder of pictures has no masks; a run has
+        line = line.replace(
+            "give data as (inputs, target, mask)", "give a run folder of 'cxr train', or another metric"
+        )
+        line = re.sub(r"\bpatches\((\d+)\)", r"--patch \1", line)
     value = r"(\"[^\"]*\"|'[^']*'|[-+\w.]+)"
     line = re.sub(
         rf"\b[A-Za-z]\w*\(([a-z_]+)={value}\)", lambda found: flag(found) if found[1] in known else found[0], line

@@ -63,7 +63,7 @@ def explain_archive(
         masks: A folder of masks.
         machines: Where it runs; None: on this machine.
         limits: When to stop; None: at the end.
-        classes: Names of the outputs, for the reader and the report.
+        classes: Names of the outputs, for the reader and the report; others replace those an archive has.
         report: Called with the progress after every chunk.
 
     Returns:
@@ -79,6 +79,10 @@ def explain_archive(
     model = settings.model.make()
     manifest = _manifest(url, settings, model, source, classes)
     plan = _plan(url, manifest, settings, model, source, masks, limits.add, classes)
+    if classes is not None and classes != manifest.classes:
+        _try(plan.table(), settings, model, classes)
+        manifest = dataclasses.replace(manifest, about={**manifest.about, "classes": classes})
+        manifest.write(url)
     state = chunks.look(url, manifest.archive, [plan.size(chunk) for chunk in range(plan.chunks)])
     _sweep(url)
     for note in [*manifest.other_versions(), *state.damaged.values()]:

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lrp_plugin.options import above_zero, json_object, no_file, number, whole
@@ -124,8 +125,11 @@ def _add_pictures(parser: argparse.ArgumentParser) -> None:
 
 def _explain(options: argparse.Namespace) -> None:
     from lrp_plugin.archive import Limits, Machines, explain_archive
+    from lrp_plugin.archive.manifest import Manifest
 
     settings, classes = settings_of(options)
+    with suppress(FileNotFoundError):  # an archive that has names keeps them, unless others are given
+        classes = None if Manifest.read(options.archive).classes else classes
     progress = explain_archive(
         options.source, options.archive, settings, masks=options.masks,
         machines=Machines(options.address, options.actors, options.gpus, options.cpus),
@@ -142,7 +146,7 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str] | None
     from lrp_plugin.archive import Maps, ModelSource, Settings, Targets
 
     source = ModelSource(options.model, options.weights, options.model_arguments)
-    if source.run_folder is None and _is_packaged(options.model):
+    if source.run_folder is None and _is_commands(options):
         source = ModelSource(f"{__name__}:network", None, {"spec": options.model, "weights": options.weights})
     picture, classes = _defaults(source, options)
     maps = Maps(options.map_channels, _sides(options.map_size))
@@ -153,9 +157,10 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str] | None
     return settings, classes
 
 
-def _is_packaged(spec: str) -> bool:
-    """Whether only the command line knows how to make it: another package's network, or a function in a file."""
-    return spec.partition(":")[0] in ("timm", "hf", "xrv") or ".py:" in spec
+def _is_commands(options: argparse.Namespace) -> bool:
+    """Whether the command line makes it: another package's network, a function in a file, weights in any of their forms."""
+    given = options.weights not in (None, "DEFAULT")
+    return options.model.partition(":")[0] in ("timm", "hf", "xrv") or ".py:" in options.model or given
 
 
 def network(spec: str, weights: str | None = None) -> nn.Module:
@@ -169,13 +174,14 @@ def _defaults(source: ModelSource, options: argparse.Namespace) -> tuple[dict[st
     """The model's own preprocessing as keywords of `Picture`, and its classes' names if known."""
     from lrp_plugin.archive.models import defaults_of
 
-    if not _is_packaged(options.model):
+    if source.run_folder is not None or not _is_commands(options):
+        found = defaults_of(source)
         if source.run_folder is None and ":" not in options.model and options.weights is None:
             print(
                 f"Note: no weights were given, so {options.model} is UNTRAINED: its maps are no evidence.",
                 file=sys.stderr,
             )
-        return defaults_of(source)
+        return found
     from lrp_plugin.cli.models import load_model
     from lrp_plugin.explain import preprocessing_of
 
@@ -183,28 +189,30 @@ def _defaults(source: ModelSource, options: argparse.Namespace) -> tuple[dict[st
     if loaded.caution:
         print(loaded.caution, file=sys.stderr)
     own = loaded.preprocess or preprocessing_of(loaded.network)
-
-    def each(values: Any) -> tuple[float, ...]:
-        several = (values,) if isinstance(values, (int, float)) else tuple(values)
-        return several * own.channels if len(several) == 1 else several
-
     return {
         "size": own.height_width, "channels": own.channels, "fit": "crop", "crop": own.crop, "scale": own.scale,
-        "interpolation": own.interpolation, "mean": each(own.mean), "std": each(own.std),
+        "interpolation": own.interpolation, "mean": _each(own.mean, own.channels), "std": _each(own.std, own.channels),
     }, None  # fmt: skip
 
 
 def _picture(options: argparse.Namespace, picture: dict[str, Any]) -> Picture:
     from lrp_plugin.archive import Picture
 
+    channels = options.channels or picture.get("channels", 3)
     given: dict[str, Any] = {
         "size": _sides(options.size), "channels": options.channels, "fit": options.fit,
-        "mean": tuple(options.mean or ()) or None, "std": tuple(options.std or ()) or None,
+        "mean": _each(options.mean or (), channels) or None, "std": _each(options.std or (), channels) or None,
     }  # fmt: skip
     if options.channels not in (None, picture.get("channels", 3)):
         picture = {name: value for name, value in picture.items() if name not in ("mean", "std")}
     chosen = {name: value for name, value in given.items() if value is not None}
     return Picture(**{**picture, **chosen, "stretch": options.stretch})
+
+
+def _each(values: Any, channels: int) -> tuple[float, ...]:
+    """One value counts for each channel."""
+    several = (values,) if isinstance(values, (int, float)) else tuple(values)
+    return several * channels if len(several) == 1 else several
 
 
 def _sides(given: list[int] | None) -> tuple[int, int] | None:
@@ -233,6 +241,8 @@ def _methods(options: argparse.Namespace) -> tuple[Method, ...]:
             given[name] = json.loads(value)
         except json.JSONDecodeError:
             given[name] = value
+    if given and set(options.methods) <= set(METHODS):
+        raise ValueError(f"--option {', '.join(given)} is of the LRP methods, and none is asked for; leave it away")
     return tuple(Method(name, {} if name in METHODS else given) for name in options.methods)
 
 
@@ -289,7 +299,9 @@ def _status(options: argparse.Namespace) -> None:
 
 def _verify(options: argparse.Namespace) -> int:
     from lrp_plugin.archive import verify
+    from lrp_plugin.cli.devices import device_named
 
+    device_named(options.device)
     found = verify(
         options.archive, sample=options.sample, seed=options.seed, sources=options.sources, repair=options.repair,
         device=options.device,

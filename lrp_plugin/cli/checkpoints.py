@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     )
     if not tensors:
         kinds = (
-            f"keys {', '.join(map(str, list(stored)[:6]))}" if isinstance(stored, Mapping) else type(stored).__name__
+            f"keys {', '.join(map(str, list(stored)[:6])) or 'none'}"
+            if isinstance(stored, Mapping)
+            else type(stored).__name__
         )
         raise ValueError(
             f"{path} holds no weights ({kinds}); legal is a state dict, alone or under {', '.join(INSIDE)}"
@@ -69,7 +72,9 @@ def _safetensors(path: Path) -> Any:
 
 def _torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle's protocols: what is wrong is said below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = (str(error).partition("GLOBAL ")[2].split() or [""])[0]
         if named:
@@ -103,12 +108,14 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
         parts = [f"{what} {len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
                  for what, names in (("lacks", missing), ("has besides", extra)) if names]  # fmt: skip
         raise ValueError(f"{path} does not fit {type(model).__name__}: it {'; '.join(parts)}; is it another --model?")
+    other = {name: value for name, value in tensors.items() if value.shape != wanted[name].shape}
+    if other:
+        name = next(iter(other))
+        raise ValueError(
+            f"{path}: {name} has shape {tuple(other[name].shape)}, {type(model).__name__}'s {tuple(wanted[name].shape)}"
+            f"{_remedy(other, wanted)}"
+        )
     for name, value in tensors.items():
-        if value.shape != wanted[name].shape:
-            raise ValueError(
-                f"{path}: {name} has shape {tuple(value.shape)}, {type(model).__name__}'s {tuple(wanted[name].shape)}"
-                f"{_remedy(value, wanted[name])}"
-            )
         _refuse_other_kind(path, name, value, wanted[name])
     model.load_state_dict(tensors, strict=False)
 
@@ -128,9 +135,12 @@ def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
 
 
-def _remedy(stored: Tensor, wanted: Tensor) -> str:
-    if stored.dim() and stored.shape[1:] == wanted.shape[1:]:
-        return f"; for a network of {len(stored)} classes add --num-classes {len(stored)}"
+def _remedy(other: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """As many classes, where the weight and bias of the last layer alone (of two heads, theirs) are longer or shorter."""
+    classes = {len(value) if value.dim() else 0 for value in other.values()}
+    alike = all(value.shape[1:] == wanted[name].shape[1:] for name, value in other.items())
+    if alike and len(classes) == 1 and len(other) <= 4:
+        return f"; for a network of {min(classes)} classes add --num-classes {min(classes)}"
     return "; is it another --model?"
 
 

@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from lrp_plugin.cli.models import FORMS, LoadedModel, load_model
 from lrp_plugin.explain import Preprocessing, preprocessing_of
+from lrp_plugin.explain.core import forward, scores_of
 from lrp_plugin.files import csv_bytes, write_atomically
 from lrp_plugin.images import read_image
 from lrp_plugin.images.reading import is_image_file
@@ -111,9 +112,25 @@ def _opened(options: argparse.Namespace) -> tuple[Any, Any, tuple[Any, Any]]:
                         num_classes=options.num_classes)  # fmt: skip
     preprocess = _preprocessing(options, loaded)
     pictures = Pictures(folder, preprocess, options.limit)
+    _refuse_unfit(loaded, pictures, folder)
     if loaded.caution:
         print(loaded.caution)
     return loaded.network, pictures, preprocess.bounds
+
+
+def _refuse_unfit(loaded: LoadedModel, pictures: Pictures, folder: Path) -> None:
+    """Raises ``ValueError``, before anything is measured, for pictures or classes that the network does not take."""
+    answer = forward(loaded.network, pictures[0]["inputs"][None], remedy="give --size with the pixels it was made for")
+    scores = scores_of(answer)
+    if scores.dim() != 2:
+        raise ValueError(
+            f"{loaded.name} returned scores of shape {tuple(scores.shape)} for one picture; legal is a classifier's (1, K)"
+        )
+    if len(pictures.classes) > scores.shape[1]:
+        raise ValueError(
+            f"{folder} has {len(pictures.classes)} subfolders, {loaded.name} {scores.shape[1]} outputs; give one for each "
+            f"output, in their order, or --num-classes {len(pictures.classes)}"
+        )
 
 
 def _preprocessing(options: argparse.Namespace, loaded: LoadedModel) -> Preprocessing:
@@ -180,6 +197,8 @@ def run_recommend(options: argparse.Namespace) -> None:
     from lrp_plugin.evaluation import recommend
 
     model, data, bounds = _opened(options)
+    if len(data) < 2:
+        raise ValueError("1 picture is too few: some choose the rule, others judge it; give 2 or more")
     found = recommend(
         model, data, metric=options.metric, held_out=options.held_out, bounds=bounds, **_settings(options)
     )

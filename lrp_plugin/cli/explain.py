@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from lrp_plugin.cli.devices import device_named
 from lrp_plugin.cli.models import FORMS, LoadedModel, load_model
 from lrp_plugin.explain import Explanation, Preprocessing, explain_image, preprocessing_of
-from lrp_plugin.explain.methods import check_name
+from lrp_plugin.explain.methods import GRADIENTS, check_name
 from lrp_plugin.explain.names import read_labels
 from lrp_plugin.files import file_stem, file_stems
 from lrp_plugin.options import folder, in_the_shells_words, number, said, whole
@@ -67,7 +66,7 @@ def run_explain(options: argparse.Namespace) -> int:
     for method in options.method:
         if method != "auto":
             check_name(method)
-    device = _device(options.device)
+    device = device_named(options.device)
     labels = _labels(options.labels)
     loaded = load_model(options.model, weights=options.weights, checkpoint=options.checkpoint,
                         num_classes=options.num_classes)  # fmt: skip
@@ -99,11 +98,17 @@ def _explained(
         found = [
             explain_image(
                 loaded.network, _picture(image), options.target, method, preprocess=preprocess, labels=labels,
-                bias=options.bias, output=_output(options.output), topk=options.topk, name=name,
+                bias=_bias(options, method), output=_output(options.output), topk=options.topk, name=name,
             )
             for method in dict.fromkeys(options.method)
         ]  # fmt: skip
     return list({one.method: one for one in found}.values())  # auto may be what another is called
+
+
+def _bias(options: argparse.Namespace, method: str) -> str:
+    """``--bias`` is of the rules among the methods; where there are none it is refused."""
+    rules = [one for one in options.method if one not in GRADIENTS]
+    return "absorb" if rules and method in GRADIENTS else options.bias
 
 
 def _output(given: str | None) -> str | int | None:
@@ -139,19 +144,6 @@ def _formats(text: str) -> list[str]:
     return chosen
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}; legal here are {_devices()}") from error
-    return device
-
-
-def _devices() -> str:
-    return ", ".join(["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))])
-
-
 def _labels(given: str | None) -> list[str] | None:
     listed = given is not None and "," in given and not Path(given).exists()
     return read_labels([name.strip() for name in given.split(",")] if listed and given is not None else given)
@@ -183,7 +175,7 @@ def _write(
 ) -> list[Path]:
     bases = [f"{stem}-{loaded.name}-{one.target}-{one.method.partition(',')[0]}" for one in found]
     if options.bias != "absorb":
-        bases = [f"{base}-{options.bias}" for base in bases]
+        bases = [base if one.method in GRADIENTS else f"{base}-{options.bias}" for one, base in zip(found, bases)]
     planned = [(one, options.out / f"{file_stem(base)}.{form}") for one, base in zip(found, bases, strict=True)
                for form in formats]  # fmt: skip
     together = options.out / f"{file_stem(f'{stem}-{loaded.name}-{found[0].target}-comparison')}.png"

@@ -155,6 +155,10 @@ def relevance_of(
     if method == "auto":
         name = method = automatic(model, inputs, output=output, **call)
     if method in GRADIENTS:
+        if bias != "absorb":
+            raise ValueError(
+                f"{method} is a gradient method and takes no bias={bias!r}; leave it away, or choose a rule"
+            )
         if not isinstance(inputs, Tensor) or not isinstance(target, int):
             raise ValueError(
                 f"{method} explains a class of one floating-point input; choose an LRP method for this one"

@@ -88,19 +88,22 @@ def target_number(target: int | str | None, names: Sequence[str] | None, outputs
         outputs: How many outputs there are.
 
     Raises:
-        ValueError: The number is out of range, or the name unknown.
+        ValueError: The number is out of range, the name unknown or that of several outputs.
     """
     if target is None:
         return None
     if isinstance(target, str):
         folded = [name.lower() for name in names or ()]
-        if target.lower() in folded:
-            return folded.index(target.lower())
+        same = [number for number, name in enumerate(folded) if name == target.lower()]
+        if len(same) > 1:
+            raise ValueError(f"target {target!r} names the outputs {', '.join(map(str, same))}; give the number")
+        if same:
+            return same[0]
         if not target.lstrip("-").isdigit():
             if names is None:
                 raise ValueError(
                     f"target {target!r} is a name and the classes have none; give a number from 0 to {outputs - 1}, "
-                    "or the classes' names"
+                    "or the classes' names by labels="
                 )
             raise ValueError(unknown("class", target, names))
     number = int(target)

@@ -121,7 +121,7 @@ def explain_class(
             "explained here: name the right tensor by output="
         )
     if names is not None and len(names) != len(flat):
-        raise ValueError(f"{len(names)} names for {len(flat)} outputs; give one for each")
+        raise ValueError(f"{len(names)} names for {len(flat)} outputs; give one for each by labels=")
     refuse_nan(model, flat)
     how = probabilities or kind_of_probabilities(model, flat)
     top, shares = guesses(flat, names, how, topk)

@@ -94,6 +94,13 @@ def _taken(called: str, module: nn.Module, given: Tensor) -> tuple[str, str]:
     for kind, attribute, place, entries in TAKES:
         if isinstance(module, kind) and given.dim() > 1 and getattr(module, attribute) != given.shape[place]:
             return f"{called} takes {getattr(module, attribute)} {entries} and was given {given.shape[place]}", ""
+    # torchvision's, timm's and Hugging Face's vision transformers.
+    sides: Any = getattr(module, "image_size", None) or getattr(module, "img_size", None)
+    if sides is not None and given.dim() == 4 and getattr(module, "strict_img_size", True):
+        sides = (sides, sides) if isinstance(sides, int) else tuple(sides)
+        if sides != tuple(given.shape[2:]):
+            needed, has = (" x ".join(map(str, one)) for one in (sides, given.shape[2:]))
+            return f"{called} takes pictures of {needed} pixels and was given {has}", ""
     kernel: Any = getattr(module, "kernel_size", None)
     if kernel is not None:
         sides = given.shape[2:]

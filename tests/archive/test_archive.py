@@ -270,6 +270,49 @@ def test_the_manifest_says_what_made_it(made: Path, weights: str) -> None:
     assert decided["batch"] == 2 and decided["picture"]["size"] == [48, 48]
 
 
+def test_names_that_are_given_later_are_the_archives(
+    tmp_path: Path, copy: Path, source: Path, weights: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were ignored in silence; an archive that has names keeps them where none are given."""
+    names = ["a", "b", "c", "d"]
+    explain_archive(str(source), str(copy), settings(weights), classes=names)
+    assert Archive(str(copy)).manifest.classes == names
+    explain_archive(str(source), str(copy), settings(weights))
+    assert Archive(str(copy)).manifest.classes == names
+    explain_archive(None, str(copy), settings(weights), classes=names[::-1])
+    assert Archive(str(copy)).manifest.classes == names[::-1]
+    with pytest.raises(ValueError, match=r"2 classes \(a, b\) for a model of 4 outputs"):
+        explain_archive(str(source), str(copy), settings(weights), classes=names[:2])
+    assert Archive(str(copy)).manifest.classes == names[::-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--methods", "saliency", "--option", "bias=distribute"],
+            "--option bias is of the LRP methods, and none is asked",
+        ),
+        (["--weights", "IMAGENET1K_V9"], "unknown weights of resnet18 'IMAGENET1K_V9'; did you mean IMAGENET1K_V1"),
+        (["--weights", "absent.pt"], "no such checkpoint: absent.pt"),
+        (["--model", "resnt18"], "unknown model 'resnt18'; did you mean resnet18"),
+        (["--size", "32", "--std", "0"], "std (0.0, 0.0, 0.0): legal are numbers above 0"),
+    ],
+)
+def test_the_command_line_s_errors(
+    tmp_path: Path, source: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["archive", "explain", str(source), str(tmp_path / "a"), "--model", "resnet18", *words]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert message in error[-1] and (len(error) == 1 or "UNTRAINED" in error[0] and "resnt18" not in error[0])
+    assert not (tmp_path / "a").exists()
+
+
+def test_verify_names_the_devices_that_are_there(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["archive", "verify", str(made), "--device", "cuda:99"]) == 2
+    assert "--device 'cuda:99': there is none of this name; legal here are " in capsys.readouterr().err
+
+
 def test_the_command_line(
     tmp_path: Path, source: Path, weights: str, ray: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -198,7 +198,10 @@ def test_preprocessing_is_the_command_lines(here, capsys):
         (["cut.png"], "cut.png"),
         (["cat.png", "--model", "resnet19"], "did you mean resnet18"),
         (["cat.png", "--model", "squeezenet1_1", "--weights", "IMAGENET1K_V9"], "did you mean IMAGENET1K_V1"),
-        (["cat.png", "--model", "vit_b_32", "--size", "200"], "Expected 224 but got 200"),
+        (
+            ["cat.png", "--model", "vit_b_32", "--size", "200"],
+            "takes pictures of 224 x 224 pixels and was given 200 x 200; give --size",
+        ),
         (["cat.png", "--method", "lrp"], "unknown method 'lrp'"),
         (["cat.png", "--target", "1000"], "0 to 1"),
         (["cat.png", "--target", "cat"], "the classes have none"),
