@@ -88,7 +88,7 @@ class ConceptLRP(UnifiedLRP):
             raise ValueError("conditions is empty: pass at least one, as [{'layer4': [3, 17]}]")
         size = len(chosen) if at_once is None else at_once
         if size < 1:
-            raise ValueError(f"at_once={at_once!r}; give a positive integer")
+            raise ValueError(f"at_once={told(at_once)}; give a positive integer")
         held, arguments = read_arguments(inputs, additional_forward_args, forward_kwargs)
         parts = [self._together(held, arguments, chosen[k : k + size], target) for k in range(0, len(chosen), size)]
         joined = tuple(torch.cat(entries) for entries in zip(*parts))
@@ -134,7 +134,7 @@ class ConceptLRP(UnifiedLRP):
         known = dict(self.model.named_modules()) if isinstance(self.model, nn.Module) else {}
         if name not in known:
             near = [one for one in known if one.endswith(name.split(".")[-1])][:5] or list(known)[1:6]
-            raise ValueError(f"no layer {name!r} in {type(self.model).__name__}; there are {', '.join(near)}, ...")
+            raise ValueError(f"no layer {told(name)} in {type(self.model).__name__}; there are {', '.join(near)}, ...")
         return known[name]
 
     def top_channels(

@@ -49,7 +49,7 @@ def unknown(what: str, given: str, legal: Iterable[str]) -> str:
     hint = f"did you mean {' or '.join(folded[one] for one in near)}? " if near else ""
     listed = ", ".join(names if len(names) <= 40 else names[:8])
     more = "" if len(names) <= 40 else f" and {len(names) - 8} more"
-    return f"unknown {what} {given!r}; {hint}legal are {listed}{more}"
+    return f"unknown {what} {told(given)}; {hint}legal are {listed}{more}"
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import is_dataclass
 from functools import cache, wraps
@@ -31,8 +31,9 @@ _WORDS = {
 def checked(function: Function) -> Function:
     """The function (or class), whose arguments are first held against its annotations; what else comes is named.
 
-    Numbers of NumPy's are numbers, also as tensors of one entry; True is no number. What an annotation does not say (a
-    range, a shape) the function checks itself; ``Any`` and names that cannot be read are let through.
+    Numbers of NumPy's are numbers, also as tensors of one entry, and arrive as Python's; True is no number. What an
+    annotation does not say (a range, a shape) the function checks itself; ``Any`` and names that cannot be read are let
+    through.
 
     Raises:
         KindError: When called, for an argument of another kind.
@@ -48,11 +49,11 @@ def checked(function: Function) -> Function:
     @wraps(function)
     def call(*args: Any, **named: Any) -> Any:
         try:
-            given = signature.bind(*args, **named).arguments
+            bound = signature.bind(*args, **named)
         except TypeError as error:
             raise TypeError(f"{function.__name__}(): {error}; it takes {', '.join(signature.parameters)}") from None
         hints = _hints(function)
-        for name, value in given.items():
+        for name, value in bound.arguments.items():
             several = signature.parameters[name].kind in (
                 inspect.Parameter.VAR_KEYWORD,
                 inspect.Parameter.VAR_POSITIONAL,
@@ -62,7 +63,8 @@ def checked(function: Function) -> Function:
                     checked_model(value)
                 said = function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
                 raise KindError(f"{said}({name}={told(value)}): legal is {_said(hints[name])}")
-        return function(*args, **named)
+            bound.arguments[name] = _plain(value, hints.get(name))
+        return function(*bound.args, **bound.kwargs)
 
     return call  # type: ignore[return-value]
 
@@ -129,9 +131,13 @@ def _is(value: Any, hint: Any) -> bool:
         return _is_number(value, Integral if hint is int else Real)
     if hint is bool:
         return isinstance(value, (bool, np.bool_))
+    if hint is Sized:
+        return isinstance(value, Sized) and getattr(value, "ndim", 1) > 0
+    if origin is None and getattr(hint, "_is_protocol", False):  # has what the protocol names; a class is no instance
+        members = getattr(hint, "__protocol_attrs__", None) or [name for name in vars(hint) if not name.startswith("_")]
+        return not isinstance(value, type) and all(hasattr(value, name) for name in members)
     if origin is None:
-        # A protocol that is not made for it cannot be asked.
-        return isinstance(value, hint) if isinstance(hint, type) and not getattr(hint, "_is_protocol", False) else True
+        return isinstance(value, hint) if isinstance(hint, type) else True
     return _is_container(value, origin, inside)
 
 
@@ -139,6 +145,15 @@ def _is_number(value: Any, kind: type) -> bool:
     if isinstance(value, Tensor):
         return value.dim() == 0 and not value.is_complex() and (kind is Real or not value.is_floating_point())
     return isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Python's number for one of NumPy's, or for a tensor of one entry, where a number is asked."""
+    kinds = {hint, *get_args(hint)} if isinstance(value, (np.generic, Tensor)) else set()
+    if not kinds & {int, float, bool}:
+        return value
+    alone = isinstance(value, np.generic) or (value.dim() == 0 and Tensor not in kinds)
+    return value.item() if alone else value
 
 
 def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
@@ -151,9 +166,9 @@ def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
         whole = (
             not array
             and not isinstance(value, (str, bytes, Mapping))
-            and isinstance(value, Iterable if origin is Iterable else Sequence)
+            and isinstance(value, origin if origin in (Iterable, Collection) else Sequence)
         )
-        array = array and origin is not list and value.ndim > 0
+        array = array and origin is not list and value.ndim > 0 and _holds(inside[0])
         return (whole or array) and _all(value, inside[0])
     if origin is tuple:
         several = len(inside) == 2 and inside[1] is ...
@@ -162,6 +177,12 @@ def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
     if origin is Mapping or origin is dict:
         return isinstance(value, Mapping) and _all(value.keys(), inside[0]) and _all(value.values(), inside[1])
     return isinstance(value, origin) if isinstance(origin, type) else True
+
+
+def _holds(hint: Any) -> bool:
+    """Whether an array's entries, numbers and rows of them, can be of the kind."""
+    kinds = {hint, *get_args(hint), get_origin(hint)}
+    return bool(kinds & {Any, int, float, bool, Tensor, Sequence, Iterable, Collection}) or isinstance(hint, TypeVar)
 
 
 def _all(values: Any, hint: Any) -> bool:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from lrp_plugin.errors import KindError
+from lrp_plugin.errors import KindError, told
 from lrp_plugin.kinds import at_least, checked
+
+
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+        ...
+
 
 RIGHT: list[tuple[Any, list[Any], list[Any]]] = [
     (int, [1, np.int64(2), torch.tensor(3)], [1.0, True, "1", None, torch.tensor(1.0), torch.tensor([1])]),
@@ -30,6 +40,9 @@ RIGHT: list[tuple[Any, list[Any], list[Any]]] = [
         [[1, 2], (1,), [], np.array([1]), torch.tensor([1, 2])],
         ["ab", [1.5], [[1]], {1: 2}, {1}, 3, torch.tensor(1), np.array(1)],
     ),
+    (Collection[str], [["a"], {"a"}, ()], [torch.zeros(0), np.array([1]), "a"]),
+    (Sequence[Named], [[Path("a")], ()], [range(2), torch.zeros(2), [Path]]),
+    (Sized, ["a", [1], torch.zeros(2)], [torch.tensor(1.0), np.array(1), 3]),
     (Iterable[str], [["a"], {"a"}, iter("ab")], [[1], "ab", 3]),
     (tuple[int, int], [(1, 2), [1, 2]], [(1,), (1, 2, 3), (1, "2"), 5]),
     (tuple[int, ...], [(), (1, 2, 3)], [(1.5,), 3]),
@@ -48,11 +61,32 @@ def test_what_is_of_the_kind_passes_and_what_is_not_is_named(kind: Any, right: l
     function = checked(takes)
     assert function.__name__ == "takes" and function.__doc__ == "Its own."
     for value in right:
-        assert function(value) is value and function(argument=value) is value
+        for found in (function(value), function(argument=value)):
+            plain = kind in (int, float, bool) and isinstance(value, (np.generic, Tensor))
+            assert (type(found), found) == (type(value.item()), value.item()) if plain else found is value
     for value in wrong:
         with pytest.raises(TypeError, match=r"^takes\(argument=.*\): legal is \S") as raised:
             function(value, other=3)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "found"),
+    [
+        (int | None, np.int64(2), int),
+        (int | str | None, np.int64(2), int),
+        (int | Tensor, torch.tensor(2), Tensor),
+        (int | Tensor, np.int64(2), int),
+        (float, np.float32(0.5), float),
+        (Sequence[int], np.array([1]), np.ndarray),
+    ],
+)  # fmt: skip
+def test_a_number_of_numpys_arrives_as_pythons(kind: Any, value: Any, found: type) -> None:
+    def takes(argument):  # type: ignore[no-untyped-def]
+        return argument
+
+    takes.__annotations__ = {"argument": kind}
+    assert type(checked(takes)(value)) is found
 
 
 def test_a_call_that_does_not_fit_says_what_it_takes() -> None:
@@ -99,3 +133,9 @@ def test_a_number_below_the_least_is_named() -> None:
     at_least(1, columns=1)
     with pytest.raises(ValueError, match="columns is 0; give 1 or more"):
         at_least(1, samples=2, columns=0)
+
+
+def test_a_value_in_a_message_stays_short_and_on_one_line() -> None:
+    for value in ("x" * 5000, "\n" * 300, [torch.zeros(3, 3)] * 50, 10**5000, {"a": "b" * 900}):
+        assert 0 < len(told(value)) <= 200 and "\n" not in told(value)
+    assert told("zplus") == "'zplus'" and told(3) == "3"

@@ -1,4 +1,4 @@
-"""How long ``compare`` takes, and what it holds: eight methods, four measures, the small residual CNN, 50, 200 and 400 pictures.
+"""How long ``compare`` takes, and what it holds: eight methods, four measures, the small residual CNN, 50 to 400 pictures.
 
 Each count in a process of its own, whose peak of resident memory is its own.
 """
@@ -44,4 +44,3 @@ def measure(counts: tuple[int, ...] = (50, 200, 400)) -> list[dict[str, Any]]:
         print(rows[-1], flush=True)
     write_json(FOLDER / "pace.json", {"methods": METHODS, "metrics": METRICS, "rows": rows})
     return rows
-

@@ -18,6 +18,7 @@ from lrp_plugin.attribution import RULES, UnifiedLRP
 from lrp_plugin.attribution.reach import leave_out
 from lrp_plugin.composites import epsilon_gamma_box
 from lrp_plugin.composites.ready import READY
+from lrp_plugin.errors import told
 from lrp_plugin.evidence import mask_area, mask_share
 from lrp_plugin.gradients import METHODS, build_method
 
@@ -53,7 +54,7 @@ def build(method: Method, model: nn.Module, picture: Picture) -> UnifiedLRP | _E
         elif method.name in RULES:
             options["rule"] = method.name
         else:
-            raise ValueError(f"unknown method {method.name!r}; legal are {', '.join(method_names())}")
+            raise ValueError(f"unknown method {told(method.name)}; legal are {', '.join(method_names())}")
     lrp = UnifiedLRP(model, **options)
     leave_out(lrp.session)  # rows and report say what reached the picture, of every map
     return lrp

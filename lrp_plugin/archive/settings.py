@@ -90,8 +90,8 @@ class Picture:
             )
         if not 0 < self.crop <= 1 or not self.scale > 0 or self.interpolation not in ("bilinear", "bicubic", "nearest"):
             raise ValueError(
-                f"crop={self.crop}, scale={self.scale}, interpolation={self.interpolation!r}; legal are a part in (0, 1], a "
-                "number above 0, 'bilinear', 'bicubic' or 'nearest'"
+                f"crop={self.crop}, scale={self.scale}, interpolation={told(self.interpolation)}; legal are a part in "
+                "(0, 1], a number above 0, 'bilinear', 'bicubic' or 'nearest'"
             )
         if len(self.mean) != len(self.std) or len(self.mean) not in (0, self.channels):
             raise ValueError(f"mean {self.mean} and std {self.std} need a value for each of {self.channels} channels")
@@ -117,7 +117,7 @@ class Maps:
 
     def __post_init__(self) -> None:
         if self.channels not in ("sum", "keep"):
-            raise ValueError(f"maps' channels {self.channels!r}; legal are 'sum' and 'keep'")
+            raise ValueError(f"maps' channels {told(self.channels)}; legal are 'sum' and 'keep'")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ValueError(f"maps' size {self.size}: give height and width, pixels")
 
@@ -158,6 +158,6 @@ class Settings:
             raise ValueError(f"methods {names}: give one or more, each by a name of its own")
         for name in ("batch", "chunk", "threads"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: legal are integers of at least 1")
+                raise ValueError(f"{name}={told(getattr(self, name))}: legal are integers of at least 1")
         if self.maps.size and any(kept > whole for kept, whole in zip(self.maps.size, self.picture.size)):
             raise ValueError(f"maps of {self.maps.size} pixels are larger than the picture, {self.picture.size}")

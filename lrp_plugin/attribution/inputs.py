@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from lrp_plugin.algebra.looks import Looks
 from lrp_plugin.algebra.primitives import ForgottenSourceError
 from lrp_plugin.attribution.arguments import Arguments
+from lrp_plugin.errors import told
 from lrp_plugin.propagation.tokens import port_of_tokens
 from lrp_plugin.propagation.writes import value_of
 
@@ -168,6 +169,10 @@ def explained_value(mode: Propagation, output: Any) -> Tensor:
             "the model's output does not depend on the explained input: it was detached, computed under "
             "torch.no_grad(), or reads other tensors; integer inputs must reach an embedding or a cast"
         )
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        raise ValueError(
+            f"the model returned {str(tensor.dtype).removeprefix('torch.')}: only floating-point numbers are explained"
+        )
     return value_of(mode, tensor)
 
 
@@ -190,7 +195,9 @@ def _tensor_of(output: Any) -> Tensor:
 def check_choice(choose: Any) -> None:
     """Raises ``ValueError`` for an ``output=`` that is none of what is legal."""
     if choose is not None and not isinstance(choose, (str, int)) and not callable(choose):
-        raise ValueError(f"output={choose!r}; legal are a name (str), a place in a tuple (int), a function, or None")
+        raise ValueError(
+            f"output={told(choose)}; legal are a name (str), a place in a tuple (int), a function, or None"
+        )
 
 
 def chosen_output(output: Any, choose: str | int | Callable[[Any], Any]) -> Tensor:
@@ -207,7 +214,7 @@ def chosen_output(output: Any, choose: str | int | Callable[[Any], Any]) -> Tens
         found = output.get(choose) if isinstance(output, Mapping) else getattr(output, choose, None)
     if isinstance(found, Tensor):
         return found
-    what = "the function given" if callable(choose) else repr(choose)
+    what = "the function given" if callable(choose) else told(choose)
     raise ValueError(
         f"output={what} gives {type(found).__name__}, not a tensor; the model returned {described(output)}; legal are a "
         "name or a place (int) of a tensor in it, or a function of it that returns one"

@@ -189,6 +189,7 @@ def depth(start: float, stop: float) -> Selector:
 def predicate(test: Callable[[Site], bool], text: str | None = None) -> Selector:
     """Operations for which ``test(site)`` is true."""
     _check(callable(test), f"predicate({told(test)})", "a function of a site")
+    _check(text is None or isinstance(text, str), f"predicate(text={told(text)})", "a str, or None")
     return Selector(text or f"predicate {getattr(test, '__name__', test)}", test)
 
 

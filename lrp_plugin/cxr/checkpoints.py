@@ -8,6 +8,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from lrp_plugin.kinds import checked
 from .models import CXRClassifier, rebuild_model
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RuntimeError, ValueError):
     """A checkpoint could not be written or read; the message names the file and what is left."""
 
 
@@ -64,12 +65,15 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
     """Write weights as safetensors, with ``facts`` (JSON), the model's recipe and a checksum in the header.
 
     Raises:
-        CheckpointError: the disk is full, or the folder cannot be written.
+        CheckpointError: the facts are no JSON, the disk is full, or the folder cannot be written.
     """
     recipe = model.recipe if isinstance(model, CXRClassifier) else None
     # Copies: safetensors refuses two names for one memory (tied weights).
     tensors = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
-    header = {"recipe": json.dumps(recipe), "facts": json.dumps(facts)}
+    try:
+        header = {"recipe": json.dumps(recipe), "facts": json.dumps(facts)}
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"facts {told(facts)} cannot be written as JSON: {error}") from None
     _write(path, safetensors_bytes(tensors, metadata={**header, "sha256": _checksum(tensors, header)}))
 
 
@@ -84,7 +88,7 @@ def load_weights(path: str | Path, model: nn.Module) -> dict[str, Any]:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"the weights in {path} belong to another model: {error}") from error
+        raise CheckpointError(f"the weights in {path} belong to another model: {shorten(str(error), 600)}") from error
     return json.loads(header.get("facts", "{}"))
 
 
@@ -115,7 +119,8 @@ def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError:
         raise CheckpointError(f"no weights at {told(str(path))}") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is broken or no safetensors file: {error}") from error
+        what = "a folder" if path.is_dir() else "broken or no safetensors file"
+        raise CheckpointError(f"{path} is {what}: {error}") from error
     checksum = _checksum(tensors, header)
     if header.get("sha256", checksum) != checksum:
         raise CheckpointError(

@@ -54,7 +54,7 @@ class CXRClassifier(nn.Module):
         self.input_size, self.least_size = input_size, least_size
         self.mean: Tensor | None
         self.std: Tensor | None
-        for buffer, values in zip(("mean", "std"), normalization or (None, None)):
+        for buffer, values in zip(("mean", "std"), (None, None) if normalization is None else normalization):
             self.register_buffer(buffer, None if values is None else torch.tensor(values).view(1, -1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:

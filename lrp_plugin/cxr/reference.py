@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation
 
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 
 
 class ResidualBlock(nn.Module):
@@ -39,6 +39,7 @@ class ReferenceCNN(nn.Module):
     @checked
     def __init__(self, num_classes: int = 4, width: int = 16) -> None:
         super().__init__()
+        at_least(1, num_classes=num_classes, width=width)
         self.stem = nn.Sequential(*Conv2dNormActivation(1, width, 5, 2, inplace=None), nn.MaxPool2d(2))
         blocks = [ResidualBlock(width, 2 * width), nn.MaxPool2d(2), ResidualBlock(2 * width, 4 * width)]
         self.blocks = nn.Sequential(*blocks, nn.MaxPool2d(2))

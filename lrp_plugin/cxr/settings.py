@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lrp_plugin.errors import told
 from lrp_plugin.files import csv_bytes
 from lrp_plugin.kinds import checked
 
@@ -45,12 +46,12 @@ class TrainSettings:
                 continue
             if not legal["least"] <= value < math.inf or (value == 0 and legal["positive"]):
                 wanted = "positive" if legal["positive"] else f"at least {legal['least']}"
-                raise ValueError(f"{entry.name}={value!r}: must be finite and {wanted}")
+                raise ValueError(f"{entry.name}={told(value)}: must be finite and {wanted}")
             if value > legal["most"]:
-                raise ValueError(f"{entry.name}={value!r}: must be at most {legal['most']}")
+                raise ValueError(f"{entry.name}={told(value)}: must be at most {legal['most']}")
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
-            raise ValueError(f"class_weights={weights!r}: legal are None, 'balanced', or numbers")
+            raise ValueError(f"class_weights={told(weights)}: legal are None, 'balanced', or numbers")
         if weights is not None and not isinstance(weights, str):
             if not all(0 < weight < math.inf for weight in weights):
                 raise ValueError(f"class_weights={list(weights)}: every weight must be finite and positive")

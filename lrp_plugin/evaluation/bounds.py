@@ -20,7 +20,7 @@ from lrp_plugin.evaluation.faithfulness import (
 )
 from lrp_plugin.evaluation.regions import Regions, relevance_of
 from lrp_plugin.evaluation.scoring import Scorer
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 
 MOST_REGIONS = 256
 
@@ -34,6 +34,7 @@ def random_curves(
     Arguments else as in `perturbation_curves`. A random order read backwards is a random order, so the area between the
     two curves is 0 on average; the curves themselves are not: removing anything at all changes the output.
     """
+    at_least(1, draws=draws)
     found = []
     for draw in range(draws):
         generator = torch.Generator().manual_seed(seed + draw)

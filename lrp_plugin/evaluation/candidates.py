@@ -23,6 +23,7 @@ from lrp_plugin.composites import (
     rule,
 )
 from lrp_plugin.composites.ready import handing_on
+from lrp_plugin.evaluation.faithfulness import check_examples
 from lrp_plugin.kinds import checked
 from lrp_plugin.rules.gates import PRODUCTS
 from lrp_plugin.rules.recurrent import CELLS, SEQUENCES
@@ -82,6 +83,7 @@ def _rule_code(spec: RuleSpec) -> str:
 
 def operations_of(model: Any, inputs: Tensor) -> set[str]:
     """The names of the operations that a forward pass of one example executes on signals."""
+    check_examples(inputs)
     return {site.name for site, _ in UnifiedLRP(model).plan(inputs[:1]).entries}
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.attribution.arguments import Arguments
+from lrp_plugin.errors import told
 from lrp_plugin.evaluation.comparison import Comparison, Cost
 from lrp_plugin.evaluation.examples import Batch, Examples, model_fingerprint
 from lrp_plugin.evaluation.faithfulness import Fill
@@ -69,7 +71,7 @@ def compare(
     wanted = chosen_metrics(metrics, examples.masked)
     order = sort_by or next(iter(wanted))
     if order not in wanted:
-        raise ValueError(f"sort_by={order!r} is not among the metrics {', '.join(wanted)}")
+        raise ValueError(f"sort_by={told(order)} is not among the metrics {', '.join(wanted)}")
     made = builders(methods, model, bounds)
     if floor and RANDOM not in made:
         made.update(builders([RANDOM], model))
@@ -191,7 +193,7 @@ class _Run:
             return batch.target.to(inputs.device)
         found = Scorer(self.model, output="logit", batch_size=self.scorer.batch_size)
         with torch.no_grad():
-            logits = torch.cat([self.model(part) for part in inputs.split(found.batch_size)])
+            logits = torch.cat([Arguments().call(self.model, (part,)) for part in inputs.split(found.batch_size)])
         return logits.argmax(1) if logits.ndim > 1 else torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.evaluation.faithfulness import check_examples
 from lrp_plugin.evaluation.similarity import places, rank_correlation
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 
 
 @checked
@@ -78,6 +79,8 @@ def noise_stability(
         samples: How many noises, the same for all examples. seed: Theirs.
         relevance: The map without noise, where it is known.
     """
+    check_examples(inputs)
+    at_least(1, samples=samples)
     clean = explain(inputs, target) if relevance is None else relevance
     spread = scale * inputs.flatten(1).std(1).view(-1, *[1] * (inputs.ndim - 1))
     found = []

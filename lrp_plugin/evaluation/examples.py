@@ -84,7 +84,7 @@ def _read(batch: Any) -> Batch:
         values = [batch, None, None]
     else:
         values = [*batch, None, None][:3]
-    if not isinstance(values[0], Tensor):
+    if not isinstance(values[0], Tensor) or not values[0].ndim:
         raise ValueError(
             f"a batch without inputs: give (inputs, target, mask), or a dict with one of {', '.join(INPUT_KEYS)}"
         )

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.errors import told
 from lrp_plugin.evaluation.regions import Regions, labels_of, patches, relevance_of
 from lrp_plugin.evaluation.replacement import Perturb, Replacement, replacement
 from lrp_plugin.evaluation.scoring import Scorer
@@ -157,14 +158,21 @@ def tasks(
     check_examples(inputs)
     begin, found = replacement(fill), []
     chosen = regions if regions is not None else default_regions(inputs)
+    wanted = _as_classes(target, inputs.device) if isinstance(target, list) else target
     for start in range(0, len(inputs), scorer.batch_size):
         part = slice(start, start + scorer.batch_size)
-        own = chosen[part] if isinstance(chosen, Tensor) and len(chosen) == len(inputs) > 1 else chosen
-        goal = target[part] if isinstance(target, (Tensor, list)) and torch.as_tensor(target).ndim else target
-        goal = torch.as_tensor(goal, device=inputs.device) if isinstance(goal, list) else goal
+        own = chosen[part] if isinstance(chosen, Tensor) and chosen.ndim and len(chosen) == len(inputs) > 1 else chosen
+        goal = wanted[part] if isinstance(wanted, Tensor) and wanted.ndim else wanted
         found.append((part, _Task(_part(scorer, part, len(inputs)), inputs[part], goal, labels_of(own, inputs[part]),
                                   begin(inputs[part], seed))))  # fmt: skip
     return found
+
+
+def _as_classes(target: list[Any], device: torch.device) -> Tensor:
+    try:
+        return torch.as_tensor(target, device=device)
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"target={told(target)}; give one class for all inputs, or a list with one for each") from None
 
 
 def _part(scorer: Scorer, part: slice, examples: int) -> Scorer:
@@ -209,6 +217,7 @@ def checked_relevance(inputs: Tensor, relevance: Tensor) -> Tensor:
     wrong = (~torch.isfinite(relevance)).flatten(1).any(1)
     if bool(wrong.any()):
         raise ValueError(f"relevance of {int(wrong.sum())} of {len(wrong)} examples holds NaN or infinite values")
+    relevance = relevance if relevance.is_floating_point() else relevance.double()
     # One channel for all is shared evenly, so that sums over a region are those of the one.
     spread = inputs.numel() // max(relevance.numel(), 1)
     return relevance.detach() / spread if spread > 1 else relevance.detach()
@@ -224,7 +233,7 @@ def share_points(shares: Sequence[float] | int, device: torch.device) -> Tensor:
     points = points.to(device, torch.float64)
     if points.ndim != 1 or not len(points) or points.min() < 0 or points.max() > 1 or (points.diff() < 0).any():
         raise ValueError(
-            f"shares={shares!r}; give a positive number of steps, or shares in ascending order from 0 to 1"
+            f"shares={told(shares)}; give a positive number of steps, or shares in ascending order from 0 to 1"
         )
     return points
 
@@ -275,7 +284,7 @@ def insertion(
 def _listed(shares: Any) -> list[Any]:
     """The shares one by one; a tensor or array of no dimension is none."""
     if getattr(shares, "shape", (1,)) == ():
-        raise ValueError(f"shares={shares!r}: legal is a sequence of numbers from 0 to 1, as (0.1, 0.2)")
+        raise ValueError(f"shares={told(shares)}: legal is a sequence of numbers from 0 to 1, as (0.1, 0.2)")
     return list(shares)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lrp_plugin.evaluation.faithfulness import Fill, check_examples, checked_relevance, tasks
 from lrp_plugin.evaluation.regions import Regions
-from lrp_plugin.evaluation.scoring import Scorer
+from lrp_plugin.evaluation.scoring import Scorer, of_rows
 from lrp_plugin.kinds import at_least, checked
 
 Explain = Callable[[Tensor, Any], Tensor]
@@ -88,14 +88,15 @@ def sensitivity(
     drawn = (2 * torch.rand(samples, *inputs.shape[1:], generator=generator) - 1).to(inputs) * radius
     found = []
     for rows in torch.arange(len(inputs)).split(max(batch_size // samples, 1)):
-        goal = target[rows.to(target.device)] if isinstance(target, Tensor) and target.ndim else target
+        goal = of_rows(target, rows)
 
         def perturb(x: Tensor, _: float, count: int = len(rows)) -> tuple[Tensor, ...]:
             given = x[0] if isinstance(x, tuple) else x
             return (given + drawn.repeat(count, *[1] * (inputs.ndim - 1)),)
 
         def explained(x: Any, target: Any = None) -> tuple[Tensor, ...]:
-            return (explain(x[0] if isinstance(x, tuple) else x, target).detach(),)
+            given = x[0] if isinstance(x, tuple) else x
+            return (checked_relevance(given, explain(given, target)),)
 
         found.append(captum_sensitivity(
             explained, inputs[rows], perturb, perturb_radius=radius, n_perturb_samples=samples, target=goal

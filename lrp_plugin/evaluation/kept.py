@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class Kept:
         if folder is None:
             return
         header = folder / HEADER
-        if header.exists():
+        if os.path.exists(header):  # pathlib's raises for a name too long
             held = json.loads(header.read_text())
             wrong = [
                 f"{key} ({held.get(key)} there, {value} now)" for key, value in facts.items() if held.get(key) != value

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lrp_plugin.errors import told
 from lrp_plugin.evaluation import complexity, faithfulness, localization
 from lrp_plugin.evaluation.faithfulness import Curves, Fill, perturbation_curves, share_points
 from lrp_plugin.evaluation.infidelity import infidelity, sensitivity
@@ -32,7 +33,7 @@ class Settings:
         """Raises ``ValueError`` for settings that are legal for no inputs, or not for these, before anything is explained."""
         replacement(self.replacement)
         share_points(self.shares, inputs.device)
-        if isinstance(self.regions, Tensor) and len(self.regions) > 1:
+        if isinstance(self.regions, Tensor) and self.regions.ndim and len(self.regions) > 1:
             raise ValueError(
                 f"regions {tuple(self.regions.shape)} do not fit batches of examples: give (1, ...), the same for all, or a "
                 "function of the inputs"
@@ -178,7 +179,7 @@ def chosen_metrics(metrics: Sequence[str | Metric] | None, masked: bool) -> dict
     for one in given:
         metric = METRICS.get(one) if isinstance(one, str) else one
         if not isinstance(metric, Metric):
-            raise ValueError(f"unknown metric {one!r}; legal are {', '.join(METRICS)}, or a Metric")
+            raise ValueError(f"unknown metric {told(one)}; legal are {', '.join(METRICS)}, or a Metric")
         if metric.needs_mask and not masked:
             raise ValueError(f"metric {metric.name!r} needs masks: give data as (inputs, target, mask)")
         if metric.name in found:

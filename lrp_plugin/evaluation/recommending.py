@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.composites import Composite
+from lrp_plugin.errors import told
 from lrp_plugin.evaluation.candidates import Candidate, candidates
 from lrp_plugin.evaluation.comparing import bar, compare
 from lrp_plugin.evaluation.comparison import Comparison, _has_zero, interval_text
@@ -140,7 +142,7 @@ def recommend(
     chosen = next(iter(chosen_metrics([metric], whole.masked).values()))
     shared = isinstance(held_out, (int, float))
     if shared and not 0 < held_out < 1:
-        raise ValueError(f"held_out={held_out!r}; give a share of the examples between 0 and 1, or other data")
+        raise ValueError(f"held_out={told(held_out)}; give a share of the examples between 0 and 1, or other data")
     share = float(held_out) if shared else 0.0
     search = _some(Examples(_Part(whole, share, seed, False), batch_size), examples, seed)
     report = _Part(whole, share, seed, True) if shared else held_out
@@ -244,7 +246,7 @@ class _Halving:
             assert inputs is not None
             if target is None:
                 with torch.no_grad():
-                    target = self.model(inputs).argmax(1)
+                    target = Arguments().call(self.model, (inputs,)).argmax(1)
             relevance = explain(inputs, target)
             if not bool(torch.isfinite(relevance).all()):
                 raise ValueError("its maps hold NaN or infinite values")

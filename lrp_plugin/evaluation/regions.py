@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lrp_plugin.errors import told
+
 Regions = Callable[[Tensor], Tensor]
 
 
@@ -36,7 +38,7 @@ def patches(size: int) -> Regions:
         return _grid(tuple(inputs.shape[2:]), size, inputs.device)[None, None]
 
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"patches of {size!r} pixels; give a positive integer")
+        raise ValueError(f"patches of {told(size)} pixels; give a positive integer")
     return label
 
 
@@ -50,7 +52,7 @@ def time_steps(length: int = 1) -> Regions:
         return steps.view(1, -1, *[1] * (inputs.ndim - 2))
 
     if not isinstance(length, int) or length < 1:
-        raise ValueError(f"time steps of length {length!r}; give a positive integer")
+        raise ValueError(f"time steps of length {told(length)}; give a positive integer")
     return label
 
 
@@ -114,6 +116,10 @@ def labels_of(regions: Regions | Tensor, inputs: Tensor) -> Tensor:
         ValueError: They do not fit the inputs.
     """
     labels = regions.to(inputs.device) if isinstance(regions, Tensor) else regions(inputs)
+    if not isinstance(labels, Tensor):
+        raise ValueError(
+            f"regions returned {told(labels)}; legal is a function of inputs that returns a tensor of numbers"
+        )
     try:
         fits = torch.broadcast_shapes(labels.shape, inputs.shape) == inputs.shape
     except RuntimeError:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
+from lrp_plugin.errors import told
 from lrp_plugin.evaluation.road import impute
 
 Perturb = Callable[[Tensor, Tensor], Tensor]
@@ -71,6 +72,7 @@ def blur(sigma: float = 5.0) -> Replacement:
 
 def _blurred(pictures: Tensor, sigma: float) -> Tensor:
     radius = max(int(3 * sigma + 0.5), 1)
+    pictures = pictures if pictures.is_floating_point() else pictures.double()
     offsets = torch.arange(-radius, radius + 1, dtype=pictures.dtype, device=pictures.device)
     window = torch.exp(-(offsets**2) / (2 * sigma**2))
     window = (window / window.sum()).expand(pictures.shape[1], 1, -1)
@@ -139,6 +141,8 @@ def replacement(given: str | float | Tensor | Replacement) -> Replacement:
     """
     if isinstance(given, str):
         if given not in NAMED:
-            raise ValueError(f"unknown replacement {given!r}; legal are {', '.join(NAMED)}, a value, or a replacement")
+            raise ValueError(
+                f"unknown replacement {told(given)}; legal are {', '.join(NAMED)}, a value, or a replacement"
+            )
         return NAMED[given]()
     return value(given) if isinstance(given, (int, float, Tensor)) else given

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.attribution.arguments import Arguments
+from lrp_plugin.errors import told
+from lrp_plugin.evaluation.faithfulness import check_examples
 from lrp_plugin.evaluation.similarity import rank_correlation
 from lrp_plugin.kinds import checked
 
@@ -28,6 +31,7 @@ ORDERS = ("cascading", "independent")
 @checked
 def parametrized_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     """The modules that hold parameters of their own, the last to run first (those that no hook sees run come last)."""
+    check_examples(inputs)
     own = {
         name: module for name, module in model.named_modules() if any(True for _ in module.parameters(recurse=False))
     }
@@ -38,7 +42,7 @@ def parametrized_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     ]
     try:
         with torch.no_grad():
-            model(inputs[:1])
+            Arguments().call(model, (inputs[:1],))
     finally:
         for hook in hooks:
             hook.remove()
@@ -79,7 +83,7 @@ def parameter_randomization(
         ValueError: An unknown order or layer, or no layer at all.
     """
     if order not in ORDERS:
-        raise ValueError(f"order={order!r}; legal are {', '.join(ORDERS)}")
+        raise ValueError(f"order={told(order)}; legal are {', '.join(ORDERS)}")
     names = parametrized_layers(model, inputs) if layers is None else layers
     known = dict(model.named_modules())
     wrong = [name for name in names if name not in known]

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.attribution.inputs import OutputChoice, chosen_output
 from lrp_plugin.attribution.targets import pick_target
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked, checked_model
 from lrp_plugin.propagation.quiet import evaluating
 
@@ -37,9 +39,9 @@ class Scorer:
         choose: OutputChoice = None,
     ) -> None:  # fmt: skip
         if output not in OUTPUTS:
-            raise ValueError(f"output={output!r}; legal are {', '.join(OUTPUTS)}")
+            raise ValueError(f"output={told(output)}; legal are {', '.join(OUTPUTS)}")
         if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(f"batch_size={batch_size!r}; give a positive integer")
+            raise ValueError(f"batch_size={told(batch_size)}; give a positive integer")
         self.model, self.output, self.batch_size = checked_model(model), output, batch_size
         self.arguments, self.choose = tuple(arguments), choose
 
@@ -56,20 +58,24 @@ class Scorer:
         rows = torch.arange(len(inputs), device=inputs.device) if rows is None else rows
         with torch.inference_mode(False), torch.no_grad(), evaluating(self.model):
             parts = [
-                self._score(part, _of_rows(target, where), where)
+                self._score(part, of_rows(target, where), where)
                 for part, where in zip(inputs.split(self.batch_size), rows.split(self.batch_size))
             ]
         return torch.cat(parts) if parts else inputs.new_zeros(0, dtype=torch.float64)
 
     def _score(self, inputs: Tensor, target: Any, rows: Tensor) -> Tensor:
-        found = self.model(inputs, *(_of_rows(argument, rows) for argument in self.arguments))
+        further = tuple(of_rows(argument, rows) for argument in self.arguments)
+        found = Arguments(positional=further).call(self.model, (inputs,))
         if self.choose is not None:
             found = chosen_output(found, self.choose)
         elif not isinstance(found, Tensor):
             found = _logits(found)
         found = found.double()
         if callable(target):
-            return torch.as_tensor(target(found)).reshape(len(inputs))
+            scores = target(found)
+            if not isinstance(scores, Tensor) or scores.numel() != len(inputs):
+                raise ValueError(f"the target function returned {told(scores)} for {len(inputs)} inputs; legal is (N,)")
+            return scores.reshape(len(inputs))
         one = found.ndim < 2 or found.shape[1] == 1
         if found.ndim > 2:
             raise ValueError(
@@ -84,7 +90,8 @@ class Scorer:
         return picked if self.output == "log_probability" else picked.exp()
 
 
-def _of_rows(value: Any, rows: Tensor) -> Any:
+def of_rows(value: Any, rows: Tensor) -> Any:
+    """A target or argument of each of these rows; what has no rows passes unchanged."""
     if not isinstance(value, Tensor) or not value.ndim:
         return value
     if len(rows) and len(value) <= (last := int(rows.max())):

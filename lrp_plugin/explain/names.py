@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lrp_plugin.errors import unknown
+from lrp_plugin.errors import told, unknown
 
 Labels = Sequence[str] | Mapping[int, str] | str | Path | None
 
@@ -39,9 +40,9 @@ def read_labels(labels: Labels) -> list[str] | None:
         if str(labels) == "imagenet":
             return imagenet_names()
         path = Path(labels)
-        if not path.is_file():
+        if not os.path.isfile(path):  # pathlib's raises for a name too long
             raise ValueError(
-                f"no such file of labels: {str(labels)!r}; give a text file with one name a line, or 'imagenet'"
+                f"no such file of labels: {told(str(labels))}; give a text file with one name a line, or 'imagenet'"
             )
         try:
             names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -52,6 +53,8 @@ def read_labels(labels: Labels) -> list[str] | None:
         if not names:
             raise ValueError(f"{path} names no class; give one name a line")
         return names
+    if getattr(labels, "ndim", 1) == 0:
+        raise ValueError(f"labels={told(labels)}; give a name for each output")
     return [str(label) for label in labels]
 
 
@@ -102,7 +105,7 @@ def target_number(target: int | str | None, names: Sequence[str] | None, outputs
         if not target.lstrip("-").isdigit():
             if names is None:
                 raise ValueError(
-                    f"target {target!r} is a name and the classes have none; give a number from 0 to {outputs - 1}, "
+                    f"target {told(target)} is a name and the classes have none; give a number from 0 to {outputs - 1}, "
                     "or the classes' names by labels="
                 )
             raise ValueError(unknown("class", target, names))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin.composites import Composite
+from lrp_plugin.errors import told
 from lrp_plugin.explain import figures
 from lrp_plugin.explain.core import device_of, dtype_of, forward, named, noted, scores_of, whole_call
 from lrp_plugin.explain.explanation import Explanation
@@ -135,12 +136,15 @@ def explain_volume(
     values = values[None] if values.dim() == 3 else values
     if values.dim() != 4:
         raise ValueError(f"volume has shape {tuple(values.shape)}; give one, (C, D, H, W) or (D, H, W)")
-    view = {"volume": values.mean(0), "geometry": {"axes": tuple(axes), "spacing": tuple(spacing)}}
+    view = {"volume": values.double().mean(0), "geometry": {"axes": tuple(axes), "spacing": tuple(spacing)}}
     return _explained(model, values, target, method, "volume", figures.draw_volume, view, **options)
 
 
 def _numbers(what: str, given: Any) -> Tensor:
-    values = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(np.array(given, dtype=float))
+    try:
+        values = given.detach().cpu() if isinstance(given, Tensor) else torch.from_numpy(np.array(given, dtype=float))
+    except (TypeError, ValueError):
+        raise ValueError(f"{what}={told(given)}; give an array or a tensor of numbers") from None
     if not values.numel() or not bool(torch.isfinite(values).all()):
         raise ValueError(f"{what} of shape {tuple(values.shape)} is empty, or holds NaN or infinite values")
     return values

@@ -32,11 +32,13 @@ from lrp_plugin.explain.preprocessing import Preprocessing, preprocessing_of
 from lrp_plugin.explain.refusals import refuse_nan
 from lrp_plugin.explain.scenes import explain_box, explain_region
 from lrp_plugin.images import left_out, pixels_of, read_image
+from lrp_plugin.kinds import checked
 
 Preprocess = Preprocessing | Callable[[Any], Tensor] | None
 
 
 @whole_call
+@checked
 def explain_image(
     model: nn.Module | Callable[..., Any],
     picture: Any,

@@ -106,8 +106,8 @@ class Preprocessing:
 
 
 def _each(values: float | Sequence[float], channels: int) -> list[float]:
-    if isinstance(values, (int, float)):
-        return [float(values)] * max(channels, 1)
+    if isinstance(values, (int, float)) or getattr(values, "ndim", 1) == 0:
+        return [float(values)] * max(channels, 1)  # type: ignore[arg-type]
     found = [float(value) for value in values]
     return found * channels if len(found) == 1 and channels else found
 

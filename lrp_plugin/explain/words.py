@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lrp_plugin.composites import Composite
+from lrp_plugin.errors import told
 from lrp_plugin.explain import figures
 from lrp_plugin.explain.core import (
     device_of,
@@ -24,12 +25,14 @@ from lrp_plugin.explain.core import (
 from lrp_plugin.explain.explanation import Explanation
 from lrp_plugin.explain.methods import GRADIENTS, automatic, lrp_for
 from lrp_plugin.explain.names import Labels, names_of, read_labels, target_number
+from lrp_plugin.kinds import checked
 from lrp_plugin.visualization import whole_words
 
 REMEDY = "give a tokenizer whose ids the model knows, and a text of a length that it takes"
 
 
 @whole_call
+@checked
 def explain_text(
     model: nn.Module | Callable[..., Any],
     tokenizer: Any,
@@ -67,8 +70,6 @@ def explain_text(
         TypeError: `tokenizer` cannot be called.
         ValueError: The model cannot be called, the text is empty, the target does not exist, or a name is unknown.
     """
-    if not callable(tokenizer):
-        raise TypeError(f"tokenizer is a {type(tokenizer).__name__}; give a function from text to ids")
     read = _tokenized(tokenizer, text)
     facts: dict[str, Any] = {"model": name or named(model), "draw": figures.draw_text}
     request = {"method": method, "bias": bias, "output": output, **options}
@@ -93,6 +94,8 @@ def _one_answer(
     last = scores.dim() == 3
     flat = scores[0, -1] if last else scores.reshape(-1)
     names = None if last else labels or names_of(model, len(flat))
+    if names is not None and len(names) != len(flat):
+        raise ValueError(f"{len(names)} names for {len(flat)} outputs; give one for each")
     number = _next_token(tokenizer, target, len(flat)) if last else target_number(target, names, len(flat))
     how = shown[0] or ("softmax" if last else kind_of_probabilities(model, flat))
     top, shares = guesses(flat, names, how, shown[1])
@@ -124,7 +127,13 @@ def _by_name(model: Any) -> bool:
 def _tokenized(tokenizer: Any, text: Any) -> tuple[Tensor, dict[str, Tensor], list[str], list[int | None] | None]:
     """Ids ``(1, T)``, further arguments by name, the tokens as text, the word each belongs to."""
     if not hasattr(tokenizer, "convert_ids_to_tokens"):
-        ids = torch.as_tensor(tokenizer(text)).reshape(1, -1).long()
+        returned = tokenizer(text)
+        try:
+            ids = torch.as_tensor(returned).reshape(1, -1).long()
+        except (RuntimeError, TypeError, ValueError):
+            raise ValueError(
+                f"tokenizer returned {told(returned)}; it should return ids, a list or a tensor (T,)"
+            ) from None
         pieces = text.split() if isinstance(text, str) else list(text)
         tokens = pieces if len(pieces) == ids.shape[1] else [_piece(tokenizer, int(one)) for one in ids[0]]
         places: list[int | None] = list(range(len(tokens)))
@@ -155,7 +164,7 @@ def _next_token(tokenizer: Any, target: int | str | None, outputs: int) -> int |
         return target_number(target, None, outputs)
     ids = tokenizer(target, add_special_tokens=False)["input_ids"]
     if len(ids) != 1:
-        raise ValueError(f"target {target!r} is {len(ids)} tokens; give one that is a single token, or its number")
+        raise ValueError(f"target {told(target)} is {len(ids)} tokens; give one that is a single token, or its number")
     return int(ids[0])
 
 

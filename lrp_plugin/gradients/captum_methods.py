@@ -19,6 +19,8 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
+from lrp_plugin.attribution.arguments import Arguments
+from lrp_plugin.errors import told
 from lrp_plugin.gradients.methods import METHODS, AttributionMethod, method
 from lrp_plugin.gradients.scores import ScoreModel, Target, resolve_target
 from lrp_plugin.kinds import checked
@@ -107,7 +109,7 @@ def last_feature_layer(model: nn.Module, inputs: Tensor) -> nn.Module:
     hooks = [module.register_forward_hook(look) for module in model.modules()]
     try:
         with torch.no_grad():
-            model(inputs)
+            Arguments().call(model, (inputs,))
     finally:
         for hook in hooks:
             hook.remove()
@@ -190,7 +192,7 @@ class _LRP(AttributionMethod):
         from lrp_plugin import UnifiedLRP
 
         if output != "logit":
-            raise ValueError(f"lrp explains the logit, not output={output!r}; leave output at 'logit'")
+            raise ValueError(f"lrp explains the logit, not output={told(output)}; leave output at 'logit'")
         super().__init__(model, forward=forward)
         # The model itself where it can be: rules chosen by module path then see the user's own paths.
         self.lrp = UnifiedLRP(model if forward is None else self.scores, **options)

@@ -43,7 +43,10 @@ def resolve_target(target: Target, scores: Tensor) -> Tensor:
     count, classes = scores.shape
     if target is None:
         return scores.argmax(1)
-    indices = torch.as_tensor(target, device=scores.device)
+    try:
+        indices = torch.as_tensor(target, device=scores.device)
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"target={told(target)}; give whole numbers from 0 to {classes - 1}, or None") from None
     if indices.dtype.is_floating_point or indices.dtype.is_complex or indices.dtype == torch.bool:
         raise ValueError(f"target has dtype {indices.dtype}; give whole numbers from 0 to {classes - 1}")
     if indices.ndim > 1 or (indices.ndim == 1 and len(indices) != count):

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.datasets.folder import make_dataset
 from torchvision.transforms.v2 import functional as TF
 
+from lrp_plugin.errors import told
 from lrp_plugin.images.errors import DataWarning, ImageError
 from lrp_plugin.images.labelled import IGNORED, LabelledImages
 from lrp_plugin.images.reading import DICOM_SUFFIXES, IMAGE_SUFFIXES, declared_shape, is_image_file, read_image
@@ -55,9 +56,9 @@ class LabelledFolder(LabelledImages):
         patient_of: Callable[[Path], str] | None = None, strict: bool = False,
     ) -> None:  # fmt: skip
         if mode not in ("L", "RGB"):
-            raise ValueError(f"{type(self).__name__}(mode={mode!r}): legal are 'L' (grey) and 'RGB'")
+            raise ValueError(f"{type(self).__name__}(mode={told(mode)}): legal are 'L' (grey) and 'RGB'")
         if size is not None and (not isinstance(size, int) or size < 8):
-            raise ValueError(f"{type(self).__name__}(size={size!r}): must be None or an integer of at least 8")
+            raise ValueError(f"{type(self).__name__}(size={told(size)}): must be None or an integer of at least 8")
         self.root = Path(root)
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is no folder; give the one that holds a subfolder for each class")

@@ -136,8 +136,9 @@ def get_dataloader(
     """
     if len(dataset) == 0:  # type: ignore[arg-type]
         raise ValueError("the dataset is empty: nothing to load (a split with too small a ratio?)")
-    if batch_size < 1:
-        raise ValueError(f"get_dataloader(batch_size={batch_size}): must be at least 1")
+    for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if value < least:
+            raise ValueError(f"get_dataloader({name}={value}): must be at least {least}")
     rank, world = rank_and_world()
     return DataLoader(
         _SeededSamples(dataset, seed),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lrp_plugin.errors import told
 from lrp_plugin.images.errors import LARGEST_PICTURE, ImageError, refuse_bomb
 from lrp_plugin.kinds import checked
 
@@ -51,13 +52,13 @@ def read_image(path: str | Path, *, mode: str | None = None, stretch: bool = Fal
         ValueError: An unknown ``mode``.
     """
     if mode not in (None, "L", "RGB"):
-        raise ValueError(f"read_image(mode={mode!r}): legal are 'L' (grey), 'RGB', and None (as the file is)")
+        raise ValueError(f"read_image(mode={told(mode)}): legal are 'L' (grey), 'RGB', and None (as the file is)")
     path = Path(path)
     if _is_dicom(path):
         from lrp_plugin.images.dicom import read_dicom
 
         return _with_channels(read_dicom(path), mode)
-    what = f"{what} {path}"
+    what = f"{what} {path if len(str(path)) <= 300 and str(path).isprintable() else told(str(path))}"
     # Not by its name: Pillow 13.0 maps an uncompressed TIFF into memory with the sides of the picture turned upright.
     with _told(what, path), path.open("rb") as file, Image.open(file) as picture:
         refuse_bomb(what, *picture.size)

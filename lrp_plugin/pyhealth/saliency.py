@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from lrp_plugin.attribution.arguments import Arguments
 from lrp_plugin.errors import told
 from lrp_plugin.gradients import OUTPUTS, GradientSaliency
 from lrp_plugin.kinds import checked
@@ -111,8 +112,8 @@ class BasicGradientSaliencyMaps:
 
     def _logits(self, images: Tensor, **further: Any) -> Tensor:
         if takes_keyword(self.Model.forward, self.Image_key):
-            return logits_of(self.Model(**{self.Image_key: images}, **further))
-        return logits_of(self.Model(images, **further))
+            return logits_of(Arguments((self.Image_key,), keywords=further).call(self.Model, (images,)))
+        return logits_of(Arguments(keywords=further).call(self.Model, (images,)))
 
 
 def _batches(given: Any, image_key: str) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 
+from lrp_plugin.errors import told
 from lrp_plugin.images import LabelledImages
 from lrp_plugin.kinds import checked
 from lrp_plugin.synthetic.anatomy import Anatomy, draw_thorax
@@ -55,9 +56,9 @@ class SyntheticCXR(LabelledImages):
         least_of = {"n": (n, 1), "seed": (seed, 0), "size": (size, 32), "images_per_patient": (images_per_patient, 1)}
         for name, (value, least) in least_of.items():
             if not isinstance(value, int) or value < least:
-                raise ValueError(f"SyntheticCXR({name}={value!r}): must be a whole number of at least {least}")
+                raise ValueError(f"SyntheticCXR({name}={told(value)}): must be a whole number of at least {least}")
         if mode not in ("L", "RGB"):
-            raise ValueError(f"SyntheticCXR(mode={mode!r}): legal are 'L' (one channel) and 'RGB' (three)")
+            raise ValueError(f"SyntheticCXR(mode={told(mode)}): legal are 'L' (one channel) and 'RGB' (three)")
         patients = [index // images_per_patient for index in range(n)]
         labels = [patient % len(CLASSES) for patient in patients]
         super().__init__("synthetic_cxr", CLASSES, labels, [str(patient) for patient in patients])

@@ -131,7 +131,7 @@ class Shortcut:
             raise ValueError(f"Shortcut(label={told(self.label)}): no such class; legal are {', '.join(CLASSES)}")
         for name in ("strength", "base_rate"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"Shortcut({name}={getattr(self, name)!r}): must lie in [0, 1]")
+                raise ValueError(f"Shortcut({name}={told(getattr(self, name))}): must lie in [0, 1]")
         if not self.text.strip():
             raise ValueError("Shortcut(text=...) is blank: give the marker at least one printable character")
 

@@ -14,13 +14,14 @@ import hashlib
 import types
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lrp_plugin.attribution import UnifiedLRP
-from lrp_plugin.errors import UnsupportedOperationWarning
+from lrp_plugin.errors import TargetError, UnsupportedOperationWarning, told
 from lrp_plugin.kinds import checked
 from lrp_plugin.ledger import Ledger
 from lrp_plugin.torch_private import selected_targets
@@ -321,4 +322,9 @@ def _extra(given: Any) -> tuple[Any, ...]:
 
 
 def _selected(output: Tensor, target: Any) -> Tensor:
-    return output.reshape(output.shape[0]) if target is None else selected_targets(output, target)
+    if target is None:
+        return output.reshape(output.shape[0])
+    try:  # Captum's own reading of a target, beside the package's
+        return selected_targets(output, int(target) if isinstance(target, Integral) else target)
+    except AssertionError as error:
+        raise TargetError(f"target={told(target)}: {error}") from None

@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.composites import Composite, RuleSpec, anything
-from lrp_plugin.kinds import checked
+from lrp_plugin.errors import told
+from lrp_plugin.kinds import at_least, checked
 from lrp_plugin.registry import Registry, registry
 
 LAYERS: dict[str, tuple[tuple[int, ...], Callable[[bool], nn.Module]]] = {
@@ -193,12 +194,13 @@ def check_rule(
 
     >>> check_rule("gamma")
     """
+    at_least(1, examples=examples)
     spec = RuleSpec(spec) if isinstance(spec, str) else spec
     known = [name for name in operations_with_cases() if (name, spec.name) in registry]
     wanted = [name for name in known if operation in (None, name)]
     if not wanted:
         raise ValueError(
-            f"no layers to try rule {spec.name!r} on: it is registered for none of {', '.join(operations_with_cases())}"
+            f"no layers to try rule {told(spec.name)} on: it is registered for none of {', '.join(operations_with_cases())}"
         )
     for name in wanted:
         for law in LAWS:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own abbreviation
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 
 Array = npt.NDArray[Any]
@@ -113,7 +114,10 @@ def display_image(
     array = _channels_first("image", _as_array("image", image), channels=(1, 3))
     array = array / 255.0 if array.dtype == np.uint8 else array.astype(np.float64)
     for name, values, neutral in (("std", std, 1.0), ("mean", mean, 0.0)):
-        factor = np.asarray(neutral if values is None else values, dtype=np.float64)
+        try:
+            factor = np.asarray(neutral if values is None else values, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name}={told(values)}; give a number, or one for each channel") from None
         if factor.size not in (1, len(array)):
             count = len(array)
             raise ValueError(f"{name} has {factor.size} values for {count} channels; give 1 or {count}")

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, _as_array
 from lrp_plugin.visualization.style import (
@@ -68,6 +69,8 @@ def plot_signal(
         raise ValueError(f"signal has shape {curves.shape}, relevance {values.shape}; give the same")
     if channels is not None and len(channels) != len(curves):
         raise ValueError(f"{len(channels)} names for {len(curves)} channels")
+    if rate is not None and not 0 < rate < float("inf"):
+        raise ValueError(f"rate is {told(rate)}; give samples a second, above 0, or None")
     length = curves.shape[1]
     step = -(-length // BINS)
     binned = np.add.reduceat(values, np.arange(0, length, step), axis=1)
@@ -170,7 +173,7 @@ def _bars(relevance: ArrayLike, names: Sequence[str] | None, values: Any, top: i
     if bars.ndim != 1 or top < 1 or not np.isfinite(bars).all():
         raise ValueError(f"relevance has shape {bars.shape}, top is {top}; give (F,) finite values, and 1 or more")
     labels = [f"feature {place}" for place in range(len(bars))] if names is None else [str(name) for name in names]
-    shown = None if values is None else list(values)
+    shown = None if values is None else np.atleast_1d(values).tolist() if hasattr(values, "ndim") else list(values)
     for what, given in (("names", labels), ("values", shown)):
         if given is not None and len(given) != len(bars):
             raise ValueError(f"{len(given)} {what} for {len(bars)} features; give one for each")

@@ -163,6 +163,10 @@ def plot_batch(
         TypeError: An unknown keyword.
         ValueError: The lengths differ, or a shape or value is not legal.
     """
+    if any(getattr(values, "ndim", 1) == 0 for values in (images, relevances, masks)):
+        raise ValueError(
+            "images, relevances and masks are batches; give (N, C, H, W) or (N, H, W), not a single number"
+        )
     count = len(images)
     for name, values in (("relevances", relevances), ("titles", titles), ("masks", masks)):
         if values is not None and len(values) != count:

@@ -9,8 +9,9 @@ from typing import Any, TypedDict
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, is_color_like
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import (
     Array,
@@ -211,8 +212,10 @@ def draw_mask_contour(
         linewidth: In points.
 
     Raises:
-        ValueError: The mask's shape is not legal.
+        ValueError: The mask's shape, or the colour, is not legal.
     """
+    if not is_color_like(color):
+        raise ValueError(f"color={told(color)}: legal is a colour of matplotlib's, as 'red' or '#d04020'")
     inside = region_mask(mask, size)
     if not inside.any():
         return

@@ -81,7 +81,7 @@ def plot_detection(
         TypeError: An unknown keyword.
         ValueError: A shape or value is not legal, or the box is not four numbers.
     """
-    corners = [float(value) for value in box]
+    corners = [float(value) for value in box] if getattr(box, "ndim", 1) else []
     if len(corners) != 4 or corners[2] <= corners[0] or corners[3] <= corners[1]:
         raise ValueError(f"box is {corners}; give left, top, right, bottom in pixels")
     return _marked(image, relevance, title, ax, save_path, Look.of(look), label, box=corners)

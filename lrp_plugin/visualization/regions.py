@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from typing_extensions import Unpack
 
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, relevance_map
 from lrp_plugin.visualization.look import Look, LookOptions, shape_of
 from lrp_plugin.visualization.style import (
@@ -171,6 +171,7 @@ def plot_distribution(
     Raises:
         ValueError: A shape is not legal, or there is no map.
     """
+    at_least(1, bins=bins)
     with figure_style():
         panel = axes_for(ax, COLUMN, 2.5)
         if isinstance(relevance, Mapping):

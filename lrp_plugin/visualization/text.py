@@ -48,6 +48,8 @@ def whole_words(
         ValueError: The lengths differ.
     """
     values = _vector(tokens, relevance)
+    if words is not None and len(words) != len(tokens):
+        raise ValueError(f"{len(words)} words for {len(tokens)} tokens; give the word of each, or None for it")
     marked = any(token.startswith(("Ġ", "▁")) for token in tokens)
     found: list[str] = []
     sums: list[float] = []

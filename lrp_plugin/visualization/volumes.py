@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from typing_extensions import Unpack
 
+from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 from lrp_plugin.visualization.arrays import Array, ArrayLike, _as_array, display_image
 from lrp_plugin.visualization.look import Look, LookOptions
@@ -47,15 +48,14 @@ def plot_volume(
 
     Raises:
         TypeError: An unknown keyword.
-        ValueError: The shapes differ or are not legal, or `at` lies outside.
+        ValueError: The shapes differ or are not legal, `at` lies outside, or there are no three axes.
     """
     style = Look.of(look)
     body, values = _one("volume", volume), _one("relevance", relevance)
     if body.shape != values.shape:
         raise ValueError(f"volume has shape {body.shape}, relevance {values.shape}; give the same")
     peak = tuple(int(place) for place in np.unravel_index(np.abs(values).argmax(), values.shape)) if at is None else at
-    if len(peak) != 3 or not all(0 <= place < size for place, size in zip(peak, body.shape, strict=True)):
-        raise ValueError(f"at is {peak}; give a place inside {body.shape}")
+    _check_geometry(peak, body.shape, axes, spacing)
     with figure_style():
         figure = canvas(ax, PAGE, PAGE * 0.72)
         panels = figure.subplots(2, 3)
@@ -77,6 +77,13 @@ def plot_volume(
         figure.supxlabel(style.changed, fontsize=7)
         fit_titles(list(panels.ravel()))
         return finish(figure, save_path)
+
+
+def _check_geometry(peak: Sequence[int], shape: Sequence[int], axes: Sequence[str], spacing: Sequence[float]) -> None:
+    if len(peak) != 3 or not all(0 <= place < size for place, size in zip(peak, shape, strict=True)):
+        raise ValueError(f"at is {peak}; give a place inside {tuple(shape)}")
+    if len(axes) != 3 or not all(0 < size < float("inf") for size in spacing):
+        raise ValueError(f"axes={told(axes)}, spacing={told(spacing)}; give three names, and three sizes above 0")
 
 
 def _one(name: str, given: ArrayLike) -> Array:

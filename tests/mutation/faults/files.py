@@ -1,8 +1,9 @@
-"""Faults of the one writer of files."""
+"""Faults of the one writer of files, and of what every argument and message goes through."""
 
 from tests.mutation.fault import fault
 
 _FILES = "test_files.py"
+_KINDS = "test_kinds.py"
 FAULTS = [
     fault("files.py", "an existing file is replaced unasked", "if not replace and os.path.lexists(target):", "if False:", _FILES),
     fault("files.py", "a race for a name is lost in silence", "_take_free_name(temporary, target)\n        _flush",
@@ -21,4 +22,14 @@ FAULTS = [
     fault("files.py", "a formula may begin with @", '("=", "+", "-", "@", "\\t", "\\r")', '("=", "+", "-", "\\t", "\\r")', _FILES),
     fault("files.py", "JSON holds NaN", ", parse_constant=lambda _: None)", ")", _FILES),
     fault("files.py", "a negative number gets a quote", "float(text)\n", "int(text)\n", _FILES),
+    fault("kinds.py", "a NumPy number arrives as it is", "bound.arguments[name] = _plain(value, hints.get(name))", "pass", _KINDS),
+    fault("kinds.py", "a tensor that may be one becomes a number", "(value.dim() == 0 and Tensor not in kinds)", "value.dim() == 0", _KINDS),
+    fault("kinds.py", "an empty array is a list of names", "and value.ndim > 0 and _holds(inside[0])", "and value.ndim > 0", _KINDS),
+    fault("kinds.py", "a single number has a length", 'isinstance(value, Sized) and getattr(value, "ndim", 1) > 0',
+          "isinstance(value, Sized)", _KINDS),
+    fault("kinds.py", "anything follows a protocol", "not isinstance(value, type) and all(hasattr(value, name) for name in members)", "True",
+          _KINDS),
+    fault("kinds.py", "True is a number", "and not isinstance(value, (bool, np.bool_))", "", _KINDS),
+    fault("kinds.py", "the least legal number is refused", "if not value >= least:", "if not value > least:", _KINDS),
+    fault("errors.py", "a message repeats five thousand letters", 'said if len(said) <= 80 else said[:77] + "..."', "said", _KINDS),
 ]  # fmt: skip
