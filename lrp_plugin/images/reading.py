@@ -51,8 +51,7 @@ def read_image(path: str | Path, *, mode: str | None = None, stretch: bool = Fal
         ImportError: A DICOM file without pydicom.
         ValueError: An unknown ``mode``.
     """
-    if mode not in (None, "L", "RGB"):
-        raise ValueError(f"read_image(mode={told(mode)}): legal are 'L' (grey), 'RGB', and None (as the file is)")
+    _check_mode("read_image", mode)
     path = Path(path)
     if _is_dicom(path):
         from lrp_plugin.images.dicom import read_dicom
@@ -105,6 +104,12 @@ def _with_channels(values: Tensor, mode: str | None) -> Tensor:
 
 
 @checked
+def _check_mode(name: str, mode: str | None) -> None:
+    if mode not in (None, "L", "RGB"):
+        raise ValueError(f"{name}(mode={told(mode)}): legal are 'L' (grey), 'RGB', and None (as the picture is)")
+
+
+@checked
 def pixels_of(picture: Image.Image, *, mode: str | None = None, stretch: bool = False, what: str = "picture") -> Tensor:
     """What `read_image` reads, of a picture that Pillow has opened: ``(C, H, W)`` in [0, 1].
 
@@ -114,7 +119,9 @@ def pixels_of(picture: Image.Image, *, mode: str | None = None, stretch: bool = 
 
     Raises:
         ImageError: It is cut short, or holds NaN or infinity.
+        ValueError: An unknown ``mode``.
     """
+    _check_mode("pixels_of", mode)
     with _told(what):
         tags: Any = getattr(picture, "tag_v2", {})
         pixels = _values(ImageOps.exif_transpose(picture), what, mode, stretch, tags.get(262) == _WHITE_IS_ZERO)
@@ -122,6 +129,7 @@ def pixels_of(picture: Image.Image, *, mode: str | None = None, stretch: bool = 
     return _with_channels(values[None] if values.ndim == 2 else values.permute(2, 0, 1).contiguous(), mode)
 
 
+@checked
 def left_out(picture: str | os.PathLike[str] | Image.Image) -> tuple[str, ...]:
     """What a picture holds that `read_image` and `pixels_of` do not take, a sentence each: more pages, transparency."""
     if not isinstance(picture, Image.Image):

@@ -134,6 +134,12 @@ def picture_file() -> Path:
     return Path("given.png")
 
 
+def opened_picture() -> Any:
+    from PIL import Image
+
+    return Image.fromarray(np.arange(36, dtype=np.uint8).reshape(6, 6))
+
+
 def small_cnn() -> Any:
     from lrp_plugin.cxr import build_model
 
@@ -206,6 +212,7 @@ OWN: dict[str, dict[str, Callable[[], Any]]] = {
     "visualization:save_figure": {"figure": figure, "path": lambda: "made.png"}, "visualization:text_html": {"relevance": lambda: [1.0, 2.0, -3.0]},
     "visualization:top_regions": {"relevance": lambda: MAPS[0], "size": lambda: 2}, "visualization:whole_words": {"relevance": lambda: [1.0, 2.0, -3.0]},
     "visualization:write_atomically": {"path": lambda: "made.bin", "content": lambda: b"x"},
+    "images:pixels_of": {"picture": opened_picture}, "images:left_out": {"picture": picture_file},
     "files:write_json": {"path": lambda: "made.json", "value": lambda: {"accuracy": 0.5}},
     "testing:GraphNetwork": {"graph": lambda: Graph((1, 3, 3), (Step("relu", (0,)),))},
     **{f"testing:assert_{law}": {"target": lambda: 1} for law in (
