@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -107,13 +108,12 @@ class _State:
         written: list[Tensor] = []
         with torch.no_grad():
             for alike, copy in self.copies:
-                parts = [part.view(t.shape) for t, part in zip(alike, copy.split([t.numel() for t in alike]))]
                 if copy.device.type not in asking.HOST:  # given back in any case; whether the pass is void is asked
                     now = _joined(alike)
                     looks.ask(partial(_differ, now, copy), partial(_void, alike))
-                    copy_each([tensor.data for tensor in alike], parts)
+                    copy_each([tensor.data for tensor in alike], _parts(copy, alike))
                 elif not torch.equal(_joined(alike), copy):
-                    changed = [pair for pair in zip(alike, parts) if not torch.equal(*pair)]
+                    changed = [pair for pair in zip(alike, _parts(copy, alike)) if not torch.equal(*pair)]
                     for tensor, part in changed:
                         tensor.data.copy_(part)
                     written += [tensor for tensor, part in changed if not torch.isnan(part).any()]  # NaN equals nothing
@@ -132,10 +132,9 @@ def _void(written: list[Tensor]) -> None:
 def _put_back(held: list[tuple[dict[str, Any], dict[str, Any]]]) -> None:
     """Gives each of these, of a module's attributes or buffers, what it held before."""
     for now, before in held:
-        changed = []
-        for name, value in now.items():
-            if before.get(name, now) is not value and name != _OWN:
-                changed.append(name)
+        if len(now) == len(before) and all(map(is_, now.values(), before.values())) and all(map(is_, now, before)):
+            continue  # the same names hold the same; in C, since a model has hundreds of these
+        changed = [name for name, value in now.items() if before.get(name, now) is not value and name != _OWN]
         for name in changed:
             if name in before:
                 now[name] = before[name]
@@ -152,6 +151,10 @@ def _alike(tensors: list[Tensor]) -> list[list[Tensor]]:
         if tensor.layout is torch.strided and type(tensor) in (Tensor, nn.Parameter, nn.Buffer):
             found.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     return list(found.values())
+
+
+def _parts(joined: Tensor, like: list[Tensor]) -> list[Tensor]:
+    return [part.view(tensor.shape) for tensor, part in zip(like, joined.split([tensor.numel() for tensor in like]))]
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:
