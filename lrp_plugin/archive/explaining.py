@@ -131,6 +131,10 @@ class Explainer:
                     failed[place] = f"explaining: {type(error).__name__}: {error}"
         return failed
 
+    def inputs(self, images: Tensor) -> Tensor:
+        """What the model is given for pictures ``(N, C, H, W)`` in [0, 1]."""
+        return _normalized(images.to(self.device), self.settings.picture)
+
     def _rows(self, images: Tensor, reads: Sequence[Read], errors: Mapping[int, str]) -> list[Row]:
         sound = next((place for place in range(len(reads)) if place not in errors), None)
         if sound is None:
@@ -139,7 +143,7 @@ class Explainer:
         for place in errors:
             filled[place] = images[sound]
         given = [(reads[sound] if place in errors else read).item.targets for place, read in enumerate(reads)]
-        inputs = _normalized(filled.to(self.device), self.settings.picture)
+        inputs = self.inputs(filled)
         chosen = _Chosen(self.settings.targets, given)
         maps = {name: self._maps(method, inputs, chosen) for name, method in self.methods}
         self.outputs = None if chosen.outputs is None else chosen.outputs.shape[1]

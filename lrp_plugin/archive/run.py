@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from torch import nn
 
 from lrp_plugin.archive import chunks, places
@@ -23,7 +24,9 @@ from lrp_plugin.archive.pictures import read_items as read_pictures
 from lrp_plugin.archive.pool import Machines, cluster, explain_chunks
 from lrp_plugin.archive.settings import Settings
 from lrp_plugin.archive.state import Progress, progress_of
+from lrp_plugin.explain.core import forward
 
+_REMEDY = "give size= and channels= of the pictures that it was made for"
 _TRIED = 8  # Pictures looked at for one that can be read, before anything is started.
 
 
@@ -242,5 +245,10 @@ def _try(asked: pa.Table, settings: Settings, model: nn.Module, classes: list[st
                 given = f"{len(classes)} classes ({', '.join(classes[:3])}{', ...' if len(classes) > 3 else ''})"
                 raise ValueError(f"{given} for a model of {explainer.outputs} outputs; give a name for each")
             return
+        if not reads[0].error:
+            try:
+                forward(explainer.model, explainer.inputs(torch.from_numpy(images)), remedy=_REMEDY)
+            except ValueError as refused:  # the model's own, in words that help
+                error = str(refused)
     tried = min(_TRIED, asked.num_rows)
     raise ValueError(f"none of the first {tried} items can be explained; nothing was made. The last: {error}")

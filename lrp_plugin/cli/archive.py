@@ -17,7 +17,7 @@ from lrp_plugin.options import above_zero, json_object, no_file, number, whole
 if TYPE_CHECKING:
     from torch import nn
 
-    from lrp_plugin.archive import Method, ModelSource, Picture, Progress, Settings
+    from lrp_plugin.archive import Method, ModelSource, Picture, Progress, Settings, Targets
 
 _NO_OPTIONS = ("model", "rule", "composite", "registry", "output", "compile")  # said otherwise, or no text says them
 _EVERY = 10.0  # Seconds between lines of progress where the output is no terminal.
@@ -73,8 +73,8 @@ def _add_explain(actions: Any) -> None:
     )
     what.add_argument("--targets", choices=("predicted", "given", "above"), default="predicted",
                       help="the greatest output (default), the list's column target, or all above the threshold")  # fmt: skip
-    what.add_argument("--threshold", type=number, default=0.5, help="for above (default 0.5)")
-    what.add_argument("--scale", choices=("output", "sigmoid", "softmax"), default="sigmoid",
+    what.add_argument("--threshold", type=number, help="for above (default 0.5)")
+    what.add_argument("--scale", choices=("output", "sigmoid", "softmax"),
                       help="what is compared with the threshold (default sigmoid)")  # fmt: skip
     what.add_argument(
         "--ledger", action="store_true", help="keep all of the ledger's totals: a backward pass more for each"
@@ -143,7 +143,7 @@ def _explain(options: argparse.Namespace) -> None:
 
 def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str] | None]:
     """The settings that the options and the model's own defaults make, and the names of its classes if it has any."""
-    from lrp_plugin.archive import Maps, ModelSource, Settings, Targets
+    from lrp_plugin.archive import Maps, ModelSource, Settings
 
     source = ModelSource(options.model, options.weights, options.model_arguments)
     if source.run_folder is None and _is_commands(options):
@@ -151,7 +151,7 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str] | None
     picture, classes = _defaults(source, options)
     maps = Maps(options.map_channels, _sides(options.map_size))
     settings = Settings(
-        source, _methods(options), Targets(options.targets, options.threshold, options.scale), _picture(options, picture),
+        source, _methods(options), _targets(options), _picture(options, picture),
         maps, options.ledger, options.batch, options.chunk, options.threads,
     )  # fmt: skip
     return settings, classes
@@ -207,6 +207,15 @@ def _picture(options: argparse.Namespace, picture: dict[str, Any]) -> Picture:
         picture = {name: value for name, value in picture.items() if name not in ("mean", "std")}
     chosen = {name: value for name, value in given.items() if value is not None}
     return Picture(**{**picture, **chosen, "stretch": options.stretch})
+
+
+def _targets(options: argparse.Namespace) -> Targets:
+    from lrp_plugin.archive import Targets
+
+    given = {name: value for name in ("threshold", "scale") if (value := getattr(options, name)) is not None}
+    if given and options.targets != "above":
+        raise ValueError(f"--{' and --'.join(given)} is of --targets above; give that too, or leave it away")
+    return Targets(options.targets, **given)
 
 
 def _each(values: Any, channels: int) -> tuple[float, ...]:

@@ -296,6 +296,13 @@ def test_names_that_are_given_later_are_the_archives(
         (["--weights", "IMAGENET1K_V9"], "unknown weights of resnet18 'IMAGENET1K_V9'; did you mean IMAGENET1K_V1"),
         (["--weights", "absent.pt"], "no such checkpoint: absent.pt"),
         (["--model", "resnt18"], "unknown model 'resnt18'; did you mean resnet18"),
+        (["--threshold", "0.7"], "--threshold is of --targets above; give that too, or leave it away"),
+        (["--scale", "softmax"], "--scale is of --targets above; give that too"),
+        (
+            ["--model", "vit_b_16", "--size", "200"],
+            "takes pictures of 224 x 224 pixels and was given 200 x 200; give --size and "
+            "--channels of the pictures that it was made for",
+        ),
         (["--size", "32", "--std", "0"], "std (0.0, 0.0, 0.0): legal are numbers above 0"),
     ],
 )
