@@ -106,6 +106,9 @@ def in_the_shells_words(message: str, options: Namespace | None) -> str:
         line = line.replace(
             "give data as (inputs, target, mask)", "give a run folder of 'cxr train', or another metric"
         )
+        line = re.sub(
+            r"say which tensor is explained by output=.*", "give a network that returns its scores alone", line
+        )
         line = re.sub(r"\bpatches\((\d+)\)", r"--patch \1", line)
     value = r"(\"[^\"]*\"|'[^']*'|[-+\w.]+)"
     line = re.sub(

@@ -232,7 +232,7 @@ class _Chosen:
         if kind == "given":
             chosen = self.given[place]
             if not chosen:
-                raise ValueError("no target is given for this item")
+                raise ValueError("no target is given for this item; the list's column target says it")
             wrong = [target for target in chosen if not 0 <= target < len(values)]
             if wrong:
                 raise ValueError(f"target {wrong[0]} is out of range: legal are 0 to {len(values) - 1}")

@@ -130,6 +130,9 @@ def is_folder(url: str) -> bool:
 def files_below(url: str) -> dict[str, int]:
     """Every file below a folder, by its path from there (with ``/``), and its size in bytes; {} where there is none."""
     system, path = locate(url)
-    found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
     start = len(path.rstrip("/")) + 1
-    return {info.path[start:]: info.size for info in found if info.type == fs.FileType.File}
+    try:
+        found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
+        return {info.path[start:]: info.size for info in found if info.type == fs.FileType.File}
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{url} holds a file whose name is no text in UTF-8, {error.object!r}; rename it") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -93,11 +94,25 @@ def _start(ray: Any, machines: Machines) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     if machines.address is not None:
+        _refuse_silent(machines.address)
         ray.init(address=machines.address, **quiet)
         return
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     store = machines.store or min(memory // 5, 4 * 1024**3)
     ray.init("local", num_cpus=machines.cpus, include_dashboard=False, object_store_memory=store, **quiet)
+
+
+def _refuse_silent(address: str) -> None:
+    """Raises ``ConnectionError`` where nothing listens at ``HOST:PORT``; Ray itself would ask for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no Ray cluster answers at {address} ({error.strerror or error}); give another address, auto for the one "
+                "of this machine, or none"
+            ) from None
 
 
 def _roll(ray: Any) -> Any:

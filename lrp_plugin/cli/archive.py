@@ -252,7 +252,7 @@ def _methods(options: argparse.Namespace) -> tuple[Method, ...]:
             given[name] = value
     if given and set(options.methods) <= set(METHODS):
         raise ValueError(f"--option {', '.join(given)} is of the LRP methods, and none is asked for; leave it away")
-    return tuple(Method(name, {} if name in METHODS else given) for name in options.methods)
+    return tuple(Method(name, {} if name in METHODS else given) for name in dict.fromkeys(options.methods))
 
 
 class _Line:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,19 @@ def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patch", type=whole(1), help="side of what is removed together (default: an eighth of the picture)"
     )
-    parser.add_argument("--replacement", default="mean", help="zero, mean (default), blur, noise or road")
+    parser.add_argument("--replacement", default="mean", type=_replacement,
+                        help="zero, mean (default), blur, noise, road, or a number in the network's input")  # fmt: skip
     parser.add_argument("--limit", type=whole(1), help="at most so many pictures, spread over all")
     parser.add_argument("--batch-size", type=whole(1), default=32, help="pictures in one pass at most (default 32)")
     parser.add_argument("--seed", type=whole(0), default=0, help="of all that is drawn at random (default 0)")
     parser.add_argument("--out", type=folder, default=Path("lrp-out"), help="folder for the results (default lrp-out)")
     parser.add_argument("--no-progress", action="store_true", help="show no bar")
+
+
+def _replacement(text: str) -> str | float:
+    with suppress(ValueError):
+        return float(text)
+    return text
 
 
 class Pictures:

@@ -91,6 +91,10 @@ def _taken(called: str, module: nn.Module, given: Tensor) -> tuple[str, str]:
         most = int(given.max()) if given.numel() else 0
         if most >= module.num_embeddings:
             return f"{called} knows the ids 0 to {module.num_embeddings - 1} and was given {most}", ""
+    if isinstance(module, nn.modules.conv._ConvNd) and given.dim() != len(module.kernel_size) + 2:
+        several = {3: "explain_signal", 5: "explain_volume"}.get(len(module.kernel_size) + 2)
+        better = f"{several} gives as many" if several else ""
+        return f"{called} takes {len(module.kernel_size) + 2} dimensions and was given {given.dim()}", better
     for kind, attribute, place, entries in TAKES:
         if isinstance(module, kind) and given.dim() > 1 and getattr(module, attribute) != given.shape[place]:
             return f"{called} takes {getattr(module, attribute)} {entries} and was given {given.shape[place]}", ""

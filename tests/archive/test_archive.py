@@ -315,6 +315,14 @@ def test_the_command_line_s_errors(
     assert not (tmp_path / "a").exists()
 
 
+def test_a_name_that_is_no_text_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was "'utf-8' codec can't decode byte 0xff in position 17"."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / os.fsdecode(b"bad\xff.png")).write_bytes(b"")
+    assert main(["archive", "explain", str(tmp_path / "data"), str(tmp_path / "a"), "--model", "resnet18"]) == 2
+    assert "holds a file whose name is no text in UTF-8, b'" in capsys.readouterr().err
+
+
 def test_verify_names_the_devices_that_are_there(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["archive", "verify", str(made), "--device", "cuda:99"]) == 2
     assert "--device 'cuda:99': there is none of this name; legal here are " in capsys.readouterr().err

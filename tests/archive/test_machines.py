@@ -12,6 +12,8 @@ import pytest
 from conftest import write_radiographs
 from test_kills import assert_same_as_undisturbed, descendants, start, wait_for
 
+from lrp_plugin.archive.pool import Machines, _start
+
 TWO_NODES = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})
@@ -55,6 +57,14 @@ def test_of_two_nodes_one_is_killed_and_the_run_ends_complete(tmp_path: Path, we
 
 
 @pytest.mark.slow
+def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
+    """Ray asked it again and again, for minutes."""
+    with pytest.raises(
+        ConnectionError, match=r"no Ray cluster answers at localhost:1 \(Connection refused\); give another"
+    ):
+        _start(None, Machines(address="localhost:1"))
+
+
 def test_one_process_runs_twice() -> None:
     code = """
 from lrp_plugin.archive import Machines

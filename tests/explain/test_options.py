@@ -24,6 +24,7 @@ def small(num_classes=3):
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, num_classes))
 
+def deep(): return nn.Sequential(nn.Conv3d(3, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 2))
 def dense(): return nn.Conv2d(3, 4, 1)
 def seer(): return VisionTransformer(32, 16, 1, 2, 8, 8, num_classes=2)
 """
@@ -70,6 +71,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["--checkpoint", "narrow.pt"], "0.weight has shape (2, 3, 3, 3), Sequential's (4, 3, 3, 3); is it another --model?"),
         (["--checkpoint", "empty.pt"], "empty.pt holds no weights (keys none); legal is a state dict"),
         (["--model", "net.py:seer"], "takes pictures of 32 x 32 pixels and was given 16 x 16; give --size"),
+        (["--model", "net.py:deep"], "its Conv3d '0' takes 5 dimensions and was given 4; explain_volume gives as many"),
     ],
 )  # fmt: skip
 def test_explain_refuses_in_its_own_words(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
@@ -107,6 +109,12 @@ def test_compare_and_recommend_look_at_one_picture_before_the_work(
     """Every method failed in turn, in torch's words, and what was left refused the next, right call."""
     for command in ("compare", "recommend"):
         assert message in refused(capsys, command, "data", *SMALL, *words, "--no-progress")
+
+
+def test_what_is_removed_may_be_replaced_by_a_number(capsys: pytest.CaptureFixture[str]) -> None:
+    """The error named "a value" as legal, and "0.5" was refused as a name."""
+    words = ["--replacement", "0.5", "--metrics", "srg", "--methods", "epsilon", "--no-progress", "--out", "out"]
+    assert main(["compare", "data", *SMALL, *words]) == 0 and Path("out/comparison.csv").exists()
 
 
 def test_measures_of_masks_and_a_single_picture_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
