@@ -50,6 +50,14 @@ def gradient(net: nn.Module, images: Tensor, target: list[int], function=lambda 
     return torch.autograd.grad(function(net(x))[range(len(target)), target].sum(), x)[0]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", HERE)
+def test_inputs_that_are_not_finite_are_refused(name, value, net, images):
+    images[1, 0, 3, 3] = value
+    with pytest.raises(ValueError, match=r"inputs of shape \(3, 2, 12, 12\) hold NaN or infinite"):
+        build_method(name, net, **FAST.get(name, {})).attribute(images, 1)
+
+
 @pytest.mark.parametrize("name", HERE)
 def test_result_has_the_inputs_shape_and_is_detached(name, net, images):
     result = build_method(name, net, **FAST.get(name, {})).attribute(images, 1)

@@ -57,13 +57,15 @@ class AttributionMethod(ABC):
 
         Raises:
             TypeError: `inputs` is not a tensor.
-            ValueError: `inputs` is empty or not floating point, or `target` is not legal.
+            ValueError: `inputs` is empty, not floating point or not finite, or `target` is not legal.
         """
         if not isinstance(inputs, Tensor):
             raise TypeError(f"inputs is a {type(inputs).__name__}; give a floating-point tensor (N, C, H, W)")
         if not inputs.is_floating_point() or inputs.ndim < 2 or not inputs.numel():
             given = f"{inputs.dtype} {tuple(inputs.shape)}"
             raise ValueError(f"inputs is {given}; give a non-empty floating-point tensor (N, C, H, W)")
+        if not bool(torch.isfinite(inputs).all()):
+            raise ValueError(f"inputs of shape {tuple(inputs.shape)} hold NaN or infinite entries")
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self.scores.model):
             # A clone made here is an ordinary tensor even where the caller's was made in inference mode.
             signal = inputs.detach().clone().requires_grad_()

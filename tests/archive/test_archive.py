@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import torch
 from by_hand import contents, explain_by_hand
-from conftest import write_radiographs
 from killed_archive import settings
 from PIL import Image
+from radiographs import write_radiographs
 
 from lrp_plugin import __version__
 from lrp_plugin.archive import (

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from by_hand import explain_by_hand
-from conftest import write_radiographs
 from killed_archive import settings
 from PIL import Image
+from radiographs import write_radiographs
 
 pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_radiographs
 from hypothesis import given
 from hypothesis import strategies as st
 from killed_archive import settings
+from radiographs import write_radiographs
 from torch import nn
 
 from lrp_plugin import UnifiedLRP

@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 from by_hand import explain_by_hand
-from conftest import write_radiographs
 from killed_archive import settings
+from radiographs import write_radiographs
 
 from lrp_plugin.archive import Archive, explain_archive, verify
 from lrp_plugin.archive.rows import MEASURED, SCHEMA

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import write_radiographs
+from radiographs import write_radiographs
 from test_kills import assert_same_as_undisturbed, descendants, start, wait_for
 
 from lrp_plugin.archive.pool import Machines, _start

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from by_hand import explain_by_hand
-from conftest import write_radiographs
 from killed_archive import settings
 from PIL import Image
+from radiographs import write_radiographs
 from torch import nn
 
 from lrp_plugin.archive import Archive, Maps, Method, Picture, Targets, chunks, status, verify

@@ -5,6 +5,7 @@ from tests.mutation.fault import fault
 _ALL = "test_gradients.py"
 FAULTS = [
     fault("gradients/methods.py", "saliency keeps the sign", "gradient = gradient.abs()", "gradient = gradient", _ALL),
+    fault("gradients/methods.py", "NaN is explained", "if not bool(torch.isfinite(inputs).all()):", "if False:", _ALL),
     fault("gradients/methods.py", "the channels' mean, not their maximum", "gradient.amax(1) if", "gradient.mean(1) if", _ALL),
     fault("gradients/methods.py", "the caller's tensor gets a gradient", "inputs.detach().clone().requires_grad_()",
           "inputs.requires_grad_()", _ALL),
