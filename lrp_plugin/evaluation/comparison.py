@@ -100,10 +100,15 @@ class Comparison:
         """Why a method, or some of its metrics, have no values; None where all have."""
         if method in self.failures:
             return self.failures[method]
-        parts = [
-            f"{metric}: {self.failures[method, metric]}" for metric in self.metrics if (method, metric) in self.failures
-        ]
-        return "; ".join(parts) or None
+        why: dict[str, list[str]] = {}
+        for key, metric in self.metrics.items():
+            values = self.values.get((method, key))
+            if (method, key) in self.failures:
+                why.setdefault(self.failures[method, key], []).append(key)
+            elif values is not None and len(values) and bool(values.isnan().all()):
+                what = "an empty mask, or no positive relevance" if metric.needs_mask else "a map without variation"
+                why.setdefault(f"no example has a value ({what})", []).append(key)
+        return "; ".join(f"{', '.join(keys)}: {text}" for text, keys in why.items()) or None
 
     def mean_ranks(self, metric: str | None = None) -> dict[str, Interval]:
         """Each method's rank among all, averaged over the examples that all have a value for; 1 is best."""

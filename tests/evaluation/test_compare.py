@@ -276,3 +276,16 @@ def test_examples_are_read_again_and_hashed() -> None:
     one = Examples((x, y, mask), 2)
     assert len(list(one)) == len(list(one)) == 3
     assert one.fingerprint() != Examples((x + 1, y, mask), 2).fingerprint()
+
+
+def test_a_measure_without_a_value_for_any_example_says_why() -> None:
+    x, y, mask = data()
+    against = {"against": lambda inputs, target: -torch.ones_like(inputs)}
+    found = compare(Net(), (x, y, mask), against, ["mask_share", "pointing_game", "srg", "stability"], **QUIET)
+    said = (
+        "mask_share, pointing_game: no example has a value (an empty mask, or no positive relevance); "
+        "stability: no example has a value (a map without variation)"
+    )
+    assert found.reason("against") == said and f"against: {said}" in str(found) and found.reason("random") is None
+    unseen = compare(Net(), (x, y, torch.zeros_like(mask)), ["saliency"], ["mask_share"], **QUIET)
+    assert "an empty mask" in (unseen.reason("saliency") or "")
