@@ -160,7 +160,7 @@ def test_more_classes_than_outputs_is_no_comparison(place: Path, capsys: pytest.
         target.mkdir()
         (target / "1.png").write_bytes((place / "pictures" / "cat" / "0.png").read_bytes())
     assert run(place, "compare", "--methods", "saliency", "--metrics", "srg") == 2
-    assert "no method could be measured: target 2 is outside 0..1" in capsys.readouterr().err
+    assert "pictures has 5 subfolders, small 2 outputs; give one for each output" in capsys.readouterr().err
     assert not (place / "out" / "comparison.csv").exists()
 
 
@@ -171,7 +171,7 @@ def test_a_patch_that_covers_the_picture_is_refused(
     """All of a picture in one patch leaves nothing to put in order: every method had the same curve, with exit status 0."""
     assert run(place, command, "--patch", pixels) == 2
     error = capsys.readouterr().err
-    assert f"patches({pixels}): one patch covers the whole input of 16 x 16 pixels" in error and error.count("\n") == 1
+    assert f"--patch {pixels}: one patch covers the whole input of 16 x 16 pixels" in error and error.count("\n") == 1
     assert not (place / "out").exists()
 
 
