@@ -1,11 +1,9 @@
-"""Files that are either the old checkpoint or the new one, never half of each."""
+"""Weights in files that are either the old ones or the new ones, never half of each."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from textwrap import shorten
@@ -20,14 +18,15 @@ from lrp_plugin.errors import told
 from lrp_plugin.files import write_atomically
 from lrp_plugin.kinds import checked
 
-from .models import CXRClassifier, rebuild_model
+from .models import CXRClassifier, build_model
 
 
 class CheckpointError(RuntimeError, ValueError):
     """A checkpoint could not be written or read; the message names the file and what is left."""
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file; raises CheckpointError, which says what is left, where the disk is full or the folder closed."""
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -36,28 +35,6 @@ def _write(path: Path, content: bytes) -> None:
             f"could not save {path} ({len(content) / 2**20:.1f} MiB): {error.strerror}; {left}. "
             "Make room or choose another output folder, then resume"
         ) from error
-
-
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state: tensors, numbers, strings, lists and dictionaries; raises CheckpointError if it cannot."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    _write(path, buffer.getvalue())
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read a training state; nothing in the file is executed.
-
-    Raises:
-        CheckpointError: the file is missing, broken, or holds more than plain data.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"no checkpoint at {path}: nothing to resume; train first") from None
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is no training state of this package: {error}") from error
-    return state
 
 
 @checked
@@ -74,7 +51,7 @@ def save_weights(path: Path, model: nn.Module, facts: dict[str, Any]) -> None:
         header = {"recipe": json.dumps(recipe), "facts": json.dumps(facts)}
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"facts {told(facts)} cannot be written as JSON: {error}") from None
-    _write(path, safetensors_bytes(tensors, metadata={**header, "sha256": _checksum(tensors, header)}))
+    write_whole(path, safetensors_bytes(tensors, metadata={**header, "sha256": _checksum(tensors, header)}))
 
 
 @checked
@@ -102,16 +79,17 @@ def load_model(path: str | Path) -> tuple[CXRClassifier, dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing or broken, or its model was not made by ``build_model``.
     """
-    recipe = json.loads(_open(Path(path))[1].get("recipe", "null"))
+    tensors, header = _open(Path(path))
+    recipe = json.loads(header.get("recipe", "null"))
     if recipe is None:
         raise CheckpointError(f"{path} has no recipe: its model was not made by build_model; use load_weights")
-    model = rebuild_model(recipe)
+    model = build_model(recipe["name"], recipe["num_classes"], input_size=recipe["input_size"])
+    model.mean, model.std = tensors.get("mean"), tensors.get("std")
     facts = load_weights(path, model)
     return model.eval(), facts
 
 
 def _open(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header."""
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

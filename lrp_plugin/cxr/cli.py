@@ -127,12 +127,10 @@ def _resumed(settings: RunSettings, given: dict[str, Any]) -> RunSettings:
     return replace(settings, **given)
 
 
-def _opened(options: argparse.Namespace) -> tuple[RunSettings, Any, Any, dict[str, Any]]:
-    """Settings, data and trained model of the run in ``--out``, what the command line names first; how to go through it."""
-    settings = replace(RunSettings.load(options.out), **_given(options))
-    parts = open_parts(settings, options.out, training=False)
-    how = {"batch_size": settings.batch_size, "progress": not options.no_progress}
-    return settings, parts, open_model(options.out, parts.whole.classes), how
+def _opened(options: argparse.Namespace) -> tuple[Any, Any]:
+    """Data and trained model of the run in ``--out``, what the command line names first."""
+    parts = open_parts(replace(RunSettings.load(options.out), **_given(options)), options.out, training=False)
+    return parts, open_model(options.out, parts.whole.classes)
 
 
 def _results(options: argparse.Namespace) -> Path:
@@ -147,8 +145,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     from .reporting import write_metrics
     from .trainer import Trainer
 
-    settings, parts, model, how = _opened(options)
-    trainer = Trainer(model, parts.whole.classes, progress=how["progress"])
+    parts, model = _opened(options)
+    trainer, settings = Trainer(model, parts.whole.classes, progress=not options.no_progress), parts.settings
     metrics = trainer.evaluate(get_dataloader(parts.test, settings.batch_size, num_workers=settings.workers))
     for name, value in metrics.items():
         if isinstance(value, float):
@@ -163,9 +161,9 @@ def _explain(options: argparse.Namespace) -> None:
 
     from .reporting import open_samples
 
-    settings, parts, model, _ = _opened(options)
+    parts, model = _opened(options)
     made = explainers(options.methods, model, model.pixel_range)
-    for identifier, source, sample in open_samples(settings, parts, options.index, options.image):
+    for identifier, source, sample in open_samples(parts, options.index, options.image):
         example = explain_sample(model, sample, made, parts.whole.classes, identifier, region="lungs")
         print(f"{identifier}: {example.predicted_class}, {100 * example.probability:.1f} %, logit {example.logit:.3f}")
         if example.true_class is None:
@@ -179,7 +177,8 @@ def _evidence(options: argparse.Namespace) -> None:
 
     from .reporting import write_evidence
 
-    _, parts, model, how = _opened(options)
+    parts, model = _opened(options)
+    how = {"batch_size": parts.settings.batch_size, "progress": not options.no_progress}
     scores = score_evidence(model, parts.test, options.methods, bounds=model.pixel_range, **how)
     tables = {region: rows for region in scores.areas if (rows := scores.intervals(region))}
     if not tables:
@@ -193,20 +192,19 @@ def _report(options: argparse.Namespace) -> None:
     from lrp_plugin.evaluation.methods import builders
     from lrp_plugin.report import suspicions
 
-    from .reporting import build_report, examine, explain_examples, write_findings
+    from .reporting import report_run
 
-    settings, parts, model, how = _opened(options)
+    parts, model = _opened(options)
     builders(options.methods, model, model.pixel_range)  # an unknown name is said before the work
-    findings = examine(model, parts, options.methods, compared=options.compare, **how)
-    examples = explain_examples(model, parts, findings, options.examples)
     told = {"out": options.out, "data": options.data, "examples": options.examples, "compare": options.compare}
     named = [word for name, value in told.items() if value is not None for word in (f"--{name}", str(value))]
     command = shlex.join(["lrp-plugin", "cxr", "report", *named, "--methods", *options.methods])
-    report = build_report(model, settings, parts, findings, examples, command)
+    how = {"examples": options.examples, "compared": options.compare, "progress": not options.no_progress}
+    _, report, written = report_run(model, parts, options.methods, _results(options), command, **how)
     for found in suspicions(report):
         print(
             f"suspected shortcut: {found.test.class_name} rests on the {found.test.removed}: accuracy "
             f"{found.test.accuracy_with.mean:.3f} with it, {found.test.accuracy_without.mean:.3f} without"
         )
-    for path in write_findings(_results(options), report, findings):
+    for path in written:
         print(f"written: {path}")

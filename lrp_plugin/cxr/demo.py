@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -12,13 +11,13 @@ from lrp_plugin.attribution import UnifiedLRP
 from lrp_plugin.evaluation.evidence import evidence_table
 from lrp_plugin.explain.samples import plot_example
 from lrp_plugin.files import file_stems
-from lrp_plugin.report import Example
+from lrp_plugin.report import Report
 from lrp_plugin.visualization import plot_ledger, save_figure
 from lrp_plugin.visualization.classes import literal, plot_class_examples, plot_confusion_matrix
 from lrp_plugin.visualization.localisation import plot_evidence
 
 from .models import CXRClassifier
-from .reporting import Findings, build_report, examine, explain_examples, write_findings
+from .reporting import Findings, report_run
 from .runfolder import DEFAULT_METHODS, Parts, RunSettings, open_parts, train_run
 
 FULL = RunSettings()
@@ -28,12 +27,8 @@ QUICK = RunSettings(size=64, count=480, epochs=8)
 def run_demo(folder: Path, *, quick: bool = False, progress: bool = True) -> None:
     """Train the reference model on the embedded data, explain its test pictures, write everything to ``folder``.
 
-    Each file is written whole. A demo that was stopped continues where it was when called again.
-
-    Args:
-        folder: gets the run, ``figures/``, ``report.html``, ``evidence.csv`` and ``metrics.json``.
-        quick: smaller pictures and fewer of them, for trying out; the figures are then less telling.
-        progress: show bars on stderr.
+    Each file is written whole. A demo that was stopped continues where it was when called again. With ``quick`` pictures
+    are smaller and fewer; the figures are then less telling.
 
     Raises:
         CheckpointError: the folder holds a run of other settings. OSError: something cannot be written.
@@ -45,11 +40,9 @@ def run_demo(folder: Path, *, quick: bool = False, progress: bool = True) -> Non
     model, _ = train_run(settings, parts, folder, resume="auto", progress=progress)
     trained = time.perf_counter()
     print(f"Explaining {len(parts.test)} test pictures: {', '.join(DEFAULT_METHODS)}")
-    findings = examine(model, parts, DEFAULT_METHODS, progress=progress)
-    examples = explain_examples(model, parts, findings)
     command = f"lrp-plugin demo --out {folder}" + (" --quick" if quick else "")
-    written = write_findings(folder, build_report(model, settings, parts, findings, examples, command), findings)
-    written += _write_figures(folder / "figures", model, parts, findings, examples)
+    findings, report, written = report_run(model, parts, DEFAULT_METHODS, folder, command, progress=progress)
+    written += _write_figures(folder / "figures", model, parts, findings, report)
     print(f"\nTest accuracy {findings.metrics['accuracy']:.3f} on {len(findings.labels)} pictures\n")
     print(evidence_table(findings.scores.intervals("evidence"), "evidence"))
     if quick:
@@ -60,14 +53,12 @@ def run_demo(folder: Path, *, quick: bool = False, progress: bool = True) -> Non
     print(f"\nOpen {written[0].resolve().as_uri()}")
 
 
-def _write_figures(
-    folder: Path, model: CXRClassifier, parts: Parts, findings: Findings, examples: Sequence[Example]
-) -> list[Path]:
+def _write_figures(folder: Path, model: CXRClassifier, parts: Parts, findings: Findings, report: Report) -> list[Path]:
     """One figure for each class's first example, and those about the whole test set."""
     classes = parts.whole.classes
-    firsts = {example.true_class: example for example in reversed(examples)}
+    firsts = {example.true_class: example for example in reversed(report.examples)}
     # Where the first example's logit went, operation by operation.
-    shown, method = examples[0], "epsilon_plus_flat"
+    shown, method = report.examples[0], "epsilon_plus_flat"
     image = Tensor(shown.image)[None].to(next(model.parameters()).device)
     ledger = UnifiedLRP(model, composite=method).ledger(image, parts.whole.label_vocab[shown.predicted_class])
     logit = f"the logit of {shown.predicted_class}, {shown.logit:.2f}"

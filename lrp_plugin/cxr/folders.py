@@ -39,10 +39,7 @@ class COVID19CXRDataset(CXRFolder):
     Args:
         root: ``COVID-19_Radiography_Dataset`` with ``COVID``, ``Lung_Opacity``, ``Normal``, ``Viral Pneumonia``.
         expected: pictures of each class; a difference is a warning. None does not compare (a part of the database).
-        **options: as in :class:`CXRFolder`.
-
-    Raises:
-        FileNotFoundError, RadiographError: as :class:`CXRFolder`.
+        **options: as in :class:`CXRFolder`, as is what is raised.
     """
 
     def __init__(

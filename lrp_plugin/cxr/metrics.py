@@ -33,15 +33,9 @@ DEFAULT_METRICS = ("accuracy", "f1_macro", "f1_micro", "auroc", "ece", "confusio
 
 
 class Scores:
-    """Metrics and mean loss over batches, one process or several (torchmetrics gathers the states).
+    """Metrics (keys of :data:`METRICS`; ValueError for another) and mean loss over batches, of K named classes.
 
-    Args:
-        classes: class names, K of them.
-        names: keys of :data:`METRICS`.
-        device: where the states live.
-
-    Raises:
-        ValueError: an unknown metric.
+    One process or several: torchmetrics gathers the states, which live on ``device``.
     """
 
     def __init__(self, classes: Sequence[str], names: Sequence[str], device: torch.device | str = "cpu") -> None:
@@ -61,21 +55,16 @@ class Scores:
         self._metrics = MetricCollection(made, compute_groups=False).to(device)
 
     def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor) -> None:
-        """Add a batch: probabilities ``(N, K)``, labels ``(N,)`` and cross entropies ``(N,)``, nats.
-
-        Samples labelled :data:`IGNORED` are left out.
-        """
+        """Add a batch: probabilities ``(N, K)``, labels ``(N,)`` (not those :data:`IGNORED`), cross entropies ``(N,)``, nats."""
         kept = labels != IGNORED
         if kept.any():
             self._metrics.update(preds=probabilities[kept].float(), target=labels[kept], value=losses[kept].double())
 
     def compute(self) -> dict[str, Any]:
-        """Figures so far.
+        """``loss`` and each scalar metric so far as float; ``confusion_matrix`` as an int64 tensor ``(K, K)``, rows true.
 
-        Returns:
-            ``loss`` and each scalar metric as float; ``auroc`` as a dictionary of class name to float, NaN
-            where the class (or any other) does not occur, with ``auroc_macro``, the mean over the classes
-            that have one; ``confusion_matrix`` as an int64 tensor ``(K, K)``, rows true.
+        ``auroc`` is a dictionary of class name to float, NaN where the class (or any other) does not occur, and
+        ``auroc_macro`` the mean over the classes that have one.
         """
         with warnings.catch_warnings():
             # A class that does not occur is reported as NaN below.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lrp_plugin.errors import told, unknown
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 
 from .reference import ReferenceCNN
 
@@ -34,10 +34,8 @@ class CXRClassifier(nn.Module):
     channels' relevances are summed.
 
     Args:
-        backbone: maps ``(N, channels, H, W)`` to logits ``(N, num_classes)``.
+        backbone: maps ``(N, channels, H, W)`` to logits ``(N, num_classes)``; channels 1 or 3.
         name: its name for :func:`build_model`.
-        num_classes: outputs.
-        channels: 1 or 3, what the backbone takes.
         input_size: side every picture is resized to, or None to leave it (unless below ``least_size``).
         least_size: smallest side the backbone can take; smaller pictures are enlarged to it.
         normalization: mean and standard deviation per channel, or None.
@@ -88,12 +86,8 @@ class CXRClassifier(nn.Module):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """What :func:`rebuild_model` needs, beside the weights, to make this model again, as JSON."""
-        plain = [value.flatten().tolist() for value in (self.mean, self.std) if value is not None]
-        return {
-            "name": self.name, "num_classes": self.num_classes, "input_size": self.input_size,
-            "normalization": plain or None,
-        }  # fmt: skip
+        """What :func:`build_model` needs to make this model again; the weights and buffers are the rest."""
+        return {"name": self.name, "num_classes": self.num_classes, "input_size": self.input_size}
 
 
 def list_models() -> list[str]:
@@ -109,7 +103,7 @@ def build_model(
 
     Args:
         name: one of :func:`list_models`.
-        num_classes: outputs.
+        num_classes: outputs, at least 2.
         weights: None (random), or what ``torchvision.models.get_model`` takes: "DEFAULT", the name of a
             weights entry, or the entry itself. torchvision downloads them; nothing else here does.
         input_size: side every picture is resized to inside; None takes the network's own where it is
@@ -119,18 +113,16 @@ def build_model(
         The model, in training mode, on the CPU.
 
     Raises:
-        ValueError: unknown name or weights, less than two classes, or an ``input_size`` the network cannot
-            take.
+        ValueError: unknown name or weights, or an ``input_size`` the network cannot take.
         RuntimeError: the weights could not be downloaded.
     """
-    if num_classes < 2:
-        raise ValueError(f"build_model(num_classes={num_classes}): must be at least 2")
+    at_least(2, num_classes=num_classes)
     if name not in list_models():
         raise ValueError(unknown("model", name, list_models()))
     own_net, normalization = name in OWN_MODELS, None
+    if own_net and weights is not None:
+        raise ValueError(f"{name} has no pretrained weights; got {told(weights)}. Leave weights out and train it")
     if own_net:
-        if weights is not None:
-            raise ValueError(f"{name} has no pretrained weights; got {told(weights)}. Leave weights out and train it")
         backbone = OWN_MODELS[name](num_classes)
     else:
         backbone, normalization = _torchvision(name, weights)
@@ -144,14 +136,6 @@ def build_model(
         backbone, name, num_classes, channels=1 if own_net else 3, input_size=own or input_size,
         least_size=least, normalization=normalization,
     )  # fmt: skip
-
-
-def rebuild_model(recipe: dict[str, Any]) -> CXRClassifier:
-    """Build the model a :attr:`CXRClassifier.recipe` describes, its weights random, nothing downloaded."""
-    model = build_model(recipe["name"], recipe["num_classes"], input_size=recipe["input_size"])
-    for name, values in zip(("mean", "std"), recipe["normalization"] or (None, None)):
-        setattr(model, name, None if values is None else torch.tensor(values).view(1, -1, 1, 1))
-    return model
 
 
 def _torchvision(name: str, weights: Any) -> tuple[nn.Module, tuple[list[float], list[float]] | None]:

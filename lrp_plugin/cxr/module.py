@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from lrp_plugin.files import write_atomically
 from lrp_plugin.images import IGNORED
 from lrp_plugin.kinds import checked
 
-from .checkpoints import CheckpointError, load_state, save_state, save_weights
+from .checkpoints import CheckpointError, save_weights, write_whole
 from .metrics import Scores
 from .settings import History, TrainSettings
 
@@ -38,12 +40,8 @@ def unpack(batch: Any) -> tuple[Tensor, Tensor]:
 class Classification(pl.LightningModule):
     """Cross entropy of a classifier under AdamW and one cycle; the loss is normalized over all processes.
 
-    Args:
-        model, classes, metrics: as in :class:`lrp_plugin.cxr.Trainer`.
-        settings: how to train.
-        weights: of the classes ``(K,)``, or None.
-        output: folder of ``best.safetensors`` and ``history.csv``.
-        run: what must be the same for an exact resumption, kept in the checkpoint.
+    ``weights`` ``(K,)`` are the classes'; ``run`` is what must be the same for an exact resumption, kept in the checkpoint;
+    ``best.safetensors`` and ``history.csv`` go into ``output``. The rest as in :class:`lrp_plugin.cxr.Trainer`.
     """
 
     def __init__(
@@ -127,6 +125,8 @@ class Classification(pl.LightningModule):
         }
         self.sums.zero_()
         self.history.rows.append(row)
+        # Not Lightning's callback: resumed, it would take an epoch more before it stops again.
+        self.trainer.should_stop = self.history.stopped_early
         if self.trainer.is_global_zero and self.output is not None:
             if self.history.best_epoch == row["epoch"]:
                 facts = {"classes": list(self.classes), "epoch": row["epoch"], "metrics": row}
@@ -163,21 +163,33 @@ def _losses(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Te
 
 
 class WholeFiles(TorchCheckpointIO):
-    """Lightning's checkpoints, written whole or not at all and read as plain data."""
+    """Lightning's checkpoints, written whole or not at all and read as plain data.
+
+    Its own come from the folder for temporary files: to another file system that is a copy, which a full disk cuts short.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises :class:`CheckpointError` where the disk is full; the earlier checkpoint is intact."""
-        save_state(Path(path), checkpoint)
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_whole(Path(path), buffer.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Nothing in the file is executed."""
-        return load_state(Path(path))
+        """Executes nothing in the file; :class:`CheckpointError` where it is missing, broken, or more than plain data."""
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise CheckpointError(f"no checkpoint at {path}: nothing to resume; train first") from None
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} is no training state of this package: {error}") from error
+        return state
 
 
 class SeededEpochs:
     """A training loader whose every epoch begins from the epoch's own seed: order, transforms, dropout.
 
     So an epoch is the same whether the run came to it or was resumed there, and a checkpoint needs no generator's state.
+    (Not a hook of Lightning's: it asks for the batches before or after each of them, as it comes to an epoch.)
     """
 
     def __init__(self, loader: DataLoader[Any], module: Classification, seed: int) -> None:
@@ -185,11 +197,9 @@ class SeededEpochs:
         self.sampler = loader.sampler  # Lightning tells it the epoch.
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """The batches of the module's present epoch."""
         seed_everything(self.seed + 1000 * self.module.current_epoch)
         yield from self.loader
 

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Subset
 from torchvision.transforms.v2 import functional as TF
 
@@ -33,25 +32,22 @@ from lrp_plugin.version import __version__
 
 from .folders import read_radiograph
 from .models import CXRClassifier
-from .runfolder import Parts, RunSettings
+from .runfolder import Parts
 from .trainer import Trainer
 
 MARKER_REGION = "text marker in the upper left corner"
-METRICS_FILE = "metrics.json"
 
 
 @dataclass(frozen=True)
 class Findings:
-    """What was measured on the test pictures.
+    """What was measured on the N test pictures that could be read.
 
     Attributes:
-        test: those that could be read, N.
-        metrics: of :meth:`lrp_plugin.cxr.Trainer.evaluate`.
-        labels: true classes ``(N,)``.
-        probabilities: ``(N, K)``.
-        scores: where each method's relevance lies.
-        marker_tests: accuracy with and without the planted marker; empty where none was planted.
-        comparison: the methods measured against each other; None where that was not asked for.
+        test: The pictures. labels: Their classes ``(N,)``. probabilities: ``(N, K)``.
+        metrics: Of :meth:`lrp_plugin.cxr.Trainer.evaluate`.
+        scores: Where each method's relevance lies.
+        marker_tests: Accuracy with and without the planted marker; empty where none was planted.
+        comparison: The methods measured against each other; None where that was not asked for.
     """
 
     test: LabelledSubset
@@ -63,15 +59,37 @@ class Findings:
     comparison: Comparison | None = None
 
 
+def report_run(
+    model: CXRClassifier, parts: Parts, methods: Sequence[str], folder: Path, command: str, *, examples: int = 2,
+    compared: int = 24, progress: bool = True,
+) -> tuple[Findings, Report, list[Path]]:  # fmt: skip
+    """Measure a model and write what was found, each file whole or not at all: page (first), evidence table, metrics."""
+    findings = examine(model, parts, methods, compared=compared, progress=progress)
+    report = build_report(model, parts, findings, explain_examples(model, parts, findings, examples), command)
+    suspected = {
+        found.test.class_name: {
+            "accuracy_with": found.test.accuracy_with.mean,
+            "accuracy_without": found.test.accuracy_without.mean,
+            "methods_outside_lungs": [entry.method for entry in found.agreeing],
+        }
+        for found in suspicions(report)
+    }
+    written = [
+        write_report(folder / "report.html", report),
+        write_evidence(folder, {region: findings.scores.intervals(region) for region in findings.scores.areas}),
+        write_metrics(folder, {**findings.metrics, "suspected_shortcuts": suspected}),
+    ]
+    return findings, report, written
+
+
 def examine(
-    model: CXRClassifier, parts: Parts, methods: Sequence[str], *, compared: int = 24, batch_size: int = 32,
-    progress: bool = True,
-) -> Findings:  # fmt: skip
+    model: CXRClassifier, parts: Parts, methods: Sequence[str], *, compared: int = 24, progress: bool = True
+) -> Findings:
     """Evaluate a model on its device, explain its test pictures, and remove the planted marker where there is one.
 
     On ``compared`` pictures at most, spread over all, the methods are measured against each other.
     """
-    whole = parts.whole
+    whole, batch_size = parts.whole, parts.settings.batch_size
     test = LabelledSubset(whole, [i for i in parts.test.indices if int(whole[i]["disease"]) != IGNORED])
     trainer = Trainer(model, whole.classes, device=next(model.parameters()).device, progress=progress)
     loader = get_dataloader(test, batch_size)
@@ -107,49 +125,45 @@ def marker_tests(trainer: Trainer, test: LabelledSubset, batch_size: int = 32) -
 def explain_examples(model: CXRClassifier, parts: Parts, findings: Findings, per_class: int = 2) -> list[Example]:
     """The report's examples: the surest right pictures of each class, and its surest mistake if any."""
     made = explainers(list(findings.scores.shares["lungs"]), model, model.pixel_range)
-    predicted, sure = findings.probabilities.argmax(1), findings.probabilities.max(1)
+    predicted, surest = findings.probabilities.argmax(1), np.argsort(-findings.probabilities.max(1), kind="stable")
     chosen: list[int] = []
     for label in range(len(parts.whole.classes)):
-        own = np.flatnonzero(findings.labels == label)
-        ranked = own[np.argsort(-sure[own], kind="stable")]
-        chosen += ranked[predicted[ranked] == label][:per_class].tolist()
-        chosen += ranked[predicted[ranked] != label][:1].tolist()
+        own = surest[findings.labels[surest] == label]
+        chosen += [*own[predicted[own] == label][:per_class], *own[predicted[own] != label][:1]]
     whole, places = parts.whole, [findings.test.indices[position] for position in chosen]
     return [explain_sample(model, whole[i], made, whole.classes, whole.picture_name(i), region="lungs") for i in places]
 
 
 def build_report(
-    model: CXRClassifier, settings: RunSettings, parts: Parts, findings: Findings, examples: Sequence[Example],
-    command: str,
-) -> Report:  # fmt: skip
+    model: CXRClassifier, parts: Parts, findings: Findings, examples: Sequence[Example], command: str
+) -> Report:
     """Fill the page's dataclasses."""
+    settings, classes, scores = parts.settings, parts.whole.classes, findings.scores
     data = settings.data
     if data == "synthetic":
         marker = "no marker" if settings.shortcut is None else f"COVID marker of strength {settings.shortcut:g}"
         data = f"SyntheticCXR, seed {settings.seed}, {marker}"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    matrix, areas = findings.metrics["confusion_matrix"], findings.metrics["auroc"]
-    # Warned of is where a map without knowledge would do better: the lungs' mean share of the picture. Half of the
-    # relevance would be too much to ask: epsilon and saliency are noisy, and on the synthetic data they fall below it for
-    # a model that demonstrably uses the opacities.
-    chance = float(findings.scores.areas["lungs"].nanmean().nan_to_num())
     return Report(
         title="What the chest X-ray model looks at",
         model=f"{settings.model}, {parameters / 1e6:.2f} M parameters",
         dataset=f"{data}: {len(findings.labels)} test pictures of {settings.size} x {settings.size} pixels",
-        class_names=parts.whole.classes,
+        class_names=classes,
         metrics=_metrics(findings),
-        confusion=matrix,
+        confusion=findings.metrics["confusion_matrix"],
         examples=examples,
         region="the lungs",
         caution="For research on models. Not a medical device; not for diagnosis.",
-        localisation=[row for row in findings.scores.intervals("lungs") if row.class_name != ALL_CLASSES],
+        localisation=[row for row in scores.intervals("lungs") if row.class_name != ALL_CLASSES],
         removal_tests=findings.marker_tests,
         comparison=findings.comparison,
-        minimum_inside=chance,
-        class_metrics={**by_class(matrix.double()), "AUROC": [areas[name] for name in parts.whole.classes]},
+        # Warned of is where a map without knowledge would do better: the lungs' mean share of the picture. Half of the
+        # relevance would be too much to ask: epsilon and saliency are noisy, and on the synthetic data they fall below it
+        # for a model that demonstrably uses the opacities.
+        minimum_inside=float(scores.areas["lungs"].nanmean().nan_to_num()),
+        class_metrics={"AUROC": [findings.metrics["auroc"][name] for name in classes]},
         settings={
-            "Methods": ", ".join(findings.scores.shares["lungs"]),
+            "Methods": ", ".join(scores.shares["lungs"]),
             "Explained": "per class: the logit of the true class; examples: the logit of the predicted class",
             "Intervals": "95 % percentile bootstrap over pictures, 2000 resamples",
             "Training": f"{len(parts.train)} pictures, {len(parts.val)} to validate, {settings.epochs} epochs, "
@@ -159,19 +173,6 @@ def build_report(
         command=command,
         created=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
-
-
-def by_class(matrix: Tensor) -> dict[str, list[float]]:
-    """Each class against the rest, from the confusion matrix; NaN where nothing is divided by nothing."""
-    true, actual, called = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    rest = matrix.sum() - actual - called + true
-    shares = {
-        "Sensitivity": true / actual,
-        "Specificity": rest / (matrix.sum() - actual),
-        "PPV": true / called,
-        "NPV": rest / (matrix.sum() - called),
-    }
-    return {name: values.tolist() for name, values in shares.items()}
 
 
 def _metrics(findings: Findings) -> list[Metric]:
@@ -192,34 +193,15 @@ def _metrics(findings: Findings) -> list[Metric]:
     return rows
 
 
-def write_findings(folder: Path, report: Report, findings: Findings) -> list[Path]:
-    """Write the page, the evidence table (CSV) and the metrics (JSON), each whole or not at all; the page comes first."""
-    suspected = {
-        found.test.class_name: {
-            "accuracy_with": found.test.accuracy_with.mean,
-            "accuracy_without": found.test.accuracy_without.mean,
-            "methods_outside_lungs": [entry.method for entry in found.agreeing],
-        }
-        for found in suspicions(report)
-    }
-    regions = {region: findings.scores.intervals(region) for region in findings.scores.areas}
-    return [
-        write_report(folder / "report.html", report),
-        write_evidence(folder, regions),
-        write_metrics(folder, {**findings.metrics, "suspected_shortcuts": suspected}),
-    ]
-
-
 def write_evidence(folder: Path, tables: Mapping[str, Sequence[Localisation]]) -> Path:
     """Write each region's rows into ``evidence.csv``; rows of other methods that it holds stay."""
     path = folder / "evidence.csv"
-    earlier = path.read_bytes() if path.is_file() else b""
-    return write_atomically(path, evidence_csv(tables, earlier))
+    return write_atomically(path, evidence_csv(tables, path.read_bytes() if path.is_file() else b""))
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> Path:
-    """Write metrics as JSON; shortcuts that an earlier report suspected stay while the model answers as it did then."""
-    path, suspected, found = folder / METRICS_FILE, "suspected_shortcuts", dict(metrics)
+    """Write ``metrics.json``; shortcuts that an earlier report suspected stay while the model answers as it did then."""
+    path, suspected, found = folder / "metrics.json", "suspected_shortcuts", dict(metrics)
     try:
         earlier = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):  # none yet, or none of ours: it is replaced
@@ -235,21 +217,20 @@ def write_metrics(folder: Path, metrics: Mapping[str, Any]) -> Path:
 
 
 def open_samples(
-    settings: RunSettings, parts: Parts, indices: Sequence[int] | None, files: Sequence[Path] | None
+    parts: Parts, indices: Sequence[int] | None, files: Sequence[Path] | None
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Yield identifier, source (different for every picture) and sample of ``files`` of one's own, or of the data.
+    """Yield identifier, source (different for every picture) and sample of ``files``, else of the data at ``indices``.
 
-    Of the data: those at ``indices`` (IndexError for one outside it); None takes the first test picture of each class.
-    Files are resized to the run's ``size`` (RadiographError where one cannot be read).
+    None takes the first test picture of each class; files are resized to the run's ``size``. IndexError, RadiographError.
     """
+    settings, whole = parts.settings, parts.whole
     for path in files or ():
         image = TF.resize_image(read_radiograph(path), [settings.size, settings.size], antialias=True)
         yield path.name, str(path.resolve()), {"image": image.clamp(0.0, 1.0)}
-    if files:
-        return
-    whole = parts.whole
-    firsts = dict(reversed(list(zip(parts.test.labels, parts.test.indices))))
-    for index in [firsts[label] for label in sorted(firsts)] if indices is None else indices:
+    if indices is None:
+        firsts = dict(reversed(list(zip(parts.test.labels, parts.test.indices))))
+        indices = [] if files else [firsts[label] for label in sorted(firsts)]
+    for index in indices:
         sample, name = whole[index], whole.picture_name(index)
         if int(sample["disease"]) != IGNORED:
             yield name, f"{settings.data} {name}", sample

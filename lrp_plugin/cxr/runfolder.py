@@ -36,11 +36,11 @@ class RunSettings(TrainSettings):
     data: str = setting("synthetic", "'synthetic' or a folder with one subfolder for each class")
     model: str = setting("reference_cnn", "reference_cnn or any torchvision classifier")
     weights: str | None = setting(None, "pretrained weights that torchvision knows, such as DEFAULT")
-    size: int = setting(128, "side of the pictures in pixels", least=8, most=10_000)
-    count: int = setting(1200, "number of synthetic pictures", least=1, most=1_000_000)
+    size: int = setting(128, "side of the pictures in pixels", 8, 10_000)
+    count: int = setting(1200, "number of synthetic pictures", 1, 1_000_000)
     seed: int = setting(0, "of pictures, split, weights and order")
-    shortcut: float | None = setting(None, "strength of a text marker planted on synthetic COVID pictures", most=1)
-    batch_size: int = setting(32, "pictures a batch", least=1)
+    shortcut: float | None = setting(None, "strength of a text marker planted on synthetic COVID pictures", 0, 1)
+    batch_size: int = setting(32, "pictures a batch", 1)
     augment: bool = setting(False, "vary a folder's training pictures")
     lenient: bool = setting(False, "leave out broken, missing and changed pictures with a warning")
     workers: int = setting(0, "processes that read ahead")
@@ -59,18 +59,16 @@ class RunSettings(TrainSettings):
             values = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(values, dict):
                 raise ValueError(f"it holds a {type(values).__name__} instead of names and values")
-            unknown = set(values) - {entry.name for entry in fields(cls)}
-            if unknown:
-                raise ValueError(f"unknown {', '.join(sorted(unknown))}")
             return cls(**values)
-        except ValueError as error:  # json's errors and UnicodeDecodeError are ValueErrors too.
+        except (ValueError, TypeError) as error:  # json's errors and UnicodeDecodeError are ValueErrors too
             raise ValueError(f"{path} is no settings file of this version: {error}") from error
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A dataset and its three parts; ``test`` is the part that reports are about."""
+    """The data of a run's settings and its three parts; ``test`` is the part that reports are about."""
 
+    settings: RunSettings
     whole: LabelledImages
     train: Any
     val: Any
@@ -93,13 +91,10 @@ def open_dataset(settings: RunSettings, transform: Any = None) -> LabelledImages
 
 
 def open_parts(settings: RunSettings, folder: Path | None = None, *, training: bool = True) -> Parts:
-    """Open the pictures and their parts.
+    """Open a run's pictures and their parts: those stored in ``folder``, or cut 70/10/20, stratified, by the run's seed.
 
-    Args:
-        settings: the run's.
-        folder: a run folder whose stored parts are used; None cuts 70/10/20, stratified, by the run's seed.
-        training: whether the parts are trained on: synthetic pictures for training are then drawn once and held in
-            memory (those of a folder are read when needed), and missing or changed training pictures are an error.
+    For ``training`` synthetic pictures are drawn once and held in memory (those of a folder are read when needed), and
+    missing or changed training pictures are an error.
 
     Raises:
         As :func:`open_dataset`; ValueError where a part would be empty, or (unless lenient) where pictures that are
@@ -109,17 +104,16 @@ def open_parts(settings: RunSettings, folder: Path | None = None, *, training: b
     stored = StoredParts.cut(whole, settings.seed) if folder is None else StoredParts.load(folder)
 
     def part(name: str, by_content: bool, strict: bool = True) -> LabelledSubset:
-        by_content = by_content and folder is not None
-        return LabelledSubset(
-            whole, stored.indices(whole, name, strict=strict) if by_content else stored.by_name(whole, name)
-        )
+        if by_content and folder is not None:
+            return LabelledSubset(whole, stored.indices(whole, name, strict=strict))
+        return LabelledSubset(whole, stored.by_name(whole, name))
 
     train, val, test = part("train", training), part("val", training), part("test", True, not settings.lenient)
     if training and settings.data == "synthetic":
-        return Parts(whole, InMemory(train), InMemory(val), test, stored)
+        return Parts(settings, whole, InMemory(train), InMemory(val), test, stored)
     if training and settings.augment:
         train = LabelledSubset(open_dataset(settings, cxr_transforms()), train.indices)
-    return Parts(whole, train, val, test, stored)
+    return Parts(settings, whole, train, val, test, stored)
 
 
 def train_run(
@@ -127,10 +121,8 @@ def train_run(
 ) -> tuple[CXRClassifier, History]:
     """Train the run's model into its folder: ``run.json`` and ``parts.json`` beside what the trainer writes there.
 
-    Arguments and what is raised as :meth:`lrp_plugin.cxr.Trainer.train`, and ValueError for an unknown model.
-
-    Returns:
-        The model with the best epoch's weights, on the trainer's device, and what happened.
+    Arguments, what is raised and the history as :meth:`lrp_plugin.cxr.Trainer.train`, and ValueError for an unknown model,
+    which comes back with the best epoch's weights, on the trainer's device.
     """
     from .module import seed_everything
     from .trainer import Trainer

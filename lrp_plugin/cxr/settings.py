@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -11,12 +12,13 @@ from lrp_plugin.errors import told
 from lrp_plugin.files import csv_bytes
 from lrp_plugin.kinds import checked
 
+POSITIVE, _MOST = sys.float_info.min, sys.float_info.max
 _SMALLER_IS_BETTER = ("loss", "ece")
 
 
-def setting(default: Any, text: str, *, least: int = 0, most: float = math.inf, positive: bool = False) -> Any:
+def setting(default: Any, text: str, least: float = 0, most: float = _MOST) -> Any:
     """A field of settings: its default, what it is, and what a number must be."""
-    return field(default=default, metadata={"help": text, "least": least, "most": most, "positive": positive})
+    return field(default=default, metadata={"help": text, "least": least, "most": most})
 
 
 @checked
@@ -28,27 +30,24 @@ class TrainSettings:
         ValueError: a value is of another kind, or outside its range.
     """
 
-    epochs: int = setting(8, "passes over the training pictures", least=1)
-    learning_rate: float = setting(3e-3, "learning rate at the top of the cycle", positive=True)
+    epochs: int = setting(8, "passes over the training pictures", 1)
+    learning_rate: float = setting(3e-3, "learning rate at the top of the cycle", POSITIVE)
     weight_decay: float = setting(0.01, "AdamW's")
     class_weights: str | Sequence[float] | None = setting(
         None, "None, 'balanced' (N / (K n_c), of the training labels), or one positive number per class"
     )
-    max_grad_norm: float | None = setting(None, "clip gradients to this norm, where a training diverges", positive=True)
+    max_grad_norm: float | None = setting(None, "clip gradients to this norm, where a training diverges", POSITIVE)
     monitor: str = setting("accuracy", "what decides which epoch is best, a scalar of Trainer.evaluate")
-    patience: int | None = setting(None, "stop after so many epochs without a better one, or never", least=1)
+    patience: int | None = setting(None, "stop after so many epochs without a better one, or never", 1)
     load_best: bool = setting(True, "put the best epoch's weights into the model at the end")
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             value, legal = getattr(self, entry.name), entry.metadata
-            if not isinstance(value, (int, float)):
-                continue
-            if not legal["least"] <= value < math.inf or (value == 0 and legal["positive"]):
-                wanted = "positive" if legal["positive"] else f"at least {legal['least']}"
-                raise ValueError(f"{entry.name}={told(value)}: must be finite and {wanted}")
-            if value > legal["most"]:
-                raise ValueError(f"{entry.name}={told(value)}: must be at most {legal['most']}")
+            if isinstance(value, (int, float)) and not legal["least"] <= value <= legal["most"]:
+                wanted = "finite and positive" if legal["least"] == POSITIVE else f"finite and at least {legal['least']}"
+                wanted = f"at most {legal['most']}" if legal["most"] < value < math.inf else wanted
+                raise ValueError(f"{entry.name}={told(value)}: must be {wanted}")
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
             raise ValueError(f"class_weights={told(weights)}: legal are None, 'balanced', or numbers")

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader
@@ -104,7 +104,7 @@ class Trainer:
         chosen = TrainSettings(**settings)
         self._check(chosen, train_loader, val_loader)
         resumes = self._resumes(resume)
-        weights = self._class_weights(chosen, train_loader)
+        weights = self._class_weights(chosen.class_weights, train_loader)
         run = {**asdict(chosen), "batches": len(train_loader), "processes": self.world}
         with nullcontext(self.output) if self.output is not None else tempfile.TemporaryDirectory() as folder:
             output = Path(folder)
@@ -153,13 +153,8 @@ class Trainer:
 
     def _fit(self, module: Classification, loader: Any, val_loader: Any, last: Path | None) -> None:
         chosen = module.settings
-        callbacks: list[Callback] = [
-            ModelCheckpoint(module.output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-        ]
-        if chosen.patience is not None:
-            monitored = f"val_{chosen.monitor}"
-            callbacks.append(EarlyStopping(monitored, patience=chosen.patience, mode=chosen.mode, check_finite=False))
-        with self._lightning(callbacks, max_epochs=chosen.epochs, gradient_clip_val=chosen.max_grad_norm) as lightning:
+        kept = ModelCheckpoint(module.output, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        with self._lightning([kept], max_epochs=chosen.epochs, gradient_clip_val=chosen.max_grad_norm) as lightning:
             lightning.fit(module, SeededEpochs(loader, module, self.seed), val_loader, ckpt_path=last)
         self.model.to(self.device)
 
@@ -225,42 +220,39 @@ class Trainer:
 
     def _resumes(self, resume: bool | str) -> bool:
         """Whether the run in ``output`` goes on; refuses to write over it."""
-        if self.output is None and resume:
-            raise ValueError(f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run")
-        last = None if self.output is None else self.output / "last.ckpt"
-        there = last is not None and last.exists()
-        if there and not resume:
+        if self.output is None:
+            if resume:
+                raise ValueError(f"train(resume={resume!r}) needs Trainer(output=...): the folder of the earlier run")
+            return False
+        last = self.output / "last.ckpt"
+        if last.exists() and not resume:
             raise FileExistsError(
                 f"{last} is an earlier run's checkpoint: continue with resume=True, or choose another output"
             )
-        return there if resume == "auto" else bool(resume)
+        return last.exists() if resume == "auto" else bool(resume)
 
-    def _class_weights(self, settings: TrainSettings, loader: DataLoader[Any]) -> Tensor | None:
-        wanted, classes = settings.class_weights, self.classes
-        if wanted is None:
-            return None
+    def _class_weights(self, wanted: Any, loader: DataLoader[Any]) -> Tensor | None:
+        classes = self.classes
         if wanted == "balanced":
             labels = torch.tensor(known(getattr(loader.dataset, "dataset", loader.dataset), "labels"))
             counts = torch.bincount(labels[labels != IGNORED], minlength=len(classes)).float()
             # A class without samples weighs nothing, instead of infinitely much.
-            weights = torch.where(counts > 0, counts.sum() / (len(classes) * counts), 0.0)
-        else:
-            weights = torch.tensor(wanted, dtype=torch.float32)
-        if len(weights) != len(classes):
-            raise ValueError(f"{len(weights)} class weights for the {len(classes)} classes {', '.join(classes)}")
-        return weights
+            wanted = torch.where(counts > 0, counts.sum() / (len(classes) * counts), 0.0)
+        if wanted is not None and len(wanted) != len(classes):
+            raise ValueError(f"{len(wanted)} class weights for the {len(classes)} classes {', '.join(classes)}")
+        return None if wanted is None else torch.as_tensor(wanted, dtype=torch.float32)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Lightning without its remarks on machine and workers; Ctrl-C is Ctrl-C."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels, handler = [logger.level for logger in loggers], signal.getsignal(signal.SIGINT)
-    with warnings.catch_warnings():
+    handler = signal.getsignal(signal.SIGINT)
+    with warnings.catch_warnings(), ExitStack() as stack:
         warnings.filterwarnings("ignore", module=r"lightning\.")
+        for logger in (logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(logging.ERROR)
         try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
             yield
         except SystemExit as error:
             # Lightning turns Ctrl-C into exit status 1 and lets the process ignore further ones.
@@ -269,6 +261,3 @@ def _quiet() -> Iterator[None]:
             if handler is not None:
                 signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
-        finally:
-            for logger, level in zip(loggers, levels):
-                logger.setLevel(level)

@@ -29,20 +29,18 @@ from .handlers import (
     ReLULRPHandler,
     create_default_registry,
 )
-from .layerwise import LayerwiseRelevancePropagation
-from .lrp import UnifiedLRP
+from .lrp import LayerwiseRelevancePropagation, UnifiedLRP
 from .saliency import BasicGradientSaliencyMaps
 from .visualizer import SaliencyVisualizer, visualize_attribution
 
 if TYPE_CHECKING:
     from lrp_plugin.cxr import get_dataloader, split_by_patient, split_by_sample
 
-    from .models import TorchvisionModel
     from .shapes import COVID19CXRDataset, SyntheticCXR
-    from .trainer import Trainer
+    from .training import TorchvisionModel, Trainer
 
 _LATER = {
-    ".models": ("TorchvisionModel",), ".shapes": ("COVID19CXRDataset", "SyntheticCXR"), ".trainer": ("Trainer",),
+    ".training": ("TorchvisionModel", "Trainer"), ".shapes": ("COVID19CXRDataset", "SyntheticCXR"),
     "..cxr": ("get_dataloader", "split_by_patient", "split_by_sample"),
 }  # fmt: skip
 

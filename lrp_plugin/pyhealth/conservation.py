@@ -26,11 +26,10 @@ class LayerCheck:
     Attributes:
         layer_name: Module path, ``"(model)"`` for input sum against explained output.
         layer_type: The operation.
-        sum_output: Relevance that reached the layer's output, in the units of the explained output; shape (N,).
-        sum_input: Relevance it sent to its inputs; shape (N,).
+        sum_output, sum_input: Relevance at its output, and what it sent to its inputs, in the explained output's units; (N,).
         absorbed: What biases, constants, the stabilizer and units without a receiver took, each by its own formula; (N,).
-        error: ``|sum_output - sum_input - absorbed|`` over the greater of ``|sum_output|`` and, in a report, the explained
-            output's magnitude; shape (N,). The second keeps a layer whose relevance cancels to nearly 0 from dividing by it.
+        error: What is missing, ``|sum_output - sum_input - absorbed|``, over the greater of ``|sum_output|`` and, in a
+            report, the explained output's magnitude (relevance that cancels to nearly 0 divides nothing); (N,).
         valid: No example's error exceeds the tolerance.
     """
 
@@ -84,15 +83,15 @@ class ConservationValidator:
     ) -> LayerCheck:
         """Checks one layer, the relevance of each example (dim 0) before and after it; `ConservationError` if ``strict``."""
         into, out = (r.double().reshape(len(r), -1).sum(1) for r in (relevance_input, relevance_output))
-        check = self._add(layer_name, layer_type, out, into, absorbed=torch.zeros_like(out), scale=out.abs())
+        check = self._add(layer_name, layer_type, out, into, out - into, scale=out.abs())
         if self.strict and not check.valid:
             self.raise_on_violation()
         return check
 
-    def _add(self, name: str, kind: str, out: Tensor, into: Tensor, absorbed: Tensor, scale: Tensor) -> LayerCheck:
-        missing = (out - into - absorbed).abs()
-        error = torch.where(missing == 0, 0, missing / torch.maximum(out.abs(), scale))
-        self.checks.append(LayerCheck(name, kind, out, into, absorbed, error, bool((error <= self.tolerance).all())))
+    def _add(self, name: str, kind: str, out: Tensor, into: Tensor, missing: Tensor, scale: Tensor) -> LayerCheck:
+        error = torch.where(missing == 0, 0, missing.abs() / torch.maximum(out.abs(), scale))
+        valid, absorbed = bool((error <= self.tolerance).all()), out - into - missing
+        self.checks.append(LayerCheck(name, kind, out, into, absorbed, error, valid))
         return self.checks[-1]
 
     def reset(self) -> None:
@@ -123,11 +122,11 @@ class ConservationValidator:
             )
 
     def __str__(self) -> str:
-        rows = []
-        for one in self.checks:
-            sums = [f"{one[name]:.4g}" for name in _SUMS]
-            told = [f"{one.error_pct:.2g}", "" if one.valid else "violated"]
-            rows.append([one.layer_name or "(top)", one.layer_type, *sums, *told])
+        rows = [
+            [one.layer_name or "(top)", one.layer_type, *(f"{one[name]:.4g}" for name in _SUMS), f"{one.error_pct:.2g}",
+             "" if one.valid else "violated"]
+            for one in self.checks
+        ]  # fmt: skip
         return "\n".join(text_table(["layer", "operation", *_SUMS, "error %", ""], rows, right=5))
 
 
@@ -139,11 +138,9 @@ class ConservationReport(ConservationValidator):
         super().__init__(tolerance)
         self.ledger, scale = ledger, ledger.output.abs()
         for row in ledger.rows:
-            # `other` is a loss here only where an operation had no rule, and its row shows that already.
-            names = [name for name in ABSORBED if not (row.unknown and name == "other")]
-            absorbed = torch.stack([getattr(row, name) for name in names]).sum(0)
-            self._add(row.path, row.operation, row.relevance_out, row.relevance_in, absorbed, scale)
-        self._add("(model)", "output", ledger.output, ledger.input, ledger.absorbed, scale)
+            missing = row.other if row.unknown else row.gap  # without a rule: the ledger books what was lost as `other`
+            self._add(row.path, row.operation, row.relevance_out, row.relevance_in, missing, scale)
+        self._add("(model)", "output", ledger.output, ledger.input, ledger.gap, scale)
 
     def get_summary(self) -> dict[str, Any]:
         """Plain numbers: PyHealth's five, and per example output, input and what each account took."""

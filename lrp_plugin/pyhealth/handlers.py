@@ -22,13 +22,10 @@ from lrp_plugin.registry import Registry
 
 
 class LRPLayerHandler(ABC):
-    """How one kind of layer hands relevance to its input.
+    """How one kind of layer hands relevance to its input; ``name`` is for listings, unique in a registry.
 
     A handler carries relevance through layers that run one operation with a rule here (Conv2d, Linear, ReLU, pools,
     norms, ...). For a layer of several operations register rules for those (`lrp_plugin.register_rule`).
-
-    Args:
-        name: For listings, unique in a registry.
     """
 
     def __init__(self, name: str) -> None:
@@ -71,9 +68,6 @@ class LRPHandlerRegistry(dict[str, LRPLayerHandler]):
     Local to the `UnifiedLRP` that is made with it. Layers that no handler supports keep this package's rules.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-
     def register(self, handler: LRPLayerHandler) -> None:
         """Adds a handler, before all others; raises TypeError for anything else, ValueError where its name is taken."""
         if not isinstance(handler, LRPLayerHandler):
@@ -97,9 +91,9 @@ class LRPHandlerRegistry(dict[str, LRPLayerHandler]):
         return next((known for known in reversed(self.values()) if known.supports(layer)), None)
 
     @property
-    def handlers(self) -> tuple[LRPLayerHandler, ...]:
+    def handlers(self) -> list[LRPLayerHandler]:
         """The handlers that replace a built-in rule, the first to be asked first."""
-        return tuple(known for known in reversed(self.values()) if not isinstance(known, BuiltInHandler))
+        return [known for known in reversed(self.values()) if not isinstance(known, BuiltInHandler)]
 
     def applied_to(
         self, composite: Composite, registry: Registry, rule: str, parameters: Mapping[str, Any]

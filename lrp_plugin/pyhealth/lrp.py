@@ -1,7 +1,8 @@
-"""PyHealth's spelling of layer-wise relevance propagation: inputs by keyword, one call, a dictionary back."""
+"""PyHealth's spellings of layer-wise relevance propagation: inputs by keyword, one call, a dictionary back."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -12,14 +13,16 @@ from lrp_plugin import attribution
 from lrp_plugin.attribution.arguments import Arguments, read_arguments
 from lrp_plugin.attribution.every_layer import LayerRecorder
 from lrp_plugin.attribution.inputs import check_choice
+from lrp_plugin.attribution.inputs import checked as tensors_of
 from lrp_plugin.attribution.session import Pass
-from lrp_plugin.kinds import checked
+from lrp_plugin.kinds import at_least, checked
 from lrp_plugin.ledger import Ledger
 from lrp_plugin.plan import Plan
 from lrp_plugin.propagation.quiet import evaluating
 from lrp_plugin.pyhealth.conservation import ConservationReport, ConservationValidator
 from lrp_plugin.pyhealth.handlers import LRPHandlerRegistry, LRPLayerHandler, create_default_registry
-from lrp_plugin.pyhealth.outputs import check_keywords, device_of, logits_of, number_of
+from lrp_plugin.pyhealth.outputs import check_keywords, device_of, logits_of, number_of, takes_keyword
+from lrp_plugin.pyhealth.visualizer import visualize_attribution
 
 _DEFAULTS = {"rule": "epsilon", "epsilon": 0.01, "alpha": 2.0, "beta": 1.0}
 
@@ -62,11 +65,9 @@ class UnifiedLRP(attribution.UnifiedLRP):
             told = {key: value for key, value in told.items() if value != _DEFAULTS[key]}
         check_choice(choose := options.pop("output", None))
         super().__init__(model, **told, output=partial(logits_of, choose=choose), **options)
-        if not conservation_tolerance >= 0:
-            raise ValueError(f"conservation_tolerance={conservation_tolerance}: legal are numbers >= 0 (0.01 is 1 %)")
+        at_least(0, conservation_tolerance=conservation_tolerance)
         self.rule, self.epsilon, self.alpha, self.beta = rule, epsilon, alpha, beta
-        self.validate_conservation = validate_conservation
-        self.conservation_tolerance = conservation_tolerance
+        self.validate_conservation, self.conservation_tolerance = validate_conservation, conservation_tolerance
         self.handlers = create_default_registry() if custom_registry is None else custom_registry
         self.report: ConservationReport | None = None
         self._latest: tuple[dict[str, Tensor], dict[str, Any]] | None = None
@@ -151,10 +152,64 @@ class UnifiedLRP(attribution.UnifiedLRP):
         if not isinstance(inputs, Mapping) or not inputs:
             given = "empty" if isinstance(inputs, Mapping) else f"a {type(inputs).__name__}"
             raise ValueError(f"inputs is {given}; give a dictionary such as {{'x': images}}")
-        kinds = {name: type(value).__name__ for name, value in inputs.items() if not isinstance(value, Tensor)}
-        if kinds:
-            raise ValueError(f"inputs must be tensors, but {kinds} are not")
         check_keywords(getattr(self.model, "forward", self.model), [*inputs, *kwargs])
+        found, arguments = read_arguments(inputs, None, kwargs)
         device = device_of(self.model)
-        found: tuple[tuple[Tensor, ...], Arguments] = read_arguments(inputs, None, kwargs)
-        return tuple(tensor.to(device or tensor.device) for tensor in found[0]), found[1]
+        return tuple(tensor.to(device or tensor.device) for tensor in tensors_of(found)), arguments
+
+
+class LayerwiseRelevancePropagation(UnifiedLRP):
+    """The spelling of PyHealth's pull request 900, for its models: a batch by keyword, the target as ``target_class_idx``.
+
+    Args:
+        model: Its ``feature_keys`` (or ``image_key``) say which entries of a batch are inputs; without them the
+            parameters that its forward names, else every tensor that is no label (``label_keys``, ``label_key``).
+        rule, epsilon, alpha, beta: As in `UnifiedLRP`, alpha and beta being 1 and 0 unless given.
+        use_embeddings: Explain integer inputs (codes, tokens) through their embeddings, one relevance each. False
+            refuses them.
+        **options: Further options of `UnifiedLRP`; ``validate_conservation`` is False unless given.
+    """
+
+    def __init__(
+        self, model: nn.Module, rule: str = "epsilon", epsilon: float = 0.01, alpha: float = 1.0, beta: float = 0.0,
+        use_embeddings: bool = True, **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(model, rule, epsilon, alpha, beta, **{"validate_conservation": False, **options})
+        self.use_embeddings = use_embeddings
+
+    def attribute(self, target_class_idx: Any = None, **batch: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Relevance of every input of a batch, in the units of the explained logit.
+
+        Args:
+            target_class_idx: As ``target_class`` of `UnifiedLRP.attribute`.
+            **batch: Inputs, each ``(N, ...)``; labels and whatever else the model takes get no relevance.
+
+        Returns:
+            Input name -> relevance of that input's shape.
+
+        Raises:
+            ValueError: The batch holds no input, or an integer one with ``use_embeddings=False``.
+        """
+        names = self._inputs({name: value for name, value in batch.items() if isinstance(value, Tensor)})
+        if not names:
+            raise ValueError(
+                f"the batch holds {', '.join(batch) or 'nothing'}: no tensor that the model takes for input"
+            )
+        whole = [name for name in names if not batch[name].is_floating_point()]
+        if whole and not self.use_embeddings:
+            raise ValueError(f"{', '.join(whole)} are integers: they are explained through their embeddings only; "
+                             "give use_embeddings=True, or floating-point inputs")  # fmt: skip
+        inputs = {name: batch.pop(name) for name in names}
+        return super().attribute(inputs, target_class_idx, **batch)
+
+    __call__ = attribute
+    visualize = staticmethod(visualize_attribution)
+
+    def _inputs(self, tensors: dict[str, Tensor]) -> list[str]:
+        stated = getattr(self.model, "feature_keys", None) or getattr(self.model, "image_key", None)
+        if stated:
+            return [name for name in tensors if name in ([stated] if isinstance(stated, str) else stated)]
+        labels = {*(getattr(self.model, "label_keys", None) or ()), getattr(self.model, "label_key", None)}
+        forward = self.model.forward
+        own = [name for name in tensors if name in inspect.signature(forward).parameters]
+        return [name for name in own or tensors if name not in labels and takes_keyword(forward, name)]

@@ -14,15 +14,10 @@ from lrp_plugin.attribution.targets import read_target
 
 
 def logits_of(output: Any, choose: OutputChoice = None) -> Tensor:
-    """The logits in what a model returned, ``(N, K)``; K is 1 for a model that gives one number per example.
+    """The logits ``(N, K)`` in what a model returned, or in what ``choose`` takes of it; K is 1 for one number per example.
 
-    Args:
-        output: A tensor, or a mapping with ``logit`` or ``logits``, else ``y_prob`` (its logarithm stands for the
-            logit: they differ by a constant of the example), else ``y_pred``.
-        choose: What of ``output`` is meant, as ``output=`` of `lrp_plugin.UnifiedLRP`.
-
-    Raises:
-        ValueError: Neither a tensor ``(N,)`` or ``(N, K)`` nor such a mapping.
+    Of a mapping ``logit`` or ``logits``, else ``y_prob``'s logarithm (which differs from the logit by a constant of the
+    example), else ``y_pred``; ValueError where there is none.
     """
     if choose is not None:
         output = chosen_output(output, choose)
@@ -41,12 +36,7 @@ def logits_of(output: Any, choose: OutputChoice = None) -> Tensor:
 
 
 def number_of(target: Any, logits: Tensor) -> Tensor:
-    """The logit of each example that is explained, shape (N,), of ``logits`` ``(N, K)``.
-
-    Args:
-        target: As in `lrp_plugin.UnifiedLRP.attribute` (an int for all, a list, array or 1-d tensor with one per example;
-            negative ones count from the end); None is each example's highest logit. One logit leaves nothing to choose.
-        logits: ``(N, K)``.
+    """The logit ``(N,)`` that a target names; None is each example's highest, and of one logit there is nothing to choose.
 
     Raises:
         TargetError: A ValueError, for a target that is no whole number, of another length than N, or outside -K..K-1.

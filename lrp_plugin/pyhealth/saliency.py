@@ -30,15 +30,11 @@ class BasicGradientSaliencyMaps:
             a list of batches or of samples (images ``(C, H, W)``); explained at once. None: nothing yet.
         image_key: Name of the images in batches, of the model's parameter, and of the result.
         label_key: Name of the labels in batches.
-        output: ``"logit"``, ``"probability"`` or ``"log_probability"``.
+        output: ``"logit"``, ``"probability"`` or ``"log_probability"``; ValueError for another.
 
     Attributes:
         Model, Input_batch, Image_key, Label_key: As given (PyHealth's spelling).
-        Batch_saliency_maps: One dictionary per batch: ``saliency`` (N, H, W), ``image`` (N, C, H, W), ``label`` (N,)
-            or None.
-
-    Raises:
-        ValueError: ``input_batch`` is none of these, or holds no images; ``output`` is none of the three.
+        Batch_saliency_maps: Of each batch ``saliency`` (N, H, W), ``image`` (N, C, H, W), ``label`` (N,) or None.
     """
 
     @checked

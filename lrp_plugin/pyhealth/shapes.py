@@ -68,12 +68,8 @@ class LabelProcessor:
 class TaskDataset(Dataset[dict[str, Any]]):
     """The samples of a task: each indexing reads one picture, nothing is kept.
 
-    Attributes:
-        dataset, task: Where the pictures come from, and what for.
-        samples: This object, as a sequence.
-        classes, labels, patients: The dataset's.
-        input_schema, output_schema: The task's.
-        output_processors: ``output_processors["disease"].label_vocab`` is the vocabulary.
+    ``classes``, ``labels`` and ``patients`` are the dataset's, ``input_schema`` and ``output_schema`` the task's;
+    ``output_processors["disease"].label_vocab`` is the vocabulary.
     """
 
     def __init__(self, dataset: Records, task: CXRClassification) -> None:
@@ -81,7 +77,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
         self.classes, self.labels, self.patients = dataset.classes, dataset.labels, dataset.patients
         self.input_schema, self.output_schema = task.input_schema, task.output_schema
         self.output_processors = {"disease": LabelProcessor(dataset.label_vocab)}
-        self._resize = None if task.size is None else v2.Resize([task.size, task.size], antialias=True)
+        self._resize = v2.Identity() if task.size is None else v2.Resize([task.size, task.size], antialias=True)
 
     @property
     def samples(self) -> TaskDataset:
@@ -96,8 +92,7 @@ class TaskDataset(Dataset[dict[str, Any]]):
         """Read sample ``index``, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        sample = self.dataset[index]
-        return self._resize(sample) if self._resize else sample
+        return self._resize(self.dataset[index])
 
     def __repr__(self) -> str:
         """Task and dataset."""

@@ -30,9 +30,8 @@ from lrp_plugin.visualization.style import NEGATIVE, PAGE, POSITIVE
 class SaliencyVisualizer:
     """Pictures of saliency and relevance; a Figure comes back from every plot.
 
-    Images are grey or RGB, tensors or arrays ``(C, H, W)``, ``(H, W)``, ``(1, C, H, W)`` or ``(H, W, C)``;
-    maps likewise, of any size. Unlike PyHealth's: channels are summed with their sign, maps are resized to the image,
-    zero is white.
+    Images and maps as `lrp_plugin.visualization` takes them. Unlike PyHealth's: channels are summed with their sign, maps
+    are resized to the image, zero is white.
 
     Every plot takes ``plt`` first (``matplotlib.pyplot``, or None for a figure pyplot does not know), ``title`` and, by
     name, ``cmap`` and ``alpha`` (instead of the defaults), ``normalize`` (label the colours -1 to 1, the default; False: in
@@ -42,13 +41,10 @@ class SaliencyVisualizer:
 
     Args:
         default_cmap: A diverging colour map whose middle is white is used for every map. Any other, such as ``"hot"``,
-            cannot show a sign: it colours maps without negative values, signed ones get blue, white and red.
+            cannot show a sign: it colours maps without negative values, signed ones get blue, white and red. ValueError
+            where matplotlib knows none of that name.
         default_alpha: Opacity of the greatest value over an image, 0 to 1.
-        figure_size: Width and height on screen, in hundreds of pixels (PyHealth's inches). The comparison has a size of
-            its own, by its panels.
-
-    Raises:
-        ValueError: matplotlib knows no such colour map.
+        figure_size: Width and height on screen, in hundreds of pixels (PyHealth's inches); a comparison's is by its panels.
     """
 
     @checked
@@ -78,12 +74,9 @@ class SaliencyVisualizer:
         Args:
             plt, image: See the class; ``ax`` is one made by ``subplots``.
             attributions: Method's name to map.
-            method_names: Which of them, in this order; None: all.
+            method_names: Which of them, in this order; None: all. ValueError for one that has no map.
             **options: See the class, and `lrp_plugin.visualization.plot_comparison` (``logit``, ``totals``, ``overlay``,
                 ``columns``, ``mask``). ``normalize`` gives each map its own scale; False gives all one.
-
-        Raises:
-            ValueError: A method name has no map.
         """
         names = list(attributions if method_names is None else method_names)
         unknown = [name for name in names if name not in attributions]

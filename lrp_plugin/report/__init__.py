@@ -13,17 +13,6 @@ from lrp_plugin.report.page import render_report, write_report
 from lrp_plugin.report.pictures import layer_png
 
 __all__ = [
-    "Example",
-    "Explanation",
-    "Localisation",
-    "Metric",
-    "RemovalTest",
-    "Report",
-    "Section",
-    "Suspicion",
-    "layer_png",
-    "outside",
-    "render_report",
-    "suspicions",
-    "write_report",
-]
+    "Example", "Explanation", "Localisation", "Metric", "RemovalTest", "Report", "Section", "Suspicion", "layer_png",
+    "outside", "render_report", "suspicions", "write_report",
+]  # fmt: skip

@@ -121,7 +121,7 @@ class Report:
         region: What `Example.region` outlines, with its article, as it reads in "inside ...": ``"the lungs"``.
         localisation: For each class and method at most one.
         removal_tests: None were made if empty, and the page says so.
-        class_metrics: Metric's name to one value for each class, such as ``{"AUROC": [0.98, ...]}``.
+        class_metrics: Metric's name to one value for each class, such as ``{"AUROC": [0.98, ...]}``, beside the `by_class`.
         comparison: Methods measured against each other (`lrp_plugin.evaluation.compare`): table, curves, ranks.
         sections: Further sections, after the examples.
         minimum_inside: A warning is given where the interval of `Localisation.inside` lies wholly below this.
@@ -176,6 +176,18 @@ class Report:
     def counts(self) -> Array | None:
         """The confusion matrix as an array ``(K, K)``."""
         return None if self.confusion is None else np.asarray(self.confusion)
+
+    @property
+    def by_class(self) -> dict[str, Sequence[float]]:
+        """Each class against the rest: four shares of the confusion matrix, NaN for nothing of nothing; `class_metrics`."""
+        if self.counts is None:
+            return dict(self.class_metrics)
+        right, actual, called = self.counts.diagonal(), self.counts.sum(1), self.counts.sum(0)
+        rest = self.counts.sum() - actual - called + right
+        with np.errstate(invalid="ignore"):
+            shares = (right / actual, rest / (rest + called - right), right / called, rest / (rest + actual - right))
+        named = zip(("Sensitivity", "Specificity", "PPV", "NPV"), (share.tolist() for share in shares))
+        return {**dict(named), **self.class_metrics}
 
 
 def _check_classes(known: Sequence[str], used: Sequence[str | None]) -> None:

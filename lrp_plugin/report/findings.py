@@ -54,8 +54,7 @@ def suspicions(report: Report) -> list[Suspicion]:
 
     The removal decides, being an intervention on what the model sees; the maps are reported beside it.
     """
-    warned = outside(report)
-    found = []
+    warned, found = outside(report), []
     for test in report.removal_tests:
         if lower(test.drop) > report.minimum_drop:
             own = [entry for entry in report.localisation if entry.class_name == test.class_name]

@@ -10,28 +10,28 @@ import torch
 from torch import nn
 
 from lrp_plugin.cxr import CheckpointError, build_model, load_model, load_weights, save_weights
-from lrp_plugin.cxr.checkpoints import load_state, save_state
+from lrp_plugin.cxr.module import WholeFiles
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
 def test_full_disk_keeps_the_old_file_and_says_so(tmp_path: Path, full_disk: Any) -> None:
     path = tmp_path / "last.ckpt"
-    save_state(path, {"epoch": 1})
+    WholeFiles().save_checkpoint({"epoch": 1}, path)
     with (
         full_disk(),
         pytest.raises(CheckpointError, match=r"last\.ckpt .*No space left.*previous last\.ckpt is intact"),
     ):
-        save_state(path, {"epoch": 2})
-    assert load_state(path) == {"epoch": 1}
+        WholeFiles().save_checkpoint({"epoch": 2}, path)
+    assert WholeFiles().load_checkpoint(path) == {"epoch": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"], "no rubbish left"
-    save_state(path, {"epoch": 3})
-    assert load_state(path) == {"epoch": 3}
+    WholeFiles().save_checkpoint({"epoch": 3}, path)
+    assert WholeFiles().load_checkpoint(path) == {"epoch": 3}
 
 
 def test_unwritable_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"file/last\.ckpt.*there was no earlier one"):
-        save_state(tmp_path / "file" / "last.ckpt", {})
+        WholeFiles().save_checkpoint({}, tmp_path / "file" / "last.ckpt")
 
 
 def test_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
@@ -41,16 +41,16 @@ def test_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
     torch.save({"x": Trap()}, tmp_path / "trap.ckpt")
     with pytest.raises(CheckpointError, match=r"trap\.ckpt is no training state"):
-        load_state(tmp_path / "trap.ckpt")
+        WholeFiles().load_checkpoint(tmp_path / "trap.ckpt")
     (tmp_path / "cut.ckpt").write_bytes(b"PK\x03\x04 cut")
     with pytest.raises(CheckpointError, match=r"cut\.ckpt"):
-        load_state(tmp_path / "cut.ckpt")
+        WholeFiles().load_checkpoint(tmp_path / "cut.ckpt")
     with pytest.raises(CheckpointError, match="nothing to resume"):
-        load_state(tmp_path / "nowhere.ckpt")
+        WholeFiles().load_checkpoint(tmp_path / "nowhere.ckpt")
     with open(tmp_path / "plain.ckpt", "wb") as file:
         pickle.dump(Trap(), file)
     with pytest.raises(CheckpointError, match=r"plain\.ckpt"):
-        load_state(tmp_path / "plain.ckpt")
+        WholeFiles().load_checkpoint(tmp_path / "plain.ckpt")
 
 
 def test_model_comes_back_from_its_weights_file(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def test_a_demo_stopped_while_explaining_does_not_train_again(tiny, tmp_path, mo
     def stop(*_args: object, **_more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo, "examine", stop)
+    monkeypatch.setattr("lrp_plugin.cxr.reporting.examine", stop)
     assert main(["demo", "--quick", "--out", str(out), "--no-progress"]) == 130
     assert "every file written so far is whole" in capsys.readouterr().err
     assert files(out) == {"run.json", "parts.json", "last.ckpt", "best.safetensors", "history.csv"}

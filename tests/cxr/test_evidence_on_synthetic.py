@@ -78,7 +78,7 @@ def test_a_planted_shortcut_is_named_and_an_idle_marker_is_not(tmp_path: Path, s
     parts = open_parts(settings)
     model, _ = train_run(settings, parts, tmp_path, progress=False)
     findings = examine(model, parts, ["saliency", "epsilon_plus_flat"], progress=False)
-    report = build_report(model, settings, parts, findings, [], "")
+    report = build_report(model, parts, findings, [], "")
     named = {found.test.class_name: found for found in suspicions(report)}
     warned = {(entry.class_name, entry.method) for entry in outside(report)}
     assert findings.metrics["accuracy"] > 0.8, "only a model that has learnt something can lean on something"

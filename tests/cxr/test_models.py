@@ -128,7 +128,7 @@ def test_download_failure_names_file_and_remedy(monkeypatch: pytest.MonkeyPatch)
     ("arguments", "told"),
     [
         ({"name": "resnet19"}, "did you mean resnet18"),
-        ({"name": "resnet18", "num_classes": 1}, "num_classes=1"),
+        ({"name": "resnet18", "num_classes": 1}, "num_classes is 1; give 2 or more"),
         ({"name": "resnet18", "weights": "IMAGENET21K"}, "legal are None, IMAGENET1K_V1"),
         ({"name": "reference_cnn", "weights": "DEFAULT"}, "no pretrained weights"),
         ({"name": "vit_b_16", "input_size": 128}, "exactly 224"),

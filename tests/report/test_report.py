@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import classification_report, confusion_matrix
 
 pytest.importorskip("jinja2", reason="the HTML report needs Jinja2")
 
@@ -114,6 +115,22 @@ class Page(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split()).replace("\u00a0", " ")
+
+
+def test_each_class_against_the_rest_equals_scikit_learns():
+    generator = np.random.default_rng(0)
+    true, guess = generator.integers(0, 3, 60), generator.integers(0, 3, 60)
+    names, matrix = ["a", "b", "c"], torch.from_numpy(confusion_matrix(true, guess))
+    found = Report("T", "M", "D", names, confusion=matrix, class_metrics={"AUROC": [0.5, 0.6, 0.7]}).by_class
+    for label in range(3):
+        rest = classification_report(true != label, guess != label, output_dict=True)
+        own = {"Sensitivity": rest["False"]["recall"], "Specificity": rest["True"]["recall"],
+               "PPV": rest["False"]["precision"], "NPV": rest["True"]["precision"]}  # fmt: skip
+        shares = {name: values[label] for name, values in found.items() if name != "AUROC"}
+        assert shares == pytest.approx(own) and list(shares) == list(own)
+    assert found["AUROC"] == [0.5, 0.6, 0.7]
+    assert math.isnan(Report("T", "M", "D", ["a", "b"], confusion=[[3, 0], [0, 0]]).by_class["PPV"][1]), "of nothing"
+    assert Report("T", "M", "D", ["a", "b"]).by_class == {}
 
 
 def test_a_warning_needs_the_whole_interval_below_the_threshold():
