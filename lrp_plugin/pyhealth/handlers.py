@@ -68,6 +68,9 @@ class LRPHandlerRegistry(dict[str, LRPLayerHandler]):
     Local to the `UnifiedLRP` that is made with it. Layers that no handler supports keep this package's rules.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def register(self, handler: LRPLayerHandler) -> None:
         """Adds a handler, before all others; raises TypeError for anything else, ValueError where its name is taken."""
         if not isinstance(handler, LRPLayerHandler):

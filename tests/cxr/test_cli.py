@@ -63,8 +63,8 @@ def test_a_resumed_run_ends_as_one_that_ran_through(trained, tmp_path, monkeypat
     """Stopped after the first epoch's checkpoint, continued by --resume alone: same weights to the bit."""
     out, saved = tmp_path / "run", WholeFiles.save_checkpoint
 
-    def stop(*arguments: object) -> None:
-        saved(*arguments)
+    def stop(*arguments: object, **options: object) -> None:
+        saved(*arguments, **options)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(WholeFiles, "save_checkpoint", stop)
