@@ -55,7 +55,7 @@ class Scores:
         self._metrics = MetricCollection(made, compute_groups=False).to(device)
 
     def update(self, probabilities: Tensor, labels: Tensor, losses: Tensor) -> None:
-        """Add a batch: probabilities ``(N, K)``, labels ``(N,)`` (not those :data:`IGNORED`), cross entropies ``(N,)``, nats."""
+        """Add a batch: probabilities ``(N, K)``, labels ``(N,)`` (`IGNORED` ones not), cross entropies ``(N,)``, nats."""
         kept = labels != IGNORED
         if kept.any():
             self._metrics.update(preds=probabilities[kept].float(), target=labels[kept], value=losses[kept].double())

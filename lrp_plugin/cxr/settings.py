@@ -45,8 +45,8 @@ class TrainSettings:
         for entry in fields(self):
             value, legal = getattr(self, entry.name), entry.metadata
             if isinstance(value, (int, float)) and not legal["least"] <= value <= legal["most"]:
-                wanted = "finite and positive" if legal["least"] == POSITIVE else f"finite and at least {legal['least']}"
-                wanted = f"at most {legal['most']}" if legal["most"] < value < math.inf else wanted
+                low = "positive" if legal["least"] == POSITIVE else f"at least {legal['least']}"
+                wanted = f"at most {legal['most']}" if legal["most"] < value < math.inf else f"finite and {low}"
                 raise ValueError(f"{entry.name}={told(value)}: must be {wanted}")
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
