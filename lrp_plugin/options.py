@@ -115,4 +115,5 @@ def in_the_shells_words(message: str, options: Namespace | None) -> str:
         rf"\b[A-Za-z]\w*\(([a-z_]+)={value}\)", lambda found: flag(found) if found[1] in known else found[0], line
     )
     line = re.sub(rf"\b([a-z_]+)={value}", flag, line)
-    return re.sub(r"\b([a-z_]+)=()(?=[ ,;:]|$)", lambda found: flag(found).rstrip(), line)
+    line = re.sub(r"\b([a-z_]+)=()(?=[ ,;:]|$)", lambda found: flag(found).rstrip(), line)
+    return re.sub(r"(--[a-z-]+ \w+) \(\1\)", r"\1", line)  # the library's messages name the option beside its argument

@@ -4,6 +4,12 @@
 >>> Archive("maps/")["patient17.png"].explanations[0].map
 """
 
+try:
+    import pyarrow  # noqa: F401  # before what needs it: the extra is named
+except ModuleNotFoundError as error:
+    told = f"an archive needs the package {error.name}: pip install 'lrp-plugin[archive]'"
+    raise ModuleNotFoundError(told, name=error.name) from None
+
 from lrp_plugin.archive.manifest import Manifest, ManifestError
 from lrp_plugin.archive.models import ModelSource
 from lrp_plugin.archive.pool import Machines

@@ -143,7 +143,7 @@ def _timm(name: str, weights: str | None, num_classes: int | None) -> LoadedMode
 
 
 def _hugging_face(name: str, weights: str | None, num_classes: int | None) -> LoadedModel:
-    transformers = _needed("transformers", "transformers")
+    transformers = _needed("hf", "transformers")
     if weights is not None or num_classes is not None:
         raise ValueError("hf: brings its own weights and classes; leave --weights and --num-classes away")
     transformers.utils.logging.disable_progress_bar()
@@ -163,7 +163,7 @@ def _hugging_face(name: str, weights: str | None, num_classes: int | None) -> Lo
 
 
 def _torchxrayvision(name: str, weights: str | None, num_classes: int | None) -> LoadedModel:
-    xrv = _needed("torchxrayvision", "torchxrayvision")
+    xrv = _needed("xrv", "torchxrayvision")
     kinds = {kind: getattr(xrv.models, kind) for kind in ("DenseNet", "ResNet")}
     listed = list(xrv.models.model_urls)
     if name in listed or weights is not None:
@@ -248,11 +248,11 @@ def _of_package(place: str, spec: str) -> ModuleType:
         sys.path.remove("")
 
 
-def _needed(package: str, install: str) -> Any:
+def _needed(kind: str, package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise ImportError(f"--model {package}: needs the package {package}: pip install {install} ({error})") from None
+        raise ImportError(f"--model {kind}: needs the package {package}: pip install {package} ({error})") from None
 
 
 def _built(name: str, build: Any) -> nn.Module:

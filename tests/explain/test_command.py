@@ -149,7 +149,10 @@ def test_one_broken_picture_does_not_stop_the_others(here, capsys):
 def test_an_untrained_network_and_a_map_that_holds_little_say_so(here, capsys):
     assert explain("cat.png", "--mean", "0", "--std", "30") == 0
     printed = capsys.readouterr().out
-    assert "unless build loads weights itself, this network is UNTRAINED" in printed and "--bias distribute" in printed
+    assert (
+        "unless build loads weights itself, this network is UNTRAINED" in printed
+        and "; --bias distribute hands on" in printed
+    )
     assert facts()["model"] == "build", "a function of one's own may load weights: only it knows"
 
 
@@ -343,17 +346,19 @@ def test_methods_are_listed_with_a_line_each(capsys):
 
 def test_core_alone_is_enough_in_a_terminal_that_knows_no_unicode(here):
     """Without the extra's packages, under LC_ALL=C: explain and methods work, demo says what is missing."""
-    blocked = "import sys\nfor name in ('torchmetrics', 'safetensors', 'jinja2'): sys.modules[name] = None\n"
+    blocked = "import sys\nfor name in ('torchmetrics', 'safetensors', 'jinja2', 'pyarrow'): sys.modules[name] = None\n"
     code = blocked + (
         "from lrp_plugin.cli import main\n"
-        f"statuses = [main(['explain', 'cat.png', *{OWN!r}, '--out', 'out']), main(['methods']), main(['demo'])]\n"
+        f"statuses = [main(['explain', 'cat.png', *{OWN!r}, '--out', 'out']), main(['methods']), main(['demo']), "
+        "main(['archive', 'status', 'a'])]\n"
         "print(*statuses)"
     )
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
     environment["PYTHONPATH"] = str(Path(lrp_plugin.__file__).parents[1])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
-    assert done.stdout.splitlines()[-1:] == ["0 0 2"], done.stderr
+    assert done.stdout.splitlines()[-1:] == ["0 0 2 2"], done.stderr
     assert 'pip install "lrp-plugin[cxr]"' in done.stderr
+    assert "an archive needs the package pyarrow: pip install 'lrp-plugin[archive]'" in done.stderr
 
 
 def test_the_package_runs_as_a_module() -> None:
