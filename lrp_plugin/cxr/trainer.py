@@ -117,8 +117,11 @@ class Trainer:
                     f"{len(history.rows)} epochs, so there are no best weights. Train into another folder with a lower "
                     f"rate than learning_rate={chosen.learning_rate:g}, or with max_grad_norm=1"
                 )
-            if chosen.load_best and history.best_epoch is not None and (self.output is not None or self.rank == 0):
-                load_weights(output / "best.safetensors", self.model)
+            if chosen.load_best and history.best_epoch is not None:
+                if self.rank == 0:
+                    load_weights(output / "best.safetensors", self.model)
+                for tensor in self.model.state_dict().values() if self.world > 1 else ():
+                    distributed.broadcast(tensor, src=0)
         self.model.eval()
         return history
 

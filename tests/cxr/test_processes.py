@@ -62,6 +62,15 @@ def test_two_processes_train_to_the_same_weights_and_metrics(tmp_path: Path) -> 
     assert {p.name for p in (tmp_path / "run2").iterdir()} == {"last.ckpt", "best.safetensors", "history.csv"}
 
 
+@pytest.mark.ci
+def test_every_process_gets_the_best_weights_where_nothing_is_written(tmp_path: Path) -> None:
+    """All but the first kept the last epoch's."""
+    two = two_processes(tmp_path, "best")
+    assert two[0]["best_epoch"] < len(two[0]["rows"]), "the test needs a run whose last epoch is not its best"
+    assert two[0]["weights"] == two[1]["weights"]
+    assert two[0]["figures"] == two[1]["figures"]
+
+
 @pytest.mark.slow
 def test_two_processes_with_batchnorm_agree_among_themselves(tmp_path: Path) -> None:
     one, two = one_process(tmp_path, "reference"), two_processes(tmp_path, "reference")

@@ -1,7 +1,7 @@
 """Train and evaluate in as many processes as ``torchrun`` starts: ``two_processes.py OUTPUT KIND``.
 
-KIND is ``plain`` (no BatchNorm: must equal one process) or ``reference`` (BatchNorm: each process's own
-batch).
+KIND is ``plain`` (no BatchNorm: must equal one process), ``reference`` (BatchNorm: each process's own batch) or
+``best`` (nothing is written, the best epoch's weights come back).
 """
 
 from __future__ import annotations
@@ -33,20 +33,23 @@ def main(output: Path, kind: str) -> dict[str, Any]:
         next(net.parameters()).add_(0.1 * rank)
     train = get_dataloader(SyntheticCXR(46, size=32), BATCH // world, True)
     val = get_dataloader(SyntheticCXR(21, seed=1, size=32), 8)
-    trainer = Trainer(net, device="cpu", output=output / f"run{world}", progress=False)
+    best = kind == "best"
+    trainer = Trainer(net, device="cpu", output=None if best else output / f"run{world}", progress=False)
     history = trainer.train(
-        train, val, epochs=3, learning_rate=0.01, class_weights=[1.0, 2.0, 1.0, 0.5], load_best=False
+        train, val, epochs=3, learning_rate=0.5 if best else 0.01, class_weights=[1.0, 2.0, 1.0, 0.5], load_best=best
     )
-    figures = trainer.evaluate(val)
+    weights = torch.cat([v.flatten().double() for v in net.state_dict().values()]).tolist()
+    figures = trainer.evaluate(val)  # gives every process the first one's weights
     figures["confusion_matrix"] = figures["confusion_matrix"].tolist()
     y_true, y_prob, loss = trainer.inference(val)
     own = {
         "rows": history.rows,
+        "best_epoch": history.best_epoch,
         "figures": figures,
         "y_true": y_true.tolist(),
         "y_prob": y_prob.tolist(),
         "loss": loss,
-        "weights": torch.cat([v.flatten().double() for v in net.state_dict().values()]).tolist(),
+        "weights": weights,
     }
     everyone: list[Any] = [None] * world
     if world > 1:
