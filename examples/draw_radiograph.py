@@ -16,7 +16,7 @@ from lrp_plugin.images.loaders import get_dataloader
 from lrp_plugin.visualization import plot_comparison
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "radiograph.png"
-EPOCHS = 4
+EPOCHS = 8
 METHODS = ("saliency", "epsilon", "alphabeta")
 
 
