@@ -2,6 +2,7 @@
 
 python -m benchmarks.evaluation tables --networks reference_cnn resnet18 vit --seeds 0 1 2
 python -m benchmarks.evaluation tables --networks lite0
+python -m benchmarks.evaluation families --families plain densenet unet bert decoder --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 
 from benchmarks.evaluation.networks import FOLDER, NETWORKS
 from benchmarks.evaluation.tables import METRICS, photographs, table, write_table
+
+FAMILY_NAMES = ("plain", "densenet", "unet", "bert", "decoder")
 
 
 def run_tables(options: argparse.Namespace) -> None:
@@ -58,6 +61,14 @@ def run_speech(options: argparse.Namespace) -> None:
     measure(options.sounds)
 
 
+def run_families(options: argparse.Namespace) -> None:
+    """Families with small networks and known answers."""
+    from benchmarks.evaluation.families import measure
+
+    for name in options.families:
+        measure(name, options.seeds)
+
+
 def run_recommend(options: argparse.Namespace) -> None:
     """What is chosen for each network, and how far it is from the best of all candidates."""
     from benchmarks.evaluation.choices import choose
@@ -86,6 +97,10 @@ def main() -> None:
     speech = commands.add_parser("speech", help="rules of recurrent networks on silero-vad's LSTM cell")
     speech.add_argument("--sounds", type=Path, default=Path("/usr/share/sounds/alsa"), help="of Debian's alsa-utils")
     speech.set_defaults(run=run_speech)
+    families = commands.add_parser("families", help="plain CNN, DenseNet, U-Net, BERT, decoder (extra peers)")
+    families.add_argument("--families", nargs="+", default=list(FAMILY_NAMES), choices=FAMILY_NAMES)
+    families.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    families.set_defaults(run=run_families)
     recommend = commands.add_parser("recommend", help="the rule chosen for each network")
     recommend.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=list(NETWORKS))
     recommend.add_argument("--metric", default="srg")

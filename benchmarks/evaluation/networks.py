@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer, resnet18
+from torchvision.models import DenseNet, VisionTransformer, resnet18
 
 from lrp_plugin.cxr import SyntheticCXR
 from lrp_plugin.cxr.models import ReferenceCNN
@@ -34,13 +35,30 @@ def _vit() -> nn.Module:
     return Grey(VisionTransformer(SIZE, 8, 4, 4, 96, 192, num_classes=4))
 
 
+def _plain() -> nn.Module:
+    """Convolutions with biases, ReLU and max-pooling, then dense layers, as VGG; no normalization, no skip."""
+    layers: list[nn.Module] = []
+    for below, above in ((3, 8), (8, 16), (16, 32)):
+        for channels in (below, above):
+            layers += [nn.Conv2d(channels, above, 3, padding=1), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+    head = [nn.Flatten(), nn.Linear(32 * (SIZE // 8) ** 2, 64), nn.ReLU(), nn.Linear(64, 4)]
+    return Grey(nn.Sequential(*layers, *head))
+
+
+def _densenet() -> nn.Module:
+    return Grey(DenseNet(growth_rate=12, block_config=(3, 3, 3), num_init_features=16, num_classes=4))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "reference_cnn": lambda: ReferenceCNN(4),
     "resnet18": lambda: Grey(resnet18(num_classes=4)),
     "vit": _vit,
+    "plain": _plain,
+    "densenet": _densenet,
 }
-EPOCHS = {"reference_cnn": 12, "resnet18": 8, "vit": 60}
-RATES = {"reference_cnn": 3e-3, "resnet18": 1e-3, "vit": 1e-3}
+EPOCHS = {"reference_cnn": 12, "resnet18": 8, "vit": 60, "plain": 15, "densenet": 15}
+RATES = {"reference_cnn": 3e-3, "resnet18": 1e-3, "vit": 1e-3, "plain": 2e-3, "densenet": 3e-3}
 
 
 def pictures(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,11 +72,16 @@ def pictures(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def trained(name: str, seed: int = 0) -> nn.Module:
     """A network in evaluation mode, trained at its first use (minutes) and read from `FOLDER` afterwards."""
-    path = FOLDER / f"{name}-{SIZE}-{seed}.pt"
     torch.manual_seed(seed)
     model = NETWORKS[name]()
+    return kept(f"{name}-{SIZE}-{seed}", model, lambda: _train(model, name, seed))
+
+
+def kept(name: str, model: nn.Module, train: Callable[[], None]) -> nn.Module:
+    """The model with the weights in `FOLDER` under this name; they are trained where there are none."""
+    path = FOLDER / f"{name}.pt"
     if not path.exists():
-        _train(model, name, seed)
+        train()
         FOLDER.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         torch.save(model.state_dict(), temporary)
@@ -74,22 +97,34 @@ def accuracy(model: nn.Module, images: Tensor, classes: Tensor) -> float:
     return float((found == classes).float().mean())
 
 
+def fit(model: nn.Module, losses: Iterator[Tensor], steps: int, rate: float) -> None:
+    """So many steps down losses that are made one after another; the rate rises to ``rate`` and falls to 0."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+    model.train()
+    for loss in islice(losses, steps):
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    model.eval()
+
+
+def batches(count: int, size: int, seed: int) -> Iterator[tuple[Tensor, bool]]:
+    """Indices of a batch and whether to flip it, without end; every epoch in an order of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        for chosen in torch.randperm(count, generator=generator).split(size):
+            yield chosen, bool(torch.rand((), generator=generator) < 0.5)
+
+
 def _train(model: nn.Module, name: str, seed: int) -> None:
     images, classes, _ = pictures(TRAINING, seed)
-    epochs, size = EPOCHS[name], 50
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATES[name], weight_decay=0.05)
-    steps = epochs * (len(images) // size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATES[name], total_steps=steps)
-    generator = torch.Generator().manual_seed(seed)
-    model.train()
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(images), generator=generator).split(size):
+
+    def losses() -> Iterator[Tensor]:
+        for chosen, flip in batches(TRAINING, 50, seed):
             batch = images[chosen]
-            if torch.rand((), generator=generator) < 0.5:
-                batch = batch.flip(-1)
-            loss = nn.functional.cross_entropy(model(batch), classes[chosen], label_smoothing=0.05)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    model.eval()
+            logits = model(batch.flip(-1) if flip else batch)
+            yield nn.functional.cross_entropy(logits, classes[chosen], label_smoothing=0.05)
+
+    fit(model, losses(), EPOCHS[name] * (TRAINING // 50), RATES[name])
