@@ -97,8 +97,7 @@ def _tokens(model: Tokens, ids: Tensor, answers: Tensor, deciding: Tensor, metri
 
 def _bert(seed: int) -> Question:
     ids, deciding = sentences(1000, torch.Generator().manual_seed(TEST_SEED), said=True)
-    named = ("srg", "mask_share", "rank_accuracy", "pointing_game")
-    return _tokens(bert(seed), ids, meaning(ids), deciding, (*named, *TURNED))
+    return _tokens(bert(seed), ids, meaning(ids), deciding, SENTENCE_METRICS)
 
 
 def _decoder(seed: int) -> Question:
@@ -113,12 +112,21 @@ def _but_last(name: str) -> Metric:
     return replace(METRICS[name], evaluate=lambda case: measure(case.relevance[..., :-1], case.mask[..., :-1]))
 
 
+def _at_start(case: Case) -> Tensor:
+    """The share of positive relevance on the token that begins every sentence, which says nothing."""
+    first = torch.zeros_like(case.mask)
+    first[..., 0] = True
+    return localization.mask_share(case.relevance, first)
+
+
 def _turned(case: Case) -> Tensor:
     """Sentences with a negator: their SRG, NaN for the others."""
     return case.curves().srg.masked_fill(case.mask.flatten(1).sum(1) < 2, torch.nan)
 
 
-TURNED = (
+SENTENCE_METRICS = (
+    "srg", "mask_share", "rank_accuracy", "pointing_game",
+    Metric("start_share", "mass on [CLS]", False, _at_start),
     replace(METRICS["srg"], name="srg_turned", title="SRG, negated", evaluate=_turned),
     # The word that is turned round speaks against the class: its relevance may rightly be negative.
     replace(METRICS["rank_accuracy"], name="rank_absolute", title="rank inside, either sign", evaluate=lambda case:
@@ -165,15 +173,18 @@ def measure(name: str, seeds: Sequence[int]) -> dict[str, Any]:
     one = asked[0]
     found = [compare(a.model, a.data, a.methods, a.metrics, agreement=0, progress=False, **a.settings) for a in asked]
     whole = together(found)
-    other = {*GRADIENTS, RANDOM, DRAWN}
     differences = {}
     for metric in whole.metrics:
         order = [method for method in whole.ranking(metric) if method not in (RANDOM, DRAWN)]
-        best, rival = (next(m for m in order if (m in other) == gradient) for gradient in (False, True))
+        other = [method for method in order if method in GRADIENTS]
+        best = next(method for method in order if method not in other)
+        # Occlusion tries out what the curves measure, at a pass for each region.
+        passed = next(method for method in other if method != "occlusion")
         differences[metric] = {
-            "best LRP above best other": gap(whole, metric, best, rival),
+            "best LRP above best other": gap(whole, metric, best, other[0]),
+            "best LRP above best of gradients": gap(whole, metric, best, passed),
             "best LRP above auto": gap(whole, metric, best, one.auto),
-            "auto above best other": gap(whole, metric, one.auto, rival),
+            "auto above best other": gap(whole, metric, one.auto, other[0]),
         }
     result = {
         "family": name, "seeds": list(seeds), "accuracy": [a.accuracy for a in asked], "examples": len(whole.targets),
