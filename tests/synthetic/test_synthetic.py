@@ -255,14 +255,3 @@ def test_two_hundred_pictures_a_second_on_one_quiet_core() -> None:
     _ = dataset[0]
     # The best of five: what shares the machine's caches costs a thread's own seconds too (170 a second was seen so).
     assert 50 / min(thread_seconds(lambda: [dataset[i] for i in range(50)]) for _ in range(5)) >= 200
-
-
-def test_a_lungs_apex_under_the_label_is_not_counted_as_seen() -> None:
-    dataset = SyntheticCXR(40, seed=0, size=64, shortcut=Shortcut(base_rate=1.0, strength=1.0))
-    clean, under = dataset.without_shortcut(), 0
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        marker = plain(sample["marker"]).bool()
-        assert not (marker & plain(sample["lungs"]).bool()).any()
-        under += int((marker & plain(clean[index]["lungs"]).bool()).sum())
-    assert under > 0, "no apex reaches under the label: the test asks nothing"
