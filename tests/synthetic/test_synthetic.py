@@ -255,3 +255,11 @@ def test_two_hundred_pictures_a_second_on_one_quiet_core() -> None:
     _ = dataset[0]
     # The best of five: what shares the machine's caches costs a thread's own seconds too (170 a second was seen so).
     assert 50 / min(thread_seconds(lambda: [dataset[i] for i in range(50)]) for _ in range(5)) >= 200
+
+
+def test_a_lung_under_the_label_is_seen_by_nobody() -> None:
+    dataset = SyntheticCXR(8, size=64, shortcut=Shortcut("COVID"))
+    marked, clean = (plain(one[4]["lungs"]).bool() for one in (dataset, dataset.without_shortcut()))
+    marker = plain(dataset[4]["marker"]).bool()
+    assert (clean & marker).any(), "the test needs a film whose lung reaches there"
+    assert torch.equal(marked, clean & ~marker)
