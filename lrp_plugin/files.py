@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -19,6 +20,17 @@ from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
 
 _LONGEST = 200  # Bytes of a stem: file systems end at 255, and suffixes come after it.
+
+_WRITING = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EFBIG,
+    errno.ENAMETOOLONG,
+)
 
 
 @contextmanager
@@ -62,7 +74,7 @@ def open_atomically(path: str | os.PathLike[str], *, replace: bool = True) -> It
             _take_free_name(temporary, target)
         _flush_folder(target.parent)
     except OSError as error:  # a full disk's names no file, a folder's the neighbour
-        if error.errno is not None and error.filename in (None, str(temporary), temporary):
+        if error.errno in _WRITING and error.filename in (None, str(temporary), temporary):
             error.filename = str(target)
         raise
     finally:

@@ -25,6 +25,7 @@ _WORDS = {
     bool: "True or False",
     type(None): "None",
     Tensor: "a tensor",
+    Any: "anything",
 }
 
 
@@ -99,7 +100,6 @@ def checked_model(model: Any) -> Any:
     return model
 
 
-@cache
 def at_least(least: float, **numbers: float) -> None:
     """Raises ``ValueError`` for a number, given by its name, below the least that is legal."""
     for name, value in numbers.items():
@@ -107,6 +107,7 @@ def at_least(least: float, **numbers: float) -> None:
             raise ValueError(f"{name} is {told(value)}; give {least} or more")
 
 
+@cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(function)
@@ -144,16 +145,22 @@ def _is(value: Any, hint: Any) -> bool:
 def _is_number(value: Any, kind: type) -> bool:
     if isinstance(value, Tensor):
         return value.dim() == 0 and not value.is_complex() and (kind is Real or not value.is_floating_point())
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and _is_number(value.item(), kind)
     return isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
 
 
 def _plain(value: Any, hint: Any) -> Any:
     """Python's number for one of NumPy's, or for a tensor of one entry, where a number is asked."""
-    kinds = {hint, *get_args(hint)} if isinstance(value, (np.generic, Tensor)) else set()
-    if not kinds & {int, float, bool}:
+    kinds = _alternatives(hint) if isinstance(value, (np.generic, np.ndarray, Tensor)) else ()
+    if not any(kind in (int, float, bool) for kind in kinds):
         return value
-    alone = isinstance(value, np.generic) or (value.dim() == 0 and Tensor not in kinds)
+    alone = isinstance(value, np.generic) or (value.ndim == 0 and not any(kind is type(value) for kind in kinds))
     return value.item() if alone else value
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
@@ -180,9 +187,10 @@ def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
 
 
 def _holds(hint: Any) -> bool:
-    """Whether an array's entries, numbers and rows of them, can be of the kind."""
-    kinds = {hint, *get_args(hint), get_origin(hint)}
-    return bool(kinds & {Any, int, float, bool, Tensor, Sequence, Iterable, Collection}) or isinstance(hint, TypeVar)
+    """Whether an array's entries, numbers, names and rows of them, can be of the kind."""
+    whole = (Any, int, float, bool, str, Tensor)  # NumPy's arrays hold names too
+    rows = (Sequence, Iterable, Collection)
+    return any(kind in whole or get_origin(kind) in rows or isinstance(kind, TypeVar) for kind in _alternatives(hint))
 
 
 def _all(values: Any, hint: Any) -> bool:

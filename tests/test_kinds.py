@@ -26,7 +26,11 @@ class Named(Protocol):
 
 
 RIGHT: list[tuple[Any, list[Any], list[Any]]] = [
-    (int, [1, np.int64(2), torch.tensor(3)], [1.0, True, "1", None, torch.tensor(1.0), torch.tensor([1])]),
+    (
+        int,
+        [1, np.int64(2), torch.tensor(3), np.array(4)],
+        [1.0, True, "1", None, torch.tensor(1.0), torch.tensor([1]), np.array([1]), np.array(1.5)],
+    ),
     (float, [1, 1.5, np.float32(2), torch.tensor(0.1)], [True, "1", 1j, None, torch.ones(2)]),
     (bool, [True, np.bool_(False)], [0, 1, "yes", None]),
     (str, ["", "a"], [b"a", 1, None]),
@@ -40,7 +44,8 @@ RIGHT: list[tuple[Any, list[Any], list[Any]]] = [
         [[1, 2], (1,), [], np.array([1]), torch.tensor([1, 2])],
         ["ab", [1.5], [[1]], {1: 2}, {1}, 3, torch.tensor(1), np.array(1)],
     ),
-    (Collection[str], [["a"], {"a"}, ()], [torch.zeros(0), np.array([1]), "a"]),
+    (Collection[str], [["a"], {"a"}, (), np.array(["a", "b"])], [torch.zeros(2), np.array([1]), "a"]),
+    (Sequence[Callable[[int], int]], [[len], ()], [np.array([1]), [3]]),
     (Sequence[Named], [[Path("a")], ()], [range(2), torch.zeros(2), [Path]]),
     (Sized, ["a", [1], torch.zeros(2)], [torch.tensor(1.0), np.array(1), 3]),
     (Iterable[str], [["a"], {"a"}, iter("ab")], [[1], "ab", 3]),
@@ -62,7 +67,7 @@ def test_what_is_of_the_kind_passes_and_what_is_not_is_named(kind: Any, right: l
     assert function.__name__ == "takes" and function.__doc__ == "Its own."
     for value in right:
         for found in (function(value), function(argument=value)):
-            plain = kind in (int, float, bool) and isinstance(value, (np.generic, Tensor))
+            plain = kind in (int, float, bool) and isinstance(value, (np.generic, np.ndarray, Tensor))
             assert (type(found), found) == (type(value.item()), value.item()) if plain else found is value
     for value in wrong:
         with pytest.raises(TypeError, match=r"^takes\(argument=.*\): legal is \S") as raised:

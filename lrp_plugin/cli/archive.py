@@ -147,6 +147,8 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str] | None
 
     source = ModelSource(options.model, options.weights, options.model_arguments)
     if source.run_folder is None and _is_commands(options):
+        if options.model_arguments:
+            raise ValueError(f"--model-arguments: {options.model} takes none; a package.module:function does")
         source = ModelSource(f"{__name__}:network", None, {"spec": options.model, "weights": options.weights})
     picture, classes = _defaults(source, options)
     maps = Maps(options.map_channels, _sides(options.map_size))
@@ -158,9 +160,10 @@ def settings_of(options: argparse.Namespace) -> tuple[Settings, list[str] | None
 
 
 def _is_commands(options: argparse.Namespace) -> bool:
-    """Whether the command line makes it: another package's network, a function in a file, weights in any of their forms."""
-    given = options.weights not in (None, "DEFAULT")
-    return options.model.partition(":")[0] in ("timm", "hf", "xrv") or ".py:" in options.model or given
+    """Whether the command line makes it: another package's network, a function in a file, a name's weights in any form."""
+    if options.model.partition(":")[0] in ("timm", "hf", "xrv") or ".py:" in options.model:
+        return True
+    return ":" not in options.model and options.weights not in (None, "DEFAULT")
 
 
 def network(spec: str, weights: str | None = None) -> nn.Module:

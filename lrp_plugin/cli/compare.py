@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,13 @@ def _shared(parser: argparse.ArgumentParser) -> None:
 
 
 def _replacement(text: str) -> str | float:
-    with suppress(ValueError):
-        return float(text)
-    return text
+    try:
+        found = float(text)
+    except ValueError:
+        return text
+    if not math.isfinite(found):
+        raise argparse.ArgumentTypeError(f"{text!r}: give a finite number, or a name")
+    return found
 
 
 class Pictures:

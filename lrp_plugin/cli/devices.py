@@ -15,6 +15,8 @@ def device_named(name: str) -> torch.device:
         device = torch.device(name)
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # in words of torch's inside
+        if isinstance(error, torch.OutOfMemoryError):
+            raise ValueError(f"--device {name!r} has no memory left: {str(error).splitlines()[0]}") from error
         raise ValueError(f"--device {name!r}: there is none of this name; legal here are {_devices()}") from error
     return device
 

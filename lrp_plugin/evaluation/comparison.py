@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lrp_plugin.evaluation.intervals import Interval, bootstrap_mean, paired_difference
 from lrp_plugin.evaluation.methods import RANDOM
-from lrp_plugin.evaluation.metrics import Metric
+from lrp_plugin.evaluation.metrics import METRICS, Metric
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,8 +106,9 @@ class Comparison:
             if (method, key) in self.failures:
                 why.setdefault(self.failures[method, key], []).append(key)
             elif values is not None and len(values) and bool(values.isnan().all()):
+                own = METRICS.get(key) is metric
                 what = "an empty mask, or no positive relevance" if metric.needs_mask else "a map without variation"
-                why.setdefault(f"no example has a value ({what})", []).append(key)
+                why.setdefault("no example has a value" + f" ({what})" * own, []).append(key)
         return "; ".join(f"{', '.join(keys)}: {text}" for text, keys in why.items()) or None
 
     def mean_ranks(self, metric: str | None = None) -> dict[str, Interval]:

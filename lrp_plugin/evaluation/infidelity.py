@@ -10,6 +10,7 @@ from captum.metrics import infidelity as captum_infidelity
 from captum.metrics import sensitivity_max as captum_sensitivity
 from torch import Tensor
 
+from lrp_plugin.errors import told
 from lrp_plugin.evaluation.faithfulness import Fill, check_examples, checked_relevance, tasks
 from lrp_plugin.evaluation.regions import Regions
 from lrp_plugin.evaluation.scoring import Scorer, of_rows
@@ -96,7 +97,10 @@ def sensitivity(
 
         def explained(x: Any, target: Any = None) -> tuple[Tensor, ...]:
             given = x[0] if isinstance(x, tuple) else x
-            return (checked_relevance(given, explain(given, target)),)
+            relevance = explain(given, target)
+            if not isinstance(relevance, Tensor) or not bool(torch.isfinite(relevance).all()):
+                raise ValueError(f"explain returned {told(relevance)}; it should return a tensor of finite numbers")
+            return (relevance.detach() if relevance.is_floating_point() else relevance.double(),)
 
         found.append(captum_sensitivity(
             explained, inputs[rows], perturb, perturb_radius=radius, n_perturb_samples=samples, target=goal

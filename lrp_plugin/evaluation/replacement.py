@@ -35,6 +35,8 @@ def value(fill: float | Tensor) -> Replacement:
     def begin(inputs: Tensor, seed: int) -> Perturb:
         constant = torch.as_tensor(fill, dtype=inputs.dtype, device=inputs.device)
         own = tuple(inputs.shape[1:])
+        if not bool(torch.isfinite(constant).all()):
+            raise ValueError(f"replacement {told(fill)} is not finite")
         if constant.ndim > len(own) or any(a not in (1, b) for a, b in zip(constant.shape[::-1], own[::-1])):
             raise ValueError(f"replacement of shape {tuple(constant.shape)} does not broadcast to one input's {own}")
         return _filled(inputs, constant.expand(inputs.shape[1:])[None].expand(1, *inputs.shape[1:]))

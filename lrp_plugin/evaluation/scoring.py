@@ -72,10 +72,13 @@ class Scorer:
             found = _logits(found)
         found = found.double()
         if callable(target):
-            scores = target(found)
-            if not isinstance(scores, Tensor) or scores.numel() != len(inputs):
-                raise ValueError(f"the target function returned {told(scores)} for {len(inputs)} inputs; legal is (N,)")
-            return scores.reshape(len(inputs))
+            returned = target(found)
+            try:
+                return torch.as_tensor(returned, device=found.device).reshape(len(inputs))
+            except (RuntimeError, TypeError, ValueError):
+                raise ValueError(
+                    f"the target function returned {told(returned)} for {len(inputs)} inputs; legal is a number for each, (N,)"
+                ) from None
         one = found.ndim < 2 or found.shape[1] == 1
         if found.ndim > 2:
             raise ValueError(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lrp_plugin.errors import told, unknown
 
-Labels = Sequence[str] | Mapping[int, str] | str | Path | None
+Labels = Iterable[Any] | Mapping[Any, Any] | str | Path | None
 
 
 def imagenet_names() -> list[str]:
@@ -82,7 +84,7 @@ def _pathologies() -> list[str]:
     return list(default_pathologies)
 
 
-def target_number(target: int | str | None, names: Sequence[str] | None, outputs: int) -> int | None:
+def target_number(target: int | str | Tensor | None, names: Sequence[str] | None, outputs: int) -> int | None:
     """The output a target names.
 
     Args:
@@ -96,10 +98,10 @@ def target_number(target: int | str | None, names: Sequence[str] | None, outputs
     if target is None:
         return None
     if isinstance(target, str):
-        folded = [name.lower() for name in names or ()]
-        same = [number for number, name in enumerate(folded) if name == target.lower()]
+        same = [number for number, name in enumerate(names or ()) if name == target]
+        same = same or [number for number, name in enumerate(names or ()) if name.lower() == target.lower()]
         if len(same) > 1:
-            raise ValueError(f"target {target!r} names the outputs {', '.join(map(str, same))}; give the number")
+            raise ValueError(f"target {told(target)} names the outputs {', '.join(map(str, same))}; give the number")
         if same:
             return same[0]
         if not target.lstrip("-").isdigit():
@@ -109,7 +111,10 @@ def target_number(target: int | str | None, names: Sequence[str] | None, outputs
                     "or the classes' names by labels="
                 )
             raise ValueError(unknown("class", target, names))
-    number = int(target)
+    try:
+        number = int(target)
+    except (RuntimeError, TypeError, ValueError):
+        raise ValueError(f"target={told(target)}; give one class, by number or by name") from None
     if not -outputs <= number < outputs:
         raise ValueError(f"target {number} is out of range: the model has outputs 0 to {outputs - 1}")
     return number % outputs

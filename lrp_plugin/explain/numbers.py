@@ -24,7 +24,7 @@ from lrp_plugin.kinds import checked
 def explain_signal(
     model: nn.Module | Callable[..., Any],
     signal: Any,
-    target: int | str | None = None,
+    target: int | str | Tensor | None = None,
     method: str | Composite = "auto",
     *,
     rate: float | None = None,
@@ -63,7 +63,7 @@ def explain_signal(
 def explain_table(
     model: nn.Module | Callable[..., Any],
     row: Any,
-    target: int | str | None = None,
+    target: int | str | Tensor | None = None,
     method: str | Composite = "auto",
     *,
     names: Sequence[str] | None = None,
@@ -107,7 +107,7 @@ def explain_table(
 def explain_volume(
     model: nn.Module | Callable[..., Any],
     volume: Any,
-    target: int | str | None = None,
+    target: int | str | Tensor | None = None,
     method: str | Composite = "auto",
     *,
     axes: Sequence[str] = ("axis 0", "axis 1", "axis 2"),

@@ -42,7 +42,7 @@ Preprocess = Preprocessing | Callable[[Any], Tensor] | None
 def explain_image(
     model: nn.Module | Callable[..., Any],
     picture: Any,
-    target: int | str | None = None,
+    target: int | str | Tensor | None = None,
     method: str | Composite = "auto",
     *,
     preprocess: Preprocess = None,

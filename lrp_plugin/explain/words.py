@@ -35,9 +35,9 @@ REMEDY = "give a tokenizer whose ids the model knows, and a text of a length tha
 @checked
 def explain_text(
     model: nn.Module | Callable[..., Any],
-    tokenizer: Any,
+    tokenizer: Callable[..., Any],
     text: str | Sequence[str],
-    target: int | str | None = None,
+    target: int | str | Tensor | None = None,
     method: str | Composite = "auto",
     *,
     generate: int = 0,
@@ -159,7 +159,7 @@ def _piece(tokenizer: Any, number: int) -> str:
     return str(decode([number])) if decode is not None else str(number)
 
 
-def _next_token(tokenizer: Any, target: int | str | None, outputs: int) -> int | None:
+def _next_token(tokenizer: Any, target: int | str | Tensor | None, outputs: int) -> int | None:
     if not isinstance(target, str) or not hasattr(tokenizer, "convert_ids_to_tokens"):
         return target_number(target, None, outputs)
     ids = tokenizer(target, add_special_tokens=False)["input_ids"]

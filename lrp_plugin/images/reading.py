@@ -138,9 +138,13 @@ def left_out(picture: str | os.PathLike[str] | Image.Image) -> tuple[str, ...]:
                 return left_out(opened)
         except UnidentifiedImageError:  # DICOM, of one page
             return ()
-    pages, found = getattr(picture, "n_frames", 1), []
+    found = []
+    try:
+        pages, page = getattr(picture, "n_frames", 1), picture.tell() + 1
+    except (OSError, ValueError):  # its file is closed
+        pages = page = 1
     if pages > 1:
-        found.append(f"the file holds {pages} pages; the first is explained")
+        found.append(f"the file holds {pages} pages; {'the first' if page == 1 else f'page {page}'} is explained")
     if picture.has_transparency_data and picture.convert("RGBA").getextrema()[3][0] < 255:
         found.append("the picture is transparent in places; the colours stored there are what the network is given")
     return tuple(found)

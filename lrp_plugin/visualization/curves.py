@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from lrp_plugin.errors import told
 from lrp_plugin.kinds import checked
@@ -173,7 +174,8 @@ def _bars(relevance: ArrayLike, names: Sequence[str] | None, values: Any, top: i
     if bars.ndim != 1 or top < 1 or not np.isfinite(bars).all():
         raise ValueError(f"relevance has shape {bars.shape}, top is {top}; give (F,) finite values, and 1 or more")
     labels = [f"feature {place}" for place in range(len(bars))] if names is None else [str(name) for name in names]
-    shown = None if values is None else np.atleast_1d(values).tolist() if hasattr(values, "ndim") else list(values)
+    several = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    shown = None if several is None else list(several) if getattr(several, "ndim", 1) else [several]
     for what, given in (("names", labels), ("values", shown)):
         if given is not None and len(given) != len(bars):
             raise ValueError(f"{len(given)} {what} for {len(bars)} features; give one for each")

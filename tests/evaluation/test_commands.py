@@ -111,6 +111,10 @@ def test_an_x_ray_run_brings_model_pictures_and_masks(tmp_path: Path, capsys: py
             ["archive", "explain", "pictures", "maps", "--model", "resnet18", "--option", "epsilom=1"],
             "unknown --option 'epsilom'; did you mean epsilon",
         ),
+        (
+            ["archive", "explain", "pictures", "maps", "--model", "net.py:make", "--model-arguments", '{"width": 5}'],
+            "--model-arguments: net.py:make takes none",
+        ),
     ],
 )
 def test_what_would_be_ignored_or_is_nothing_is_refused(

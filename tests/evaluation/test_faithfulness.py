@@ -338,3 +338,32 @@ def test_the_model_is_left_alone_and_a_prediction_that_never_moves_is_seen() -> 
     constant = perturbation_curves(lambda inputs: torch.ones(len(inputs), 3), x, maps, target)
     assert constant.unmoved.all() and constant.srg.abs().max() == 0
     assert not perturbation_curves(model.eval(), x, maps, target).unmoved.any()
+
+
+def test_a_target_function_returns_numbers_of_any_kind() -> None:
+    model, x, _, _ = pictures(0)
+    wanted = model(x)[:, 0].detach()
+    for function in (lambda o: o[:, 0], lambda o: o[:, 0].numpy(), lambda o: o[:, 0].tolist()):
+        torch.testing.assert_close(Scorer(model)(x, function), wanted, check_dtype=False)
+    for function in (lambda o: None, lambda o: o, len):
+        with pytest.raises(
+            ValueError, match=r"the target function returned .* for 3 inputs; legal is a number for each"
+        ):
+            Scorer(model)(x, function)
+
+
+def test_sensitivity_takes_maps_of_any_shape_that_are_finite() -> None:
+    _, x, maps, _ = pictures(0)
+    torch.testing.assert_close(
+        sensitivity(lambda i, t: i.flatten(1), x, 1, samples=2), sensitivity(lambda i, t: i, x, 1, samples=2)
+    )
+    for wrong in (None, maps * math.nan):
+        with pytest.raises(ValueError, match="explain returned"):
+            sensitivity(lambda i, t, wrong=wrong: wrong, x, 1, samples=2)
+
+
+@pytest.mark.parametrize("fill", [math.nan, math.inf])
+def test_a_replacement_that_is_not_finite_is_refused(fill: float) -> None:
+    model, x, maps, _ = pictures(0)
+    with pytest.raises(ValueError, match="is not finite"):
+        perturbation_curves(model, x, maps, 1, replacement=fill)

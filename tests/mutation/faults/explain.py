@@ -45,7 +45,7 @@ FAULTS = [
     fault("explain/scenes.py", "the region's score is summed", "* inside).sum((1, 2)) / inside.sum()", "* inside).sum((1, 2))", _ALL),
     fault("explain/scenes.py", "the worst box is the first", "boxes[\"scores\"].argsort(descending=True)", "boxes[\"scores\"].argsort()", _ALL),
     fault("explain/scenes.py", "the rank is taken for the place", "place = int(ranks[rank])", "place = rank", _ALL),
-    fault("explain/names.py", "a name's case matters", "folded = [name.lower() for name in names or ()]", "folded = list(names or ())", _EXACT),
+    fault("explain/names.py", "a name's case matters", "if name.lower() == target.lower()]", "if name == target]", _EXACT),
     fault("explain/names.py", "a negative number is out of range", "if not -outputs <= number < outputs:", "if not 0 <= number < outputs:", _ALL),
     fault("explain/names.py", "a dict's names come in the dict's order", "return [named[number] for number in numbers]",
           "return list(named.values())", _EXACT),
