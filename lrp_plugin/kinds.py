@@ -175,7 +175,7 @@ def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
             and not isinstance(value, (str, bytes, Mapping))
             and isinstance(value, origin if origin in (Iterable, Collection) else Sequence)
         )
-        array = array and origin is not list and value.ndim > 0 and _holds(inside[0])
+        array = array and origin is not list and value.ndim > 0 and _holds(value, inside[0])
         return (whole or array) and _all(value, inside[0])
     if origin is tuple:
         several = len(inside) == 2 and inside[1] is ...
@@ -186,9 +186,10 @@ def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
     return isinstance(value, origin) if isinstance(origin, type) else True
 
 
-def _holds(hint: Any) -> bool:
+def _holds(value: Any, hint: Any) -> bool:
     """Whether an array's entries, numbers, names and rows of them, can be of the kind."""
-    whole = (Any, int, float, bool, str, Tensor)  # NumPy's arrays hold names too
+    names = getattr(value.dtype, "kind", "") in ("U", "O")  # of NumPy's arrays
+    whole = (Any, int, float, bool, Tensor, str)[: 6 if names else 5]
     rows = (Sequence, Iterable, Collection)
     return any(kind in whole or get_origin(kind) in rows or isinstance(kind, TypeVar) for kind in _alternatives(hint))
 

@@ -44,7 +44,11 @@ RIGHT: list[tuple[Any, list[Any], list[Any]]] = [
         [[1, 2], (1,), [], np.array([1]), torch.tensor([1, 2])],
         ["ab", [1.5], [[1]], {1: 2}, {1}, 3, torch.tensor(1), np.array(1)],
     ),
-    (Collection[str], [["a"], {"a"}, (), np.array(["a", "b"])], [torch.zeros(2), np.array([1]), "a"]),
+    (
+        Collection[str],
+        [["a"], {"a"}, (), np.array(["a", "b"])],
+        [torch.zeros(2), torch.zeros(0), np.array([]), np.array([1]), "a"],
+    ),
     (Sequence[Callable[[int], int]], [[len], ()], [np.array([1]), [3]]),
     (Sequence[Named], [[Path("a")], ()], [range(2), torch.zeros(2), [Path]]),
     (Sized, ["a", [1], torch.zeros(2)], [torch.tensor(1.0), np.array(1), 3]),
