@@ -188,8 +188,9 @@ def _is_container(value: Any, origin: Any, inside: tuple[Any, ...]) -> bool:
 
 def _holds(value: Any, hint: Any) -> bool:
     """Whether an array's entries, numbers, names and rows of them, can be of the kind."""
-    names = getattr(value.dtype, "kind", "") in ("U", "O")  # of NumPy's arrays
-    whole = (Any, int, float, bool, Tensor, str)[: 6 if names else 5]
+    whole: tuple[Any, ...] = (Any, int, float, bool, Tensor)
+    if getattr(value.dtype, "kind", "") in ("U", "O"):  # NumPy's arrays of names
+        whole = (*whole, str)
     rows = (Sequence, Iterable, Collection)
     return any(kind in whole or get_origin(kind) in rows or isinstance(kind, TypeVar) for kind in _alternatives(hint))
 

@@ -191,9 +191,9 @@ class _Run:
         inputs = batch.inputs if device is None else batch.inputs.to(device)
         if batch.target is not None:
             return batch.target.to(inputs.device)
-        found = Scorer(self.model, output="logit", batch_size=self.scorer.batch_size)
         with torch.no_grad():
-            logits = torch.cat([Arguments().call(self.model, (part,)) for part in inputs.split(found.batch_size)])
+            parts = inputs.split(self.scorer.batch_size)
+            logits = torch.cat([Arguments().call(self.model, (part,)) for part in parts])
         return logits.argmax(1) if logits.ndim > 1 else torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
 
 

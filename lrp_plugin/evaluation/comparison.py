@@ -106,9 +106,7 @@ class Comparison:
             if (method, key) in self.failures:
                 why.setdefault(self.failures[method, key], []).append(key)
             elif values is not None and len(values) and bool(values.isnan().all()):
-                own = METRICS.get(key) is metric
-                what = "an empty mask, or no positive relevance" if metric.needs_mask else "a map without variation"
-                why.setdefault("no example has a value" + f" ({what})" * own, []).append(key)
+                why.setdefault(_undefined(metric), []).append(key)
         return "; ".join(f"{', '.join(keys)}: {text}" for text, keys in why.items()) or None
 
     def mean_ranks(self, metric: str | None = None) -> dict[str, Interval]:
@@ -212,3 +210,11 @@ def interval_text(interval: Interval | None) -> str:
 def _has_zero(interval: Interval) -> bool:
     """Whether nothing is shown: 0 lies in the interval, or there is none."""
     return not (interval.low > 0 or interval.high < 0)
+
+
+def _undefined(metric: Metric) -> str:
+    """Why no example may have a value; of a measure of the user's own nothing is known."""
+    if METRICS.get(metric.name) is not metric:
+        return "no example has a value"
+    what = "an empty mask, or no positive relevance" if metric.needs_mask else "a map without variation"
+    return f"no example has a value ({what})"

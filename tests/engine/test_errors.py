@@ -301,3 +301,12 @@ def test_out_arguments_are_refused_by_name(images: Tensor) -> None:
 
     with pytest.raises(UnsupportedOperationError, match="'add' in module 'middle' writes a signal into out="):
         assert_model_untouched(UnifiedLRP(net(forward)), images, 0)
+
+
+def test_an_output_of_whole_numbers_has_no_relevance_and_is_named() -> None:
+    class Rounded(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(x)
+
+    with pytest.raises(ValueError, match=r"the model returned int64: only floating-point numbers are explained"):
+        UnifiedLRP(Rounded().eval()).attribute(torch.tensor([[1, 2, 3]]), 1)
