@@ -267,3 +267,19 @@ def test_a_language_models_cache_is_not_grown() -> None:
         torch.testing.assert_close(ledger.input, found["input_ids"].sum(1))
         with torch.no_grad():
             torch.testing.assert_close(ledger.output, model(ids).logits[:, -1, 5])
+
+
+def test_an_attribute_that_changes_its_name_alone_is_given_back() -> None:
+    class Renaming(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.first = nn.Linear(3, 2), object()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.second = self.__dict__.pop("first")
+            return self.f(x)
+
+    model = Renaming().eval()
+    held = model.first
+    UnifiedLRP(model).attribute(torch.rand(2, 3), 1)
+    assert model.first is held and not hasattr(model, "second")

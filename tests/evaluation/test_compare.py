@@ -289,3 +289,11 @@ def test_a_measure_without_a_value_for_any_example_says_why() -> None:
     assert found.reason("against") == said and f"against: {said}" in str(found) and found.reason("random") is None
     unseen = compare(Net(), (x, y, torch.zeros_like(mask)), ["saliency"], ["mask_share"], **QUIET)
     assert "an empty mask" in (unseen.reason("saliency") or "")
+
+
+def test_nothing_is_guessed_of_a_measure_of_the_users_own() -> None:
+    x, y, mask = data()
+    mine = Metric("mine", "mine", True, lambda case: torch.full((len(case.inputs),), math.nan))
+    assert compare(Net(), (x, y, mask), ["saliency"], [mine], **QUIET).reason("saliency") == (
+        "mine: no example has a value"
+    )
